@@ -1,0 +1,1 @@
+//! A durable topic broker in one SQLite file.

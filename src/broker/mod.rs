@@ -1,0 +1,144 @@
+//! Moving envelopes: one small trait, spoken by every transport.
+//!
+//! A [`Connection`] is one generation: it is made once, and when it breaks it stays broken. Reconnecting is `flow`'s.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+
+use crate::config::Broker;
+use crate::message::{Envelope, Fault, Topology};
+
+pub mod amqp;
+pub mod embedded;
+
+/// A broker's refusal or silence, classified where it was born.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct BrokerError {
+    /// Whose fault it is.
+    pub fault: Fault,
+    /// What was being done, to what, and what the operator can do. Never holds a password.
+    pub what: String,
+    /// The foreign error, if there is one.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What a transport can do beyond the trait. A unit that asks for more does not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// [`Settlement::RequeueAfter`] works.
+    pub delayed_redelivery: bool,
+    /// Queue arguments (`x-message-ttl`, dead-letter exchange) work, so parking rungs can be built.
+    pub dead_lettering: bool,
+}
+
+/// What the caller must learn about routing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Returns {
+    /// [`Confirmed::Returned`] is right in sum over many publishes, not for a single one. Fast.
+    Counted,
+    /// [`Confirmed::Returned`] is right for this very publish. It goes alone.
+    Known,
+}
+
+/// The broker has the message safe; was there a queue for it?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmed {
+    /// In at least one queue.
+    Routed,
+    /// No binding matched: nobody will see it.
+    Returned,
+}
+
+/// Resolves when the broker has answered for one publish.
+pub type Confirm = BoxFuture<'static, Result<Confirmed, BrokerError>>;
+
+/// How a delivery is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// Done with; the broker forgets it.
+    Ack,
+    /// Dropped, or dead-lettered where the queue says so; never redelivered here.
+    Reject,
+    /// Back to the queue, to be delivered again soon, marked redelivered.
+    Requeue,
+    /// Back to the queue after a delay. Needs [`Capabilities::delayed_redelivery`].
+    RequeueAfter(Duration),
+}
+
+/// Why a connection is made: publishing and consuming never share one, for a blocked publisher must not hold back acks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Purpose {
+    Publish,
+    Consume,
+}
+
+/// One live connection to a broker. Every call may fail with an endpoint fault once it is broken; nothing hangs for
+/// longer than the broker's configured time-outs.
+#[async_trait]
+pub trait Connection: Send + Sync {
+    /// What this transport can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Asserts exchanges, queues and bindings, in that order. Repeatable. An exchange or queue that exists with other
+    /// arguments (406), or that we may not configure (403), is accepted as it stands after a passive declare; the
+    /// returned warnings say so. Anything missing is an own fault.
+    async fn declare(&self, topology: &Topology) -> Result<Vec<String>, BrokerError>;
+
+    /// Hands one message to the broker. Returns as soon as it is on its way, in the order of the calls; the `Confirm`
+    /// resolves when the broker has it durable. The caller bounds how many confirms are open. A publish whose confirm
+    /// is dropped or fails may or may not have happened.
+    async fn publish(&self, exchange: &str, envelope: &Envelope, returns: Returns) -> Result<Confirm, BrokerError>;
+
+    /// Starts consuming on a channel of its own. At most `prefetch` deliveries are unsettled at any time.
+    async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Box<dyn Subscription>, BrokerError>;
+
+    /// Ready messages in a queue; `None` when there is no such queue.
+    async fn depth(&self, queue: &str) -> Result<Option<u64>, BrokerError>;
+
+    /// Resolves when the connection has died, with the reason.
+    async fn closed(&self) -> BrokerError;
+
+    /// Closes in good order. Unsettled deliveries go back to their queues.
+    async fn close(&self);
+}
+
+/// Deliveries of one consumer, in queue order.
+#[async_trait]
+pub trait Subscription: Send {
+    /// The next delivery. `Err` ends the subscription: queue deleted, channel closed (the reason says which), or
+    /// connection lost. Safe to drop while waiting.
+    async fn next(&mut self) -> Result<Received, BrokerError>;
+
+    /// Asks for no more deliveries; those already handed out can still be settled. Prefetched ones go back.
+    async fn cancel(&mut self);
+}
+
+/// A delivery as the transport hands it over. Dropping it settles nothing: the broker redelivers when the
+/// subscription's channel is gone.
+pub struct Received {
+    /// The message.
+    pub envelope: Envelope,
+    /// Somebody may have seen it before.
+    pub redelivered: bool,
+    /// How to answer.
+    pub receipt: Box<dyn Receipt>,
+}
+
+/// The means to settle one delivery, once.
+#[async_trait]
+pub trait Receipt: Send + Sync {
+    /// Settles. An error means the broker will redeliver, nothing else.
+    async fn settle(self: Box<Self>, how: Settlement) -> Result<(), BrokerError>;
+}
+
+/// Connects to the first of the broker's URLs that answers, each with its own time-out. Does not retry.
+/// `name` is shown in the broker's own listings.
+pub async fn connect(broker: &Broker, purpose: Purpose, name: &str) -> Result<Box<dyn Connection>, BrokerError> {
+    let _ = (broker, purpose, name);
+    unreachable!("skeleton")
+}

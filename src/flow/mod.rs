@@ -1,0 +1,1 @@
+//! Components, and the two places that settle and publish.

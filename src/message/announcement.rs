@@ -1,0 +1,100 @@
+//! "This file is ready, at this URL", whatever the wire format.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::Headers;
+
+/// A path as announced: raw bytes without a leading slash, already unescaped. Not confined to any tree.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProductPath(pub Vec<u8>);
+
+impl ProductPath {
+    /// The last segment; empty when the path ends in a slash.
+    pub fn file_name(&self) -> &[u8] {
+        self.0.rsplit(|b| *b == b'/').next().unwrap_or_default()
+    }
+}
+
+impl From<&str> for ProductPath {
+    fn from(text: &str) -> Self {
+        ProductPath(text.as_bytes().to_vec())
+    }
+}
+
+/// Lossy, control characters escaped: safe in a log line.
+impl fmt::Display for ProductPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in String::from_utf8_lossy(&self.0).chars() {
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                write!(f, "{c}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ProductPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// How an identity value was made.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// md5, 16 bytes.
+    Md5,
+    /// sha512, 64 bytes.
+    Sha512,
+    /// Random digits: never checked.
+    Random,
+    /// Free text: never checked.
+    Arbitrary,
+    /// To be computed while downloading by the method named in the value ("cod", v02 `z`).
+    ComputeOnDownload,
+    /// A method px does not know; kept, never checked.
+    Other(String),
+}
+
+/// What a digest is a digest of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum DigestOf {
+    Content,
+    Name,
+    Unknown,
+}
+
+/// The identity of a product: method, value, and what it is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// How the value was made.
+    pub method: Method,
+    /// Digests as lower-case hex; other methods as they came.
+    pub value: String,
+    /// Only a digest of the content is ever checked against bytes.
+    pub of: DigestOf,
+}
+
+/// One product that is ready to be fetched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Announcement {
+    /// `scheme://authority/…`, ends with a slash. No user information.
+    pub base: String,
+    /// What follows the base.
+    pub path: ProductPath,
+    /// Who or what it is, for duplicate suppression and verification.
+    pub identity: Option<Identity>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// When it was announced, if the format carries it.
+    pub time: Option<Timestamp>,
+    /// Modification time of the source file, if carried.
+    pub mtime: Option<Timestamp>,
+    /// Everything else the message carried, for the format to write again (v02: headers, v03: JSON fields).
+    pub headers: Headers,
+}
