@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use crate::message::Fault;
 
 pub mod db;
+pub mod parked;
 
 /// What the local disk refused, classified where it was born.
 #[derive(Debug, thiserror::Error)]
@@ -92,4 +93,14 @@ pub fn make_directory(path: &Path) -> Result<(), SpoolError> {
         rustix::fs::fsync(&fd).map_err(refused)?;
     }
     Ok(())
+}
+
+/// Runs a store's blocking work off the async threads.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SpoolError> + Send + 'static,
+) -> Result<T, SpoolError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(err) => Err(SpoolError::own("a store's work was broken off", err)),
+    }
 }
