@@ -49,6 +49,8 @@ pub struct Cause {
     pub retry_after: Option<Duration>,
     /// How many attempts a message fault is worth, the first included. 1: no repeat can help.
     pub attempts_max: u32,
+    /// It could not even be decoded: one of many, of which the failed store keeps samples.
+    pub is_rubbish: bool,
 }
 
 /// Attempts for a message fault that may pass: at once, then after 5 s, 1 min and 10 min.
@@ -64,14 +66,23 @@ impl Cause {
             what: what.into(),
             retry_after: None,
             attempts_max: ATTEMPTS,
+            is_rubbish: false,
         }
     }
 
-    /// A message that no repeat can mend: straight to the failed store.
+    /// A product that no repeat can mend: straight to the failed store.
     pub fn hopeless(what: impl Into<String>) -> Self {
         Cause {
             attempts_max: 1,
             ..Cause::new(Fault::Message, what)
+        }
+    }
+
+    /// A message that cannot be decoded.
+    pub fn rubbish(what: impl Into<String>) -> Self {
+        Cause {
+            is_rubbish: true,
+            ..Cause::hopeless(what)
         }
     }
 }

@@ -131,6 +131,15 @@ impl Lot {
         .map(drop)
     }
 
+    /// Puts a delivery in hand back, due at once.
+    pub async fn release(&self, id: i64) -> Result<(), SpoolError> {
+        self.with("cannot put a parked delivery back", move |db| {
+            db.execute("UPDATE parked SET in_hand = 0, due_ms = 0 WHERE id = ?1", [id])
+        })
+        .await
+        .map(drop)
+    }
+
     /// Its outputs are safe: forgets it.
     pub async fn remove(&self, id: i64) -> Result<(), SpoolError> {
         self.with("cannot settle a parked delivery", move |db| {
