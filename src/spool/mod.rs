@@ -7,7 +7,11 @@ use rustix::io::Errno;
 
 use crate::message::Fault;
 
+pub mod atomic;
 pub mod db;
+pub mod dirsync;
+
+pub use db::Durability;
 
 /// What the local disk refused, classified where it was born.
 #[derive(Debug, thiserror::Error)]
@@ -92,4 +96,14 @@ pub fn make_directory(path: &Path) -> Result<(), SpoolError> {
         rustix::fs::fsync(&fd).map_err(refused)?;
     }
     Ok(())
+}
+
+/// Runs blocking work off the async threads.
+pub async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SpoolError> + Send + 'static,
+) -> Result<T, SpoolError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(err) => Err(SpoolError::own("work on the local disk broke off", err)),
+    }
 }
