@@ -10,8 +10,6 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
@@ -20,6 +18,7 @@ use rustix::io::Errno;
 
 use super::db::Durability;
 use super::dirsync::{DirSyncer, Directory, InFlight};
+use super::sweep::{is_temporary, temporary_file};
 use super::{SpoolError, make_directory, off_thread};
 use crate::message::Fault;
 
@@ -32,7 +31,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// A destination tree. The root is opened anew for every file, so that a root that was moved away or mounted later is
 /// noticed; everything beneath it is confined.
@@ -73,17 +72,6 @@ pub enum Safety {
     Power(DirSyncer),
     /// Survives `kill -9`.
     Crash,
-}
-
-/// What [`Tree::sweep`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Swept {
-    /// Temporary files of dead processes that are gone now.
-    pub removed: usize,
-    /// Directory entries looked at.
-    pub looked_at: usize,
-    /// The limit came first; the rest of the tree was not looked at.
-    pub is_partial: bool,
 }
 
 impl Safety {
@@ -177,43 +165,12 @@ impl Tree {
         }
     }
 
-    /// Removes what killed processes left half-written: files of px's own naming, older than `before` (when this
-    /// process started) and locked by nobody. Looks at `entries_max` directory entries at most. Blocks.
-    pub fn sweep(&self, before: SystemTime, entries_max: usize) -> Result<Swept, SpoolError> {
-        let root = self.root_fd()?;
-        let mut swept = Swept::default();
-        let mut left: Vec<PathBuf> = vec![PathBuf::from(".")];
-        while let Some(at) = left.pop() {
-            let Ok(fd) = open_beneath(&root, at.as_os_str(), DIRECTORY) else {
-                continue; // gone meanwhile, or not ours to read: nothing of ours is in it
-            };
-            let mut entries =
-                rustix::fs::Dir::read_from(&fd).map_err(|err| classify(err, "cannot read a directory"))?;
-            while let Some(Ok(entry)) = entries.read() {
-                let name = entry.file_name().to_bytes();
-                if swept.looked_at == entries_max {
-                    swept.is_partial = true;
-                    return Ok(swept);
-                }
-                swept.looked_at += 1;
-                match entry.file_type() {
-                    FileType::Directory if !matches!(name, b"." | b"..") => left.push(at.join(OsStr::from_bytes(name))),
-                    FileType::RegularFile | FileType::Unknown if is_temporary(name) => {
-                        swept.removed += usize::from(remove_abandoned(&fd, name, before));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(swept)
-    }
-
     fn show(&self, path: &[u8]) -> String {
         let product = crate::message::ProductPath(path[..path.len().min(512)].to_vec());
         format!("{product} in {}", self.root.display())
     }
 
-    fn root_fd(&self) -> Result<OwnedFd, SpoolError> {
+    pub(super) fn root_fd(&self) -> Result<OwnedFd, SpoolError> {
         rustix::fs::open(&self.root, DIRECTORY, Mode::empty()).map_err(|err| {
             SpoolError::own(
                 format!("cannot open {}: is it there, and may px read it?", self.root.display()),
@@ -356,7 +313,7 @@ impl Drop for Draft {
 }
 
 /// Whose fault a refusal beneath the root is: what a name can cause is the message's, all else is this host's.
-fn classify(err: Errno, doing: &str) -> SpoolError {
+pub(super) fn classify(err: Errno, doing: &str) -> SpoolError {
     let (fault, hint) = match err {
         Errno::NAMETOOLONG => (Fault::Message, "the name is too long"),
         Errno::LOOP | Errno::XDEV => (Fault::Message, "a symbolic link is in the way"),
@@ -405,7 +362,7 @@ fn split(path: &[u8]) -> Result<(Vec<&[u8]>, &[u8]), &'static str> {
     Ok((parents, name))
 }
 
-fn open_beneath(root: &OwnedFd, path: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn open_beneath(root: &OwnedFd, path: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::openat2(root, path, flags, Mode::empty(), BENEATH)
 }
 
@@ -433,53 +390,6 @@ fn is_young(directory: &Directory) -> bool {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     now.as_secs() as i64 - made_s < YOUNG_S
-}
-
-static PROCESS: LazyLock<u64> = LazyLock::new(|| fastrand::u64(..));
-static NEXT: AtomicU64 = AtomicU64::new(0);
-
-/// A new file that only its owner writes. The lock tells a sweep that the owner lives.
-fn temporary_file(directory: &OwnedFd) -> Result<(File, String), Errno> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    loop {
-        let (process, next) = (*PROCESS, NEXT.fetch_add(1, Ordering::Relaxed));
-        let name = format!(".px-{process:016x}-{next:x}.tmp");
-        match rustix::fs::openat(directory, name.as_str(), flags, Mode::from_raw_mode(0o666)) {
-            Ok(fd) => {
-                // Without locks on this file system nothing is ever swept there, which is safe.
-                let _ = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
-                return Ok((fd.into(), name));
-            }
-            Err(Errno::EXIST) => {}
-            Err(err) => return Err(err),
-        }
-    }
-}
-
-fn is_temporary(name: &[u8]) -> bool {
-    let is_hex = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_hexdigit);
-    let Some(middle) = name.strip_prefix(b".px-").and_then(|rest| rest.strip_suffix(b".tmp")) else {
-        return false;
-    };
-    match middle.split_at_checked(16) {
-        Some((process, [b'-', next @ ..])) => is_hex(process) && is_hex(next),
-        _ => false,
-    }
-}
-
-fn remove_abandoned(directory: &OwnedFd, name: &[u8], before: SystemTime) -> bool {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(fd) = rustix::fs::openat(directory, name, flags, Mode::empty()) else {
-        return false;
-    };
-    let before = before
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs() as i64;
-    let is_old = rustix::fs::fstat(&fd).is_ok_and(|stat| stat.st_mtime < before);
-    is_old
-        && rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok()
-        && rustix::fs::unlinkat(directory, name, AtFlags::empty()).is_ok()
 }
 
 /// Every px that replaces a file in this directory holds this for the moment. Not for ever: others may lock too.

@@ -10,6 +10,10 @@ use crate::message::Fault;
 pub mod atomic;
 pub mod db;
 pub mod dirsync;
+pub mod failed;
+pub mod quarantine;
+pub mod seen;
+pub mod sweep;
 
 pub use db::Durability;
 
