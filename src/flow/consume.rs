@@ -50,6 +50,8 @@ pub enum Step {
     Now(Outcome),
     /// Work that takes time; other deliveries go on meanwhile, within the prefetch.
     Later(BoxFuture<'static, Outcome>),
+    /// Look again once this has come about: it hangs on another delivery.
+    Again(BoxFuture<'static, ()>),
 }
 
 /// What a component does with its deliveries.
@@ -505,22 +507,30 @@ impl<H: Handle> Desk<H> {
 
     /// Lets the component begin, publishes in order, and goes on in the background while it holds `place`.
     async fn take_with(self: &Arc<Self>, input: Arc<Input>, source: Source, place: impl Send + 'static) {
-        let (step, note) = self.handler.begin(&input).await;
-        let step = match step {
-            Step::Now(Outcome::Done(outputs)) => {
-                let pending = self.submit(outputs).await;
-                Begun::Publishing(pending)
-            }
-            Step::Now(outcome) => Begun::Decided(outcome),
-            Step::Later(work) => Begun::Working(work),
-        };
+        let (begun, note) = self.begin(&input).await;
         let desk = Arc::clone(self);
         self.in_hand.spawn(async move {
-            if let Err(cause) = desk.finish(&input, &note, source, step).await {
+            let (mut begun, mut note) = (begun, note);
+            while let Begun::Waiting(wait) = begun {
+                wait.await;
+                (begun, note) = desk.begin(&input).await;
+            }
+            if let Err(cause) = desk.finish(&input, &note, source, begun).await {
                 desk.trouble(cause).await;
             }
             drop(place);
         });
+    }
+
+    async fn begin(&self, input: &Arc<Input>) -> (Begun, H::Note) {
+        let (step, note) = self.handler.begin(input).await;
+        let begun = match step {
+            Step::Now(Outcome::Done(outputs)) => Begun::Publishing(self.submit(outputs).await),
+            Step::Now(outcome) => Begun::Decided(outcome),
+            Step::Later(work) => Begun::Working(work),
+            Step::Again(wait) => Begun::Waiting(wait),
+        };
+        (begun, note)
     }
 
     async fn submit(&self, outputs: Vec<Output>) -> Vec<Pending> {
@@ -554,6 +564,7 @@ impl<H: Handle> Desk<H> {
         let (outcome, pending) = match step {
             Begun::Publishing(pending) => (Outcome::Done(Vec::new()), pending),
             Begun::Decided(outcome) => (outcome, Vec::new()),
+            Begun::Waiting(_) => unreachable!("waited for by the caller"),
             Begun::Working(work) => match self.work(input, &mut source, work).await {
                 Outcome::Done(outputs) => (Outcome::Done(Vec::new()), self.submit(outputs).await),
                 outcome => (outcome, Vec::new()),
@@ -771,4 +782,5 @@ enum Begun {
     Publishing(Vec<Pending>),
     Decided(Outcome),
     Working(BoxFuture<'static, Outcome>),
+    Waiting(BoxFuture<'static, ()>),
 }
