@@ -1,4 +1,5 @@
-//! Text to tables with their places; sizes, times, secrets and paths. Components take options by key and collect errors.
+//! Text to tables with their places; sizes, times, secrets and paths. Components take options by key and collect
+//! errors.
 
 mod broker;
 mod check;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{Broker, Item, Site, Table, quantity};
-use crate::message::{Binding, Exchange, ExchangeKind, Queue, Topology};
+
+use crate::message::{Binding, Exchange, ExchangeKind, Masks, Queue, Topology, Verdict};
 
 const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
 const KEY: &str = "a key or pattern of at most 255 bytes";
@@ -173,27 +174,39 @@ pub fn topology(queue: Queue, exchange: &Exchange, binds: &[Bind]) -> Topology {
     topology
 }
 
-/// `masks = [{ accept = RE }, { reject = RE }]`: `compile` makes one of (accepts, pattern), and its error has the line
-/// of the element. An empty list where there is none; `None` where one is wrong.
-pub fn masks<T>(table: &mut Table, compile: impl Fn(bool, &str) -> Result<T, String>) -> Option<Vec<T>> {
+/// `masks = [{ accept = RE }, { reject = RE }]`; empty where there is none. Each wrong pattern has its line.
+pub fn masks(table: &mut Table) -> Option<Masks> {
     const ACCEPTED: &str = "{ accept = REGULAR EXPRESSION } or { reject = REGULAR EXPRESSION }";
-    let elements = table.tables("masks");
-    let count = elements.len();
-    let mut masks = Vec::new();
-    for mut element in elements {
-        let accept = element.parsed("accept", |text| compile(true, text), "a regular expression");
-        let reject = element.parsed("reject", |text| compile(false, text), "a regular expression");
+    let mut list = Vec::new();
+    let mut are_good = true;
+    for mut element in table.tables("masks") {
+        let accept = element.parsed("accept", |text| mask(Verdict::Accept, text), "a regular expression");
+        let reject = element.parsed("reject", |text| mask(Verdict::Reject, text), "a regular expression");
         match (element.has("accept"), element.has("reject")) {
             (true, true) => element.refuse(
                 "reject",
                 &format!("accept and reject in one mask; accepted: {ACCEPTED}"),
             ),
             (false, false) => element.reject("accept", ACCEPTED),
-            _ => masks.extend(accept.or(reject)),
+            _ => {}
         }
         element.finish();
+        are_good &= accept.is_some() != reject.is_some();
+        list.extend(accept.or(reject));
     }
-    (masks.len() == count).then_some(masks)
+    Masks::new(list).ok().filter(|_| are_good)
+}
+
+/// A pattern that compiles by itself; its error in one line.
+fn mask(verdict: Verdict, pattern: &str) -> Result<(Verdict, String), String> {
+    match Masks::new([(verdict, pattern)]) {
+        Ok(_) => Ok((verdict, pattern.to_string())),
+        Err(errors) => {
+            let problem = errors.first().map(ToString::to_string).unwrap_or_default();
+            let last = problem.lines().last().unwrap_or_default();
+            Err(last.trim_start_matches("error: ").to_string())
+        }
+    }
 }
 
 /// `sync = "power"` (default) or `"crash"`, as the caller's own type.

@@ -94,6 +94,7 @@ impl Site {
         let mut faulty = Vec::new();
         // Loaded in any case: a file of passwords that others can read is an error by itself.
         let brokers = table.table("brokers");
+        let is_table = brokers.is_some() || !table.has("brokers");
         let names = brokers.as_ref().map(Table::keys).unwrap_or_default();
         let secrets = Secrets::load(&self.places, (&names, !table.is_broken()), variables, errors);
         let spool = self.places.spool.clone();
@@ -116,8 +117,8 @@ impl Site {
             }
             brokers.finish();
         }
-        // A file that is not even TOML may have had any broker.
-        self.faulty = (!table.is_broken()).then_some(faulty);
+        // Where `brokers` is no table, or the file not even TOML, it may have had any broker.
+        self.faulty = (!table.is_broken() && is_table).then_some(faulty);
         if let Some(log) = table.within("log", |table| Some(read_log(table))) {
             self.log = log;
         }
