@@ -132,13 +132,23 @@ fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
             let why = state.map_or_else(String::new, |status| {
                 let errors = status.links.as_object().into_iter().flatten();
                 let errors = errors.filter_map(|(_, link)| link["error"].as_str().map(str::to_owned));
-                std::iter::once(status.state).chain(errors).collect::<Vec<_>>().join("; ")
+                std::iter::once(status.state)
+                    .chain(errors)
+                    .collect::<Vec<_>>()
+                    .join("; ")
             });
             println!("{name} has been started (pid {pid}) and is not ready yet: {why}; it goes on trying");
         }
         Word::Ended(text) => {
             forget_started(places, name)?;
-            anyhow::bail!("{}", if text.is_empty() { "it ended without a word" } else { &text });
+            anyhow::bail!(
+                "{}",
+                if text.is_empty() {
+                    "it ended without a word"
+                } else {
+                    &text
+                }
+            );
         }
     }
     Ok(())
@@ -206,7 +216,10 @@ fn word(child: &mut Child) -> Word {
     let (tell, told) = mpsc::channel();
     let tell_ready = tell.clone();
     std::thread::spawn(move || {
-        let ready = BufReader::new(out).lines().map_while(Result::ok).any(|line| line == "ready");
+        let ready = BufReader::new(out)
+            .lines()
+            .map_while(Result::ok)
+            .any(|line| line == "ready");
         // The starter may have stopped waiting.
         drop(tell_ready.send(ready.then_some(Word::Ready)));
     });

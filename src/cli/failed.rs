@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{REFUSED, one_unit};
+use super::{REFUSED, one_unit, plain};
 use crate::config::{Places, UnitName, units};
 use crate::spool::failed::{FailedStore, Failure, Limits, Which};
 
@@ -62,7 +62,9 @@ pub fn run(places: &Places, command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::List { unit, limit, json } => list(places, unit.as_deref(), limit, json),
         Command::Show { unit, id, json } => show(places, &unit, id, json),
-        Command::Replay { unit, ids, all } => change(places, &unit, &ids, all, "to be replayed", FailedStore::ask_replay),
+        Command::Replay { unit, ids, all } => {
+            change(places, &unit, &ids, all, "to be replayed", FailedStore::ask_replay)
+        }
         Command::Drop { unit, ids, all } => change(places, &unit, &ids, all, "dropped", FailedStore::drop_entries),
     }
 }
@@ -95,11 +97,21 @@ fn list(places: &Places, unit: Option<&str>, limit: u32, as_json: bool) -> anyho
             let replay = if entry.replay { " (to be replayed)" } else { "" };
             println!(
                 "{name} {} {} {} attempts={} {}: {}{replay}",
-                entry.id, entry.last, entry.fault, entry.attempts, plain(&entry.key), plain(&entry.reason)
+                entry.id,
+                entry.last,
+                entry.fault,
+                entry.attempts,
+                plain(&entry.key),
+                plain(&entry.reason)
             );
         }
         for rubbish in counted {
-            println!("{name} - {} counted only, {} times: {}", rubbish.last, rubbish.count, plain(&rubbish.reason));
+            println!(
+                "{name} - {} counted only, {} times: {}",
+                rubbish.last,
+                rubbish.count,
+                plain(&rubbish.reason)
+            );
         }
     }
     if as_json {
@@ -159,13 +171,6 @@ fn describe(failure: &Failure) -> Value {
 
 /// Bytes of a body that are shown.
 const BODY_SHOWN: usize = 4096;
-
-/// Without control characters: a terminal is no place for what a wire brought.
-fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
-}
 
 fn change(
     places: &Places,

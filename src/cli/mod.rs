@@ -12,6 +12,7 @@ use crate::daemon::log::Rendering;
 mod check;
 mod control;
 mod failed;
+mod listen;
 mod show;
 
 /// Refused or failed.
@@ -70,6 +71,8 @@ enum Command {
     /// What could not be done and was kept
     #[command(subcommand)]
     Failed(failed::Command),
+    /// Print what is announced, as it comes, on a queue of its own
+    Listen(listen::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -152,6 +155,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Status { units, json } => show::status(places, &units.in_places(places)?, json),
         Command::Check { json } => check::check(places, json),
         Command::Failed(command) => failed::run(places, command),
+        Command::Listen(arguments) => listen::run(places, arguments),
     }
 }
 
@@ -166,4 +170,11 @@ impl Units {
         }
         self.names.iter().map(|name| one_unit(places, name)).collect()
     }
+}
+
+/// Without control characters: a terminal is no place for what a wire brought.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }

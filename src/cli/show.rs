@@ -66,7 +66,10 @@ fn line(name: &str, width: usize, pid: Option<u32>, status: Option<&status::Stat
     let counts = ON_THE_LINE
         .iter()
         .filter_map(|name| Some((*name, status.counts.get(*name)?.as_u64()?)));
-    let gauges = status.gauges.iter().filter_map(|(name, n)| Some((name.as_str(), n.as_u64()?)));
+    let gauges = status
+        .gauges
+        .iter()
+        .filter_map(|(name, n)| Some((name.as_str(), n.as_u64()?)));
     for (name, n) in counts.filter(|(_, n)| *n > 0).chain(gauges.filter(|(_, n)| *n > 0)) {
         line.push_str(&format!(" {name}={n}"));
     }

@@ -6,7 +6,6 @@
 //! A file `NAME.log` is the current day's; at local midnight it becomes `NAME.log.YYYY-MM-DD`, and the oldest beyond
 //! the number kept are removed. When somebody else moves the file away, a new one is begun.
 
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
@@ -59,7 +58,9 @@ pub fn start(unit: &str, to: &Destination, rendering: Rendering, level: Level) -
         .with_target("lapin::returned_messages", LevelFilter::OFF)
         .with_target("lapin", LevelFilter::OFF)
         .with_default(LevelFilter::WARN);
-    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .try_init()?;
     Ok(())
 }
 
@@ -108,15 +109,14 @@ fn level_name(level: Level) -> &'static str {
 
 fn text(now: &Zoned, level: Level, fields: &Fields, is_product: bool) -> String {
     let mut line = now.strftime("%Y-%m-%d %H:%M:%S").to_string();
-    // Writing to a string cannot fail.
-    drop(write!(line, ",{:03} [{}] ", now.millisecond(), level_name(level)));
+    line.push_str(&format!(",{:03} [{}] ", now.millisecond(), level_name(level)));
     if is_product {
         push_product(&mut line, fields);
         return line;
     }
     push_escaped(&mut line, &fields.message);
     for (name, value) in &fields.others {
-        drop(write!(line, " {name}="));
+        line.push_str(&format!(" {name}="));
         push_escaped(&mut line, &value.to_text());
     }
     line
@@ -125,13 +125,13 @@ fn text(now: &Zoned, level: Level, fields: &Fields, is_product: bool) -> String 
 fn push_product(line: &mut String, fields: &Fields) {
     let get = |name| fields.get(name).map(Scalar::to_text).unwrap_or_default();
     let latency_s: f64 = get("latency_s").parse().unwrap_or(0.0);
-    drop(write!(line, "({} Bytes) {} ", get("bytes"), get("verb")));
+    line.push_str(&format!("({} Bytes) {} ", get("bytes"), get("verb")));
     push_escaped(line, &get("name"));
     line.push_str("  from ");
     push_escaped(line, &get("from"));
-    drop(write!(line, " (lat={latency_s:.6}"));
+    line.push_str(&format!(" (lat={latency_s:.6}"));
     if let Some(ignored) = fields.get("ignored") {
-        drop(write!(line, ",ignored={}", ignored.to_text()));
+        line.push_str(&format!(",ignored={}", ignored.to_text()));
     }
     line.push(')');
 }
@@ -140,7 +140,7 @@ fn push_product(line: &mut String, fields: &Fields) {
 fn push_escaped(line: &mut String, text: &str) {
     for c in text.chars() {
         if c.is_control() {
-            drop(write!(line, "{}", c.escape_default()));
+            line.extend(c.escape_default());
         } else {
             line.push(c);
         }
@@ -261,7 +261,11 @@ impl LogFile {
             path: path.to_owned(),
             keep,
             // What a previous process wrote on another day is turned at the first line.
-            day: if opened.metadata()?.len() == 0 { today } else { written.date() },
+            day: if opened.metadata()?.len() == 0 {
+                today
+            } else {
+                written.date()
+            },
             inode: opened.metadata()?.ino(),
             file: opened,
             looked: std::time::Instant::now(),
@@ -385,7 +389,13 @@ mod tests {
             log.write(format!("day {d}\n").as_bytes(), day(d)).unwrap();
         }
         let kept: Vec<_> = old_logs(&path).unwrap();
-        assert_eq!(kept, [dir.path().join("rx_a.log.2026-11-03"), dir.path().join("rx_a.log.2026-11-04")]);
+        assert_eq!(
+            kept,
+            [
+                dir.path().join("rx_a.log.2026-11-03"),
+                dir.path().join("rx_a.log.2026-11-04")
+            ]
+        );
         assert_eq!(std::fs::read_to_string(&kept[1]).unwrap(), "day 4\n");
         std::fs::rename(&path, dir.path().join("moved")).unwrap();
         log.looked -= std::time::Duration::from_secs(2);

@@ -64,7 +64,11 @@ pub fn of(unit: &Unit, started: Timestamp) -> Status {
         state: snapshot.word(),
         ready: snapshot.ready,
         links: serde_json::to_value(&snapshot.links).unwrap_or_default(),
-        gauges: snapshot.gauges.iter().map(|(name, n)| ((*name).into(), (*n).into())).collect(),
+        gauges: snapshot
+            .gauges
+            .iter()
+            .map(|(name, n)| ((*name).into(), (*n).into()))
+            .collect(),
         counts: unit.metrics.all().map(|(name, n)| (name.into(), n.into())).collect(),
         latency_s,
     }
@@ -151,4 +155,3 @@ pub async fn until_ready(unit: &Unit) {
     // The sender lives in the unit, which outlives this call.
     drop(changes.wait_for(|snapshot| snapshot.ready).await);
 }
-

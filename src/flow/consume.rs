@@ -136,7 +136,10 @@ pub async fn run<H: Handle>(
     // After the deadline nothing more is waited for: the brokers will redeliver.
     let finished = unit.abandon.run_until_cancelled(desk.in_hand.wait()).await;
     if finished.is_none() {
-        warn!(count = desk.in_hand.len(), "left in hand; the broker will deliver these again");
+        warn!(
+            count = desk.in_hand.len(),
+            "left in hand; the broker will deliver these again"
+        );
     }
     Ok(())
 }
@@ -356,7 +359,7 @@ impl<H: Handle> Desk<H> {
         let queue = &self.intake.queue;
         let parking = if able.delayed_redelivery {
             Parking::Delayed
-        } else if !(able.dead_lettering && queue.durable && !queue.auto_delete && !queue.exclusive) {
+        } else if !able.dead_lettering || !queue.durable || queue.auto_delete || queue.exclusive {
             Parking::Local
         } else {
             match self.declare_rungs(connection).await {
@@ -600,7 +603,11 @@ impl<H: Handle> Desk<H> {
             () = tokio::time::sleep(self.intake.adopt_after) => {}
         }
         if let Source::Broker(_) = source {
-            match self.lot.keep(&input.envelope, input.attempts, input.first_seen, None).await {
+            match self
+                .lot
+                .keep(&input.envelope, input.attempts, input.first_seen, None)
+                .await
+            {
                 Ok(id) => {
                     let adopted = std::mem::replace(source, Source::Lot(id));
                     self.settle(adopted, Settlement::Ack).await;
@@ -626,7 +633,14 @@ impl<H: Handle> Desk<H> {
         Ok(true)
     }
 
-    async fn not_done(&self, input: &Input, note: &H::Note, source: Source, cause: Cause, for_good: bool) -> Result<(), Cause> {
+    async fn not_done(
+        &self,
+        input: &Input,
+        note: &H::Note,
+        source: Source,
+        cause: Cause,
+        for_good: bool,
+    ) -> Result<(), Cause> {
         self.handler.undone(input, note);
         if let Source::Failed(id) = source {
             return self.failed_again(id, &cause).await;
@@ -652,14 +666,7 @@ impl<H: Handle> Desk<H> {
         result
     }
 
-    async fn park(
-        &self,
-        input: &Input,
-        source: Source,
-        attempts: u32,
-        rung: Rung,
-        cause: &Cause,
-    ) -> Result<(), Cause> {
+    async fn park(&self, input: &Input, source: Source, attempts: u32, rung: Rung, cause: &Cause) -> Result<(), Cause> {
         self.unit.metrics.count(Count::Parked);
         if let Some(unsaid) = self.samples.take(&cause.what) {
             warn!(key = %input.envelope.key, unsaid, "parked for {}: {}", rung.name, cause.what);

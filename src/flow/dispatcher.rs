@@ -51,8 +51,8 @@ use super::publish::{Options, Publisher, Unroutable};
 use super::{Cause, Outcome, Output, Unit, chain, since, vip};
 use crate::config::{Broker, Site, Table, options};
 use crate::message::{
-    Announcement, Binding, By, DecodeOptions, Decoded, DigestOf, Envelope, Exchange, Fault, Format, Masks, Queue,
-    SeenKey, Topology, decode, seen_key, stamp, topic,
+    Announcement, Binding, By, DecodeOptions, Decoded, Envelope, Exchange, Fault, Masks, Queue, SeenKey, Topology,
+    decode, seen_key, stamp, topic,
 };
 use crate::metrics::Count;
 use crate::spool::seen::{Batch, Facts, Memory, Seen, SeenLog, Verdict};
@@ -120,7 +120,7 @@ impl Config {
         let drops_reissues = table.choice("reissue", &[("forward", false), ("drop", true)]);
         let vip = table.parsed("vip", |text| text.parse().map_err(|_| String::new()), "an IP address");
         let prefetch = table.integer("prefetch", 1..=10_000);
-        let masks = super::read_masks(table);
+        let masks = options::masks(table);
         let decoding = super::read_decoding(table);
         let unroutable = super::read_unroutable(table);
         let durability = options::sync(table, Durability::Power, Durability::Crash);
@@ -128,7 +128,10 @@ impl Config {
         let publish_exchange = publish_exchange.unwrap_or_else(|| exchange.clone());
         let topology = options::topology(queue.clone(), &exchange, &binds);
         if let Some(pattern) = loops(&topology.bindings, &publish_exchange.name, &rekey) {
-            table.refuse("rekey", &format!("the unit's own binding {pattern:?} matches what it publishes"));
+            table.refuse(
+                "rekey",
+                &format!("the unit's own binding {pattern:?} matches what it publishes"),
+            );
             return None;
         }
         Some(Config {
@@ -234,7 +237,11 @@ async fn open_seen(
     let (seen, log) = off_thread(move || {
         let mut seen = Seen::new(memory);
         let (log, loaded) = SeenLog::open(&path, durability, &mut seen, Timestamp::now())?;
-        tracing::info!(products = loaded.records, torn_bytes = loaded.torn_bytes, "the seen log has been read");
+        tracing::info!(
+            products = loaded.records,
+            torn_bytes = loaded.torn_bytes,
+            "the seen log has been read"
+        );
         Ok((seen, log))
     })
     .await?;

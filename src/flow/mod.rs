@@ -10,8 +10,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, ConfigError, Places, Report, Site, Table, UnitDir, UnitName, options};
-use crate::message::{DecodeOptions, DigestOf, Envelope, Fault, Format, Masks, Verdict};
+use crate::config::{self, ConfigError, Places, Report, Site, Table, UnitDir, UnitName};
+use crate::message::{DecodeOptions, DigestOf, Envelope, Fault, Format};
 use crate::metrics::Metrics;
 
 pub mod alternates;
@@ -239,18 +239,6 @@ pub fn check(places: &Places) -> Report {
     report
 }
 
-/// `masks`, compiled.
-fn read_masks(table: &mut Table) -> Option<Masks> {
-    let compile = |accepts: bool, pattern: &str| {
-        let verdict = if accepts { Verdict::Accept } else { Verdict::Reject };
-        match Masks::new([(verdict, pattern)]) {
-            Ok(_) => Ok((verdict, pattern.to_owned())),
-            Err(errors) => Err(errors.first().map_or_else(String::new, ToString::to_string)),
-        }
-    };
-    Masks::new(options::masks(table, compile)?).ok()
-}
-
 /// `format` and `digest`: what messages do not tell by themselves.
 fn read_decoding(table: &mut Table) -> DecodeOptions {
     DecodeOptions {
@@ -263,6 +251,9 @@ fn read_decoding(table: &mut Table) -> DecodeOptions {
 fn read_unroutable(table: &mut Table) -> publish::Unroutable {
     use publish::Unroutable;
     table
-        .choice("unroutable", &[("count", Unroutable::Count), ("hold", Unroutable::Hold)])
+        .choice(
+            "unroutable",
+            &[("count", Unroutable::Count), ("hold", Unroutable::Hold)],
+        )
         .unwrap_or_default()
 }

@@ -32,7 +32,11 @@ pub fn gate(unit: &Unit, vip: Option<IpAddr>) -> watch::Receiver<bool> {
                     let is_here = has_vip(&addresses, vip);
                     if here.send_if_modified(|before| std::mem::replace(before, is_here) != is_here) {
                         unit.state.set_standby(!is_here);
-                        let does = if is_here { "is here: working" } else { "is elsewhere: standing by" };
+                        let does = if is_here {
+                            "is here: working"
+                        } else {
+                            "is elsewhere: standing by"
+                        };
                         info!(%vip, "the address {does}");
                     }
                 }

@@ -176,7 +176,7 @@ impl Receipt for DeliveryReceipt {
                 let options = BasicRejectOptions { requeue: true };
                 life.ask("requeue", channel.basic_reject(tag, options)).await
             }
-            Settlement::RequeueAfter(_) => Err(fault(
+            Settlement::RequeueAfter(..) => Err(fault(
                 Fault::Own,
                 "AMQP 0-9-1 cannot requeue after a delay; park through queues with a time to live",
             )),
