@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
-use crate::config::Broker;
+use crate::config::{Broker, Scheme};
 use crate::message::{Envelope, Fault, Topology};
 
 pub mod amqp;
@@ -139,6 +139,22 @@ pub trait Receipt: Send + Sync {
 /// Connects to the first of the broker's URLs that answers, each with its own time-out. Does not retry.
 /// `name` is shown in the broker's own listings.
 pub async fn connect(broker: &Broker, purpose: Purpose, name: &str) -> Result<Box<dyn Connection>, BrokerError> {
-    let _ = (broker, purpose, name);
-    unreachable!("skeleton")
+    let Some(first) = broker.urls.first() else {
+        return Err(BrokerError {
+            fault: Fault::Own,
+            what: format!("broker {} has no URL", broker.name),
+            source: None,
+        });
+    };
+    match first.scheme {
+        Scheme::Amqp | Scheme::Amqps => Ok(Box::new(amqp::connect(broker, purpose, name).await?)),
+        Scheme::Embedded | Scheme::Stomp | Scheme::StompTls | Scheme::Amqp10 | Scheme::Amqps10 => Err(BrokerError {
+            fault: Fault::Own,
+            what: format!(
+                "broker {}: this transport is not served by this version: {first}",
+                broker.name
+            ),
+            source: None,
+        }),
+    }
 }
