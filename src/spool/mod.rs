@@ -8,7 +8,9 @@ use rustix::io::Errno;
 use crate::message::Fault;
 
 pub mod db;
+pub mod inventory;
 pub mod parked;
+pub mod tree;
 
 /// What the local disk refused, classified where it was born.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,14 @@ impl SpoolError {
             what: what.into(),
             store_full: false,
             source: None,
+        }
+    }
+
+    /// The error and its cause on one line.
+    pub fn line(&self) -> String {
+        match &self.source {
+            Some(cause) => format!("{}: {cause}", self.what),
+            None => self.what.clone(),
         }
     }
 
