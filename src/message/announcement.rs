@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::Headers;
+use super::{BaseError, Headers, base};
 
 /// A path as announced: raw bytes without a leading slash, already unescaped. Not confined to any tree.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,10 +80,11 @@ pub struct Identity {
     pub of: DigestOf,
 }
 
-/// One product that is ready to be fetched.
-#[derive(Debug, Clone, PartialEq)]
+/// One product that is ready to be fetched. Prints without user information.
+#[derive(Clone, PartialEq)]
 pub struct Announcement {
-    /// `scheme://authority/…`, ends with a slash. No user information.
+    /// `scheme://authority/…`, ends with a slash. May hold user information, as it came: see
+    /// [`Announcement::has_user_info`].
     pub base: String,
     /// What follows the base.
     pub path: ProductPath,
@@ -97,4 +98,40 @@ pub struct Announcement {
     pub mtime: Option<Timestamp>,
     /// Everything else the message carried, for the format to write again (v02: headers, v03: JSON fields).
     pub headers: Headers,
+}
+
+impl Announcement {
+    /// An announcement of nothing but a place. The base must be an absolute URL; it gets its last slash here.
+    pub fn new(base: &str, path: ProductPath) -> Result<Self, BaseError> {
+        Ok(Announcement {
+            base: base::normalized(base)?,
+            path,
+            identity: None,
+            size: None,
+            time: None,
+            mtime: None,
+            headers: Headers::new(),
+        })
+    }
+}
+
+/// Base and path, for a log line.
+impl fmt::Display for Announcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", base::without_user_info(&self.base), self.path)
+    }
+}
+
+impl fmt::Debug for Announcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Announcement")
+            .field("base", &base::without_user_info(&self.base))
+            .field("path", &self.path)
+            .field("identity", &self.identity)
+            .field("size", &self.size)
+            .field("time", &self.time)
+            .field("mtime", &self.mtime)
+            .field("headers", &self.headers)
+            .finish()
+    }
 }

@@ -1,0 +1,188 @@
+//! Times as announcements write them, and when a product was announced.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
+
+use super::{Announcement, Envelope, product_name};
+
+/// Digits of a fraction that are read; a nanosecond is the least that a time holds.
+const FRACTION_DIGITS_MAX: usize = 9;
+
+/// Reads `YYYYMMDDhhmmss[.fraction]`, with or without a `T` in the middle, or RFC 3339. Always UTC.
+///
+/// Valid: `20261121201234.5`, `20261121T201234`, `2026-11-21T20:12:34Z`; invalid: `2026112120`, `20261321000000`.
+pub fn parse(text: &str) -> Option<Timestamp> {
+    if text.get(4..5) == Some("-") {
+        return if text.len() <= 40 { text.parse().ok() } else { None };
+    }
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let nanoseconds = parse_fraction(fraction)?;
+    match whole.split_once('T') {
+        Some((date, time)) if date.len() == 8 => fourteen_digits(format!("{date}{time}").as_bytes(), nanoseconds),
+        Some(_) => None,
+        None => fourteen_digits(whole.as_bytes(), nanoseconds),
+    }
+}
+
+fn parse_fraction(fraction: &str) -> Option<i32> {
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let digits = fraction.get(..FRACTION_DIGITS_MAX).unwrap_or(fraction);
+    format!("{digits:0<FRACTION_DIGITS_MAX$}").parse().ok()
+}
+
+/// The time of exactly 14 digits and a fraction of a second.
+pub(super) fn fourteen_digits(digits: &[u8], nanoseconds: i32) -> Option<Timestamp> {
+    if digits.len() != 14 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = |from: usize, to: usize| {
+        digits[from..to]
+            .iter()
+            .fold(0i16, |value, digit| value * 10 + i16::from(digit - b'0'))
+    };
+    let small = |from: usize| i8::try_from(number(from, from + 2)).ok();
+    // A leap second is the last one of its minute for everybody who counts seconds since 1970.
+    let second = small(12)?;
+    let second = if second == 60 { 59 } else { second };
+    let civil = DateTime::new(
+        number(0, 4),
+        small(4)?,
+        small(6)?,
+        small(8)?,
+        small(10)?,
+        second,
+        nanoseconds,
+    )
+    .ok()?;
+    Offset::UTC.to_timestamp(civil).ok()
+}
+
+/// `YYYYMMDDhhmmss.mmm`: v02's way, three digits whatever the time holds.
+pub fn to_milliseconds(time: Timestamp) -> String {
+    let civil = in_utc(time);
+    format!("{}.{:03}", seconds(civil, ""), civil.subsec_nanosecond() / 1_000_000)
+}
+
+/// `YYYYMMDD{separator}hhmmss.fraction`: three digits where they say all, else nine.
+pub fn to_nanoseconds(time: Timestamp, separator: &str) -> String {
+    let civil = in_utc(time);
+    let fraction = civil.subsec_nanosecond();
+    if fraction % 1_000_000 == 0 {
+        format!("{}.{:03}", seconds(civil, separator), fraction / 1_000_000)
+    } else {
+        format!("{}.{fraction:09}", seconds(civil, separator))
+    }
+}
+
+fn seconds(civil: DateTime, separator: &str) -> String {
+    let (year, month, day) = (civil.year().max(0), civil.month(), civil.day());
+    let (hour, minute, second) = (civil.hour(), civil.minute(), civil.second());
+    format!("{year:04}{month:02}{day:02}{separator}{hour:02}{minute:02}{second:02}")
+}
+
+pub(super) fn in_utc(time: Timestamp) -> DateTime {
+    Offset::UTC.to_datetime(time)
+}
+
+/// When the product was announced, as far as the message says: the format's time, else the timestamp property, else
+/// the stamp that ends the name.
+pub fn announced_at(announcement: &Announcement, envelope: &Envelope) -> Option<Timestamp> {
+    let property = || {
+        envelope
+            .timestamp
+            .and_then(|s| Timestamp::from_second(i64::try_from(s).ok()?).ok())
+    };
+    let name = || product_name::reception_time(announcement.path.file_name());
+    announcement.time.or_else(property).or_else(name)
+}
+
+/// The time of an announcement: [`announced_at`], else when it was first received, which the caller keeps when parking.
+pub fn time_of(announcement: &Announcement, envelope: &Envelope, first_reception: Timestamp) -> Timestamp {
+    announced_at(announcement, envelope).unwrap_or(first_reception)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::ProductPath;
+
+    fn utc(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn every_way_of_writing_a_time_is_read() {
+        let table = [
+            ("20261121201234", "2026-11-21T20:12:34Z"),
+            ("20261121201234.", "2026-11-21T20:12:34Z"),
+            ("20261121201234.7", "2026-11-21T20:12:34.7Z"),
+            ("20261121201234.567890123", "2026-11-21T20:12:34.567890123Z"),
+            ("20261121201234.5678901239999", "2026-11-21T20:12:34.567890123Z"),
+            ("20261121T201234.5", "2026-11-21T20:12:34.5Z"),
+            ("2026-11-21T20:12:34.5+00:00", "2026-11-21T20:12:34.5Z"),
+            ("20161231235960", "2016-12-31T23:59:59Z"),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(parse(text), Some(utc(wanted)), "{text}");
+        }
+        let bad = [
+            "",
+            "x",
+            "2026112120123",
+            "202611212012345",
+            "20261321000000",
+            "20261121T",
+            "2026T1121201234",
+            "20261121201234.x",
+            "20261121201234.-1",
+            "2026-11-21",
+            "2026-11-21T20:12:34",
+            "٢٠٢٦١١٢١٢٠١٢٣٤",
+            "2026\u{e9}1121201234",
+        ];
+        for text in bad {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_with_three_digits_or_all() {
+        let time = utc("2026-11-21T20:12:34.007Z");
+        assert_eq!(to_milliseconds(time), "20261121201234.007");
+        assert_eq!(to_nanoseconds(time, "T"), "20261121T201234.007");
+        let finer = utc("2026-11-21T20:12:34.0070001Z");
+        assert_eq!(to_milliseconds(finer), "20261121201234.007");
+        assert_eq!(to_nanoseconds(finer, ""), "20261121201234.007000100");
+        assert_eq!(parse(&to_nanoseconds(finer, "T")), Some(finer));
+        assert_eq!(to_milliseconds(Timestamp::MIN).len(), 18);
+        assert_eq!(to_milliseconds(Timestamp::MAX).len(), 18);
+    }
+
+    #[test]
+    fn the_time_of_an_announcement_is_the_first_that_is_there() {
+        let first_reception = utc("2027-01-01T00:00:00Z");
+        let mut announcement = Announcement::new("http://h/", ProductPath::from("a:b:c:d:e::20150120180902")).unwrap();
+        let mut envelope = Envelope::default();
+        assert_eq!(
+            time_of(&announcement, &envelope, first_reception),
+            utc("2015-01-20T18:09:02Z")
+        );
+        envelope.timestamp = Some(1_000_000_000);
+        assert_eq!(
+            time_of(&announcement, &envelope, first_reception),
+            utc("2001-09-09T01:46:40Z")
+        );
+        announcement.time = Some(utc("2026-11-21T20:12:34Z"));
+        assert_eq!(
+            time_of(&announcement, &envelope, first_reception),
+            utc("2026-11-21T20:12:34Z")
+        );
+        announcement.time = None;
+        envelope.timestamp = Some(u64::MAX);
+        announcement.path = ProductPath::from("a.gif");
+        assert_eq!(time_of(&announcement, &envelope, first_reception), first_reception);
+    }
+}
