@@ -83,6 +83,23 @@ pub(super) fn shown(text: &str) -> String {
     }
 }
 
+/// Like [`shown`], for what should be a URL: where it is none, nothing of it is shown, for any part may be a password.
+/// A query is shown only where its values are numbers.
+pub(super) fn shown_url(text: &str) -> String {
+    if text.contains([':', '@']) && !text.contains("://") && !text.starts_with("embedded:") {
+        return "***".to_string();
+    }
+    let text = without_password(text);
+    let is_harmless = |pair: &str| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        !is_secret_key(key) && value.len() < 12 && value.bytes().all(|b| b.is_ascii_digit())
+    };
+    match text.split_once('?') {
+        Some((before, query)) if !query.split('&').all(is_harmless) => shown(&format!("{before}?***")),
+        _ => shown(&text),
+    }
+}
+
 /// `scheme://user:password@host` and anything that looks like it, also when it is mistyped.
 fn without_password(text: &str) -> String {
     let start = text.find("://").map_or(0, |at| at + 3);

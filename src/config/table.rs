@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::error::{ConfigError, Errors, is_secret_key};
+use super::error::{ConfigError, Errors, is_secret_key, shown_url};
 use super::quantity;
 use super::value::{self, Entry, Value};
 
@@ -52,7 +52,17 @@ impl Table {
     /// Parses a whole file. Syntax errors go to `errors`, and what could be read is there.
     pub fn parse(file: &Path, text: &str, errors: &Errors) -> Table {
         let (entries, faults) = value::parse(text);
+        let mut source = Source {
+            file: file.to_path_buf(),
+            broken: Vec::new(),
+            errors: errors.clone(),
+        };
         for (line, fault) in &faults {
+            // The first of a line is the cause of the others.
+            if source.broken.contains(line) {
+                continue;
+            }
+            source.broken.push(*line);
             errors.push(ConfigError {
                 file: file.to_path_buf(),
                 line: *line,
@@ -62,11 +72,6 @@ impl Table {
                 warning: false,
             });
         }
-        let source = Source {
-            file: file.to_path_buf(),
-            broken: faults.into_iter().map(|(line, _)| line).collect(),
-            errors: errors.clone(),
-        };
         Table {
             source: Arc::new(source),
             prefix: String::new(),
@@ -96,6 +101,10 @@ impl Table {
     pub fn finish(self) {
         for entry in self.entries.iter().filter(|entry| !self.known.contains(&entry.key)) {
             let near = self.nearest(&entry.key);
+            if near.is_none() && self.is_broken() {
+                // A key that a broken header has put into the wrong table.
+                continue;
+            }
             let mut text = "unknown key".to_string();
             if let Some(near) = near {
                 text.push_str(&format!(", did you mean {near:?}?"));
@@ -109,7 +118,7 @@ impl Table {
             }
             // Shown only where it is surely a mistyped harmless key, for it may as well be a password.
             let value = match near {
-                Some(near) if !is_secret_key(near) => self.shown_value(entry),
+                Some(near) if !is_secret_key(&entry.key) => self.shown(near, &entry.value),
                 _ => "***".to_string(),
             };
             self.push(entry.line, &entry.key, value, text, false);
@@ -143,6 +152,11 @@ impl Table {
         self.entries.iter().map(|entry| entry.key.clone()).collect()
     }
 
+    /// Whether the file has syntax errors, so that keys may be missing that are written.
+    pub(super) fn is_broken(&self) -> bool {
+        !self.source.broken.is_empty()
+    }
+
     /// Records that the value of `key` is not acceptable, or that it is missing.
     pub fn reject(&mut self, key: &str, accepted: &str) {
         self.know(key);
@@ -152,7 +166,7 @@ impl Table {
                 self.push(entry.line, key, value, format!("accepted: {accepted}"), false);
             }
             // What recovery from a syntax error dropped is not missing.
-            None if !self.source.broken.is_empty() => {}
+            None if self.is_broken() => {}
             None => self.push(
                 self.line,
                 key,
@@ -160,6 +174,17 @@ impl Table {
                 format!("missing; accepted: {accepted}"),
                 false,
             ),
+        }
+    }
+
+    /// Like [`Table::reject`], for one element of a list, counted from 0.
+    pub fn reject_element(&mut self, key: &str, index: usize, accepted: &str) {
+        match self.entry(key).map(|entry| &entry.value) {
+            Some(Value::List(elements)) if index < elements.len() => {
+                let (line, element) = &elements[index];
+                self.refuse_at(*line, key, self.shown(key, element), format!("accepted: {accepted}"));
+            }
+            _ => self.reject(key, accepted),
         }
     }
 
@@ -364,7 +389,8 @@ impl Table {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
-    fn know(&mut self, key: &str) {
+    /// Makes a key known without taking it.
+    pub(super) fn know(&mut self, key: &str) {
         if !self.known.iter().any(|known| known == key) {
             self.known.push(key.to_string());
         }
@@ -383,7 +409,10 @@ impl Table {
         if self.secret || is_secret_key(key) {
             return "***".to_string();
         }
-        value.shown()
+        match value {
+            Value::Text(text) if matches!(key, "url" | "urls") => shown_url(text),
+            value => value.shown(),
+        }
     }
 
     fn push(&self, line: usize, key: &str, value: String, accepted: String, warning: bool) {

@@ -18,12 +18,12 @@ pub enum UnitDir {
 }
 
 impl UnitDir {
-    /// All of them, in the order of a product's way.
+    /// All of them.
     pub const ALL: [UnitDir; 5] = [
         UnitDir::Watch,
         UnitDir::Tx,
-        UnitDir::Dispatch,
         UnitDir::Rx,
+        UnitDir::Dispatch,
         UnitDir::Process,
     ];
 
@@ -118,7 +118,8 @@ pub fn units(places: &Places) -> (Vec<(UnitName, PathBuf)>, Vec<Stray>) {
             Err(error) => strays.push((path, format!("cannot list: {error}"))),
         }
     }
-    units.sort();
+    // The native form first, so that it is the converted one that is refused where both are there.
+    units.sort_by_key(|(name, path)| (name.clone(), !is_native(path)));
     for pair in units.windows(2) {
         if pair[0].0 == pair[1].0 {
             let other = pair[0].1.display();
@@ -131,6 +132,11 @@ pub fn units(places: &Places) -> (Vec<(UnitName, PathBuf)>, Vec<Stray>) {
     units.dedup_by(|later, first| later.0 == first.0);
     strays.sort();
     (units, strays)
+}
+
+/// Whether a unit's file is TOML.
+pub(super) fn is_native(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "toml")
 }
 
 fn unit_of(dir: UnitDir, path: &Path) -> Option<Result<UnitName, String>> {
@@ -230,7 +236,7 @@ mod tests {
             .collect();
         assert_eq!(strays.len(), 2, "{strays:?}");
         assert!(strays[0].contains("rx/e e.toml"), "{strays:?}");
-        assert!(strays[1].contains("tx/a.toml: the unit tx/a is in"), "{strays:?}");
+        assert!(strays[1].contains("tx/a.conf: the unit tx/a is in"), "{strays:?}");
     }
 
     #[test]

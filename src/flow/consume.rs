@@ -3,8 +3,10 @@
 //! Deliveries come from the unit's queue and from its own spool (parked here, or adopted because they took long); both
 //! are treated alike. Each is settled exactly once, and only after what it led to is safe.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,9 +27,9 @@ use crate::broker::{BrokerError, Confirmed, Connection, Purpose, Receipt, Receiv
 use crate::config::Broker;
 use crate::message::{Envelope, Fault, Queue, Topology};
 use crate::metrics::Count;
-use crate::spool::SpoolError;
-use crate::spool::failed::{Entry, Failed};
+use crate::spool::failed::{FailedStore, Failure, Limits, Which};
 use crate::spool::parked::Lot;
+use crate::spool::{SpoolError, off_thread};
 
 /// One delivery as a component sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,21 +50,24 @@ pub enum Step {
     Now(Outcome),
     /// Work that takes time; other deliveries go on meanwhile, within the prefetch.
     Later(BoxFuture<'static, Outcome>),
+    /// Look again once this has come about: it hangs on another delivery.
+    Again(BoxFuture<'static, ()>),
 }
 
 /// What a component does with its deliveries.
 #[async_trait]
 pub trait Handle: Send + Sync + 'static {
+    /// What the component remembers of a delivery until it is settled.
+    type Note: Send + Sync + 'static;
+
     /// Looks at one delivery. Called one at a time per channel, in the queue's order.
-    async fn begin(&self, input: &Arc<Input>) -> Step;
+    async fn begin(&self, input: &Arc<Input>) -> (Step, Self::Note);
 
-    /// The outputs of this input are confirmed and it is about to be settled.
-    async fn outputs_safe(&self, _input: &Input) -> Result<(), Cause> {
-        Ok(())
-    }
+    /// The outputs of this input are confirmed and it is about to be settled. An error keeps it from that.
+    async fn outputs_safe(&self, input: &Input, note: &Self::Note) -> Result<(), Cause>;
 
-    /// This input was not done: it is parked, failed or released.
-    fn undone(&self, _input: &Input) {}
+    /// This input was not done: it is parked, failed, released or left for the broker to deliver again.
+    fn undone(&self, input: &Input, note: &Self::Note);
 }
 
 /// Where a unit's deliveries come from.
@@ -86,10 +91,10 @@ pub struct Intake {
 
 /// Takes deliveries until the unit stops, while `gate` is open. Reconnects for ever. Returns when everything in hand is
 /// settled, or when the unit is abandoned; `Err` only when the unit's own stores cannot be opened.
-pub async fn run(
+pub async fn run<H: Handle>(
     unit: &Unit,
     intake: Intake,
-    handler: Arc<dyn Handle>,
+    handler: Arc<H>,
     publisher: Option<Publisher>,
     gate: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
@@ -97,12 +102,13 @@ pub async fn run(
     let (troubles_tx, troubles) = mpsc::channel(64);
     let desk = Arc::new(Desk {
         lot: Lot::open(&state.join("parked.db")).await?,
-        failed: Failed::open(&state.join("failed.db")).await?,
+        failed: open_failed(&state).await?,
         publisher: OnceCell::new_with(publisher),
         parking: AtomicU8::new(Parking::Local as u8),
         troubles: troubles_tx,
         lot_changed: Notify::new(),
         in_hand: TaskTracker::new(),
+        replaying: Mutex::default(),
         samples: Sampler::default(),
         unit: unit.clone(),
         intake,
@@ -114,6 +120,7 @@ pub async fn run(
     };
     let open = Arc::new(open);
     let local = tokio::spawn(Arc::clone(&desk).take_from_lot(Arc::clone(&open)));
+    let replays = tokio::spawn(Arc::clone(&desk).take_replays(Arc::clone(&open)));
     Taker {
         link: Link::new(unit, desk.intake.broker.clone(), Purpose::Consume),
         desk: Arc::clone(&desk),
@@ -124,13 +131,22 @@ pub async fn run(
     .run()
     .await;
     local.abort();
+    replays.abort();
     desk.in_hand.close();
     // After the deadline nothing more is waited for: the brokers will redeliver.
     let finished = unit.abandon.run_until_cancelled(desk.in_hand.wait()).await;
     if finished.is_none() {
-        warn!(count = desk.in_hand.len(), "left in hand; the broker will deliver these again");
+        warn!(
+            count = desk.in_hand.len(),
+            "left in hand; the broker will deliver these again"
+        );
     }
     Ok(())
+}
+
+async fn open_failed(state: &Path) -> Result<FailedStore, SpoolError> {
+    let path = state.join("failed.db");
+    off_thread(move || FailedStore::open(&path, Limits::default())).await
 }
 
 /// Reads a queue that only this unit sees and settles each delivery at once: what it tells is soft.
@@ -209,15 +225,15 @@ enum End {
 }
 
 /// The loop around connections and channels.
-struct Taker {
-    desk: Arc<Desk>,
+struct Taker<H> {
+    desk: Arc<Desk<H>>,
     link: Link,
     gate: Arc<Gate>,
     troubles: mpsc::Receiver<Cause>,
     probe: Backoff,
 }
 
-impl Taker {
+impl<H: Handle> Taker<H> {
     async fn run(&mut self) {
         let stop = self.desk.unit.stop.clone();
         while let Some(connection) = self.link.connect(&self.desk.intake.topology, &stop).await {
@@ -316,31 +332,34 @@ fn broken(ended: Result<Result<(), BrokerError>, tokio::task::JoinError>) -> End
 enum Source {
     Broker(Box<dyn Receipt>),
     Lot(i64),
+    /// The failed store, because an operator asked for a replay.
+    Failed(i64),
 }
 
 /// What settling needs.
-struct Desk {
+struct Desk<H> {
     unit: Unit,
     intake: Intake,
-    handler: Arc<dyn Handle>,
+    handler: Arc<H>,
     publisher: OnceCell<Publisher>,
     lot: Lot,
-    failed: Failed,
+    failed: FailedStore,
     parking: AtomicU8,
     troubles: mpsc::Sender<Cause>,
     lot_changed: Notify,
     in_hand: TaskTracker,
+    replaying: Mutex<HashSet<i64>>,
     samples: Sampler,
 }
 
-impl Desk {
+impl<H: Handle> Desk<H> {
     /// Rungs where the queue and the broker can keep them, else the broker's own delay, else the local spool.
     async fn choose_parking(&self, connection: &dyn Connection) -> Result<(), BrokerError> {
         let able = connection.capabilities();
         let queue = &self.intake.queue;
         let parking = if able.delayed_redelivery {
             Parking::Delayed
-        } else if !(able.dead_lettering && queue.durable && !queue.auto_delete && !queue.exclusive) {
+        } else if !able.dead_lettering || !queue.durable || queue.auto_delete || queue.exclusive {
             Parking::Local
         } else {
             match self.declare_rungs(connection).await {
@@ -443,6 +462,38 @@ impl Desk {
         }
     }
 
+    /// Failed messages an operator wants tried again. They stay in the failed store until they are done.
+    async fn take_replays(self: Arc<Self>, gate: Arc<Gate>) {
+        const EVERY: Duration = Duration::from_secs(2);
+        const AT_ONCE: u32 = 16;
+        loop {
+            gate.until(true).await;
+            let failed = self.failed.clone();
+            let asked = off_thread(move || failed.replays(AT_ONCE)).await;
+            for (id, failure) in asked.unwrap_or_else(|error| {
+                warn!("{}", chain(&error));
+                Vec::new()
+            }) {
+                if !self.replaying().insert(id) {
+                    continue; // in hand
+                }
+                self.unit.metrics.count(Count::Retried);
+                let input = Input {
+                    envelope: failure.envelope,
+                    redelivered: true,
+                    attempts: failure.attempts,
+                    first_seen: failure.first,
+                };
+                self.take(Arc::new(input), Source::Failed(id)).await;
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    fn replaying(&self) -> std::sync::MutexGuard<'_, HashSet<i64>> {
+        self.replaying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn lot_trouble(&self, error: &SpoolError) -> Duration {
         self.trouble(Cause::from((Fault::Own, error))).await;
         Duration::from_secs(5)
@@ -459,22 +510,30 @@ impl Desk {
 
     /// Lets the component begin, publishes in order, and goes on in the background while it holds `place`.
     async fn take_with(self: &Arc<Self>, input: Arc<Input>, source: Source, place: impl Send + 'static) {
-        let step = self.handler.begin(&input).await;
-        let step = match step {
-            Step::Now(Outcome::Done(outputs)) => {
-                let pending = self.submit(outputs).await;
-                Begun::Publishing(pending)
-            }
-            Step::Now(outcome) => Begun::Decided(outcome),
-            Step::Later(work) => Begun::Working(work),
-        };
+        let (begun, note) = self.begin(&input).await;
         let desk = Arc::clone(self);
         self.in_hand.spawn(async move {
-            if let Err(cause) = desk.finish(&input, source, step).await {
+            let (mut begun, mut note) = (begun, note);
+            while let Begun::Waiting(wait) = begun {
+                wait.await;
+                (begun, note) = desk.begin(&input).await;
+            }
+            if let Err(cause) = desk.finish(&input, &note, source, begun).await {
                 desk.trouble(cause).await;
             }
             drop(place);
         });
+    }
+
+    async fn begin(&self, input: &Arc<Input>) -> (Begun, H::Note) {
+        let (step, note) = self.handler.begin(input).await;
+        let begun = match step {
+            Step::Now(Outcome::Done(outputs)) => Begun::Publishing(self.submit(outputs).await),
+            Step::Now(outcome) => Begun::Decided(outcome),
+            Step::Later(work) => Begun::Working(work),
+            Step::Again(wait) => Begun::Waiting(wait),
+        };
+        (begun, note)
     }
 
     async fn submit(&self, outputs: Vec<Output>) -> Vec<Pending> {
@@ -504,35 +563,36 @@ impl Desk {
     }
 
     /// From the component's answer to the settled delivery. `Err`: trouble of our own; the delivery is released.
-    async fn finish(&self, input: &Input, mut source: Source, step: Begun) -> Result<(), Cause> {
+    async fn finish(&self, input: &Input, note: &H::Note, mut source: Source, step: Begun) -> Result<(), Cause> {
         let (outcome, pending) = match step {
             Begun::Publishing(pending) => (Outcome::Done(Vec::new()), pending),
             Begun::Decided(outcome) => (outcome, Vec::new()),
+            Begun::Waiting(_) => unreachable!("waited for by the caller"),
             Begun::Working(work) => match self.work(input, &mut source, work).await {
                 Outcome::Done(outputs) => (Outcome::Done(Vec::new()), self.submit(outputs).await),
                 outcome => (outcome, Vec::new()),
             },
         };
         match outcome {
-            Outcome::Done(_) => match self.outputs_safe(input, pending).await {
+            Outcome::Done(_) => match self.outputs_safe(input, note, pending).await {
                 Ok(true) => {
                     self.settle(source, Settlement::Ack).await;
                     self.unit.state.resume(WORK);
                     Ok(())
                 }
                 Ok(false) => {
-                    self.handler.undone(input);
+                    self.handler.undone(input, note);
                     Ok(()) // stopping: unsettled, so it comes again
                 }
-                Err(cause) => self.not_done(input, source, cause, false).await,
+                Err(cause) => self.not_done(input, note, source, cause, false).await,
             },
             Outcome::Skip(reason) => {
                 debug!(key = %input.envelope.key, "skipped: {reason}");
                 self.settle(source, Settlement::Ack).await;
                 Ok(())
             }
-            Outcome::Park(cause) => self.not_done(input, source, cause, false).await,
-            Outcome::Fail(cause) => self.not_done(input, source, cause, true).await,
+            Outcome::Park(cause) => self.not_done(input, note, source, cause, false).await,
+            Outcome::Fail(cause) => self.not_done(input, note, source, cause, true).await,
         }
     }
 
@@ -543,7 +603,11 @@ impl Desk {
             () = tokio::time::sleep(self.intake.adopt_after) => {}
         }
         if let Source::Broker(_) = source {
-            match self.lot.keep(&input.envelope, input.attempts, input.first_seen, None).await {
+            match self
+                .lot
+                .keep(&input.envelope, input.attempts, input.first_seen, None)
+                .await
+            {
                 Ok(id) => {
                     let adopted = std::mem::replace(source, Source::Lot(id));
                     self.settle(adopted, Settlement::Ack).await;
@@ -557,7 +621,7 @@ impl Desk {
     }
 
     /// Whether everything published is confirmed. `Ok(false)` when the unit stops first.
-    async fn outputs_safe(&self, input: &Input, pending: Vec<Pending>) -> Result<bool, Cause> {
+    async fn outputs_safe(&self, input: &Input, note: &H::Note, pending: Vec<Pending>) -> Result<bool, Cause> {
         for publish in pending {
             match publish.await {
                 Ok(Confirmed::Routed | Confirmed::Returned) => {}
@@ -565,12 +629,22 @@ impl Desk {
                 Err(error @ PublishError::Refused(_)) => return Err(Cause::from((Fault::Message, &error))),
             }
         }
-        self.handler.outputs_safe(input).await?;
+        self.handler.outputs_safe(input, note).await?;
         Ok(true)
     }
 
-    async fn not_done(&self, input: &Input, source: Source, cause: Cause, for_good: bool) -> Result<(), Cause> {
-        self.handler.undone(input);
+    async fn not_done(
+        &self,
+        input: &Input,
+        note: &H::Note,
+        source: Source,
+        cause: Cause,
+        for_good: bool,
+    ) -> Result<(), Cause> {
+        self.handler.undone(input, note);
+        if let Source::Failed(id) = source {
+            return self.failed_again(id, &cause).await;
+        }
         let attempts = input.attempts + u32::from(cause.fault == Fault::Message);
         let age = Timestamp::now().duration_since(input.first_seen);
         let age = Duration::try_from(age).unwrap_or_default();
@@ -592,17 +666,10 @@ impl Desk {
         result
     }
 
-    async fn park(
-        &self,
-        input: &Input,
-        source: Source,
-        attempts: u32,
-        rung: Rung,
-        cause: &Cause,
-    ) -> Result<(), Cause> {
+    async fn park(&self, input: &Input, source: Source, attempts: u32, rung: Rung, cause: &Cause) -> Result<(), Cause> {
         self.unit.metrics.count(Count::Parked);
-        if let Some(more) = self.samples.take(&cause.what) {
-            warn!(key = %input.envelope.key, more, "parked for {}: {}", rung.name, cause.what);
+        if let Some(unsaid) = self.samples.take(&cause.what) {
+            warn!(key = %input.envelope.key, unsaid, "parked for {}: {}", rung.name, cause.what);
         }
         let due = Timestamp::now() + rung.wait;
         if let Source::Lot(id) = source {
@@ -652,19 +719,22 @@ impl Desk {
 
     /// To the failed store, synced; then the delivery is settled.
     async fn fail(&self, input: &Input, source: Source, attempts: u32, cause: &Cause) -> Result<(), Cause> {
-        let entry = Entry {
+        let failure = Failure {
             envelope: input.envelope.clone(),
             queue: self.intake.queue.name.clone(),
             reason: cause.what.clone(),
             fault: cause.fault,
             attempts,
-            first_seen: input.first_seen,
+            first: input.first_seen,
+            last: Timestamp::now(),
+            is_rubbish: cause.is_rubbish,
         };
-        match self.failed.keep(entry).await {
+        let failed = self.failed.clone();
+        match off_thread(move || failed.keep(&failure)).await {
             Ok(_) => {
                 self.unit.metrics.count(Count::Failed);
-                if let Some(more) = self.samples.take(&cause.what) {
-                    error!(key = %input.envelope.key, attempts, more, "failed, kept for `px failed`: {}", cause.what);
+                if let Some(unsaid) = self.samples.take(&cause.what) {
+                    error!(key = %input.envelope.key, attempts, unsaid, "failed, kept for `px failed`: {}", cause.what);
                 }
                 self.settle(source, Settlement::Ack).await;
                 Ok(())
@@ -676,16 +746,37 @@ impl Desk {
         }
     }
 
+    /// A replay that did not go better: it stays failed, with its new reason.
+    async fn failed_again(&self, id: i64, cause: &Cause) -> Result<(), Cause> {
+        let (failed, reason, fault) = (self.failed.clone(), cause.what.clone(), cause.fault);
+        let noted = off_thread(move || failed.failed_again(id, &reason, fault, Timestamp::now())).await;
+        self.replaying().remove(&id);
+        warn!(id, "the replay failed: {}", cause.what);
+        match (noted, cause.fault) {
+            (Ok(()), Fault::Own) => Err(cause.clone()),
+            (Ok(()), _) => Ok(()),
+            (Err(error), _) => Err(Cause::from((Fault::Own, &error))),
+        }
+    }
+
     /// Answers for one delivery. What cannot be answered comes again: repeats are allowed, losses are not.
     async fn settle(&self, source: Source, how: Settlement) {
         let answered = match source {
             Source::Broker(receipt) => receipt.settle(how).await.map_err(|error| chain(&error)),
-            Source::Lot(id) => match how {
-                Settlement::Ack | Settlement::Reject => self.lot.remove(id).await,
-                Settlement::Requeue => self.lot.release(id).await,
-                Settlement::RequeueAfter(..) => unreachable!("a delivery of the spool is deferred there"),
+            Source::Lot(id) => {
+                let settled = match how {
+                    Settlement::Requeue => self.lot.release(id).await,
+                    Settlement::Ack | Settlement::Reject => self.lot.remove(id).await,
+                    Settlement::RequeueAfter(..) => unreachable!("a delivery of the spool is deferred there"),
+                };
+                settled.map_err(|error| chain(&error))
             }
-            .map_err(|error| chain(&error)),
+            Source::Failed(id) => {
+                let failed = self.failed.clone();
+                let dropped = off_thread(move || failed.drop_entries(Which::One(id))).await;
+                self.replaying().remove(&id);
+                dropped.map(drop).map_err(|error| chain(&error))
+            }
         };
         if let Err(error) = answered {
             debug!("not settled, it will come again: {error}");
@@ -698,4 +789,5 @@ enum Begun {
     Publishing(Vec<Pending>),
     Decided(Outcome),
     Working(BoxFuture<'static, Outcome>),
+    Waiting(BoxFuture<'static, ()>),
 }

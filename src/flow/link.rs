@@ -118,6 +118,7 @@ impl Link {
         match self.purpose {
             Purpose::Publish => "publish",
             Purpose::Consume => "consume",
+            Purpose::Follow => "follow",
         }
     }
 }

@@ -82,7 +82,11 @@ fn endpoint_rung(retry_after: Option<Duration>, age: Duration) -> Rung {
     };
     let asked = retry_after.unwrap_or_default();
     let by_request = RUNGS.into_iter().find(|rung| rung.wait >= asked).unwrap_or(RUNGS[2]);
-    if by_request.wait > by_age.wait { by_request } else { by_age }
+    if by_request.wait > by_age.wait {
+        by_request
+    } else {
+        by_age
+    }
 }
 
 /// The exchange that leads back to `queue`, and its binding. Asserted before the rungs, for a message that expires

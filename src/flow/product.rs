@@ -27,7 +27,7 @@ pub struct Product<'a> {
 impl Product<'_> {
     /// Writes the line.
     pub fn log(&self) {
-        let name = one_column(self.name);
+        let name = &*one_column(self.name);
         let latency_s = self.latency.as_secs_f64();
         match self.ignored {
             Some(ignored) => {

@@ -307,7 +307,10 @@ impl Returned {
         unit.metrics.count(Count::Unroutable);
         self.since_warning += 1;
         if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
-            warn!(count = self.since_warning, "published to nobody: no queue is bound for these keys");
+            warn!(
+                count = self.since_warning,
+                "published to nobody: no queue is bound for these keys"
+            );
             self.since_warning = 0;
             self.warned = Some(Instant::now());
         }

@@ -65,6 +65,16 @@ impl State {
         self.change(|s| s.ready = true);
     }
 
+    /// Forgets everything but that it was ready: a new configuration begins.
+    pub fn clear(&self) {
+        self.change(|s| {
+            *s = Snapshot {
+                ready: s.ready,
+                ..Snapshot::default()
+            }
+        });
+    }
+
     /// `part` cannot go on, for `reason`. Logged once per reason.
     pub fn pause(&self, part: &'static str, reason: impl Into<String>) {
         let reason = reason.into();

@@ -7,10 +7,18 @@ use rustix::io::Errno;
 
 use crate::message::Fault;
 
+pub mod atomic;
 pub mod db;
+pub mod dirsync;
+pub mod failed;
 pub mod inventory;
 pub mod parked;
+pub mod quarantine;
+pub mod seen;
+pub mod sweep;
 pub mod tree;
+
+pub use db::Durability;
 
 /// What the local disk refused, classified where it was born.
 #[derive(Debug, thiserror::Error)]
@@ -105,12 +113,12 @@ pub fn make_directory(path: &Path) -> Result<(), SpoolError> {
     Ok(())
 }
 
-/// Runs a store's blocking work off the async threads.
-pub async fn blocking<T: Send + 'static>(
+/// Runs blocking work off the async threads.
+pub async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SpoolError> + Send + 'static,
 ) -> Result<T, SpoolError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(err) => Err(SpoolError::own("a store's work was broken off", err)),
+        Err(err) => Err(SpoolError::own("work on the local disk broke off", err)),
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::db::{self, Durability, Schema};
-use super::{SpoolError, blocking};
+use super::{SpoolError, off_thread};
 use crate::message::Envelope;
 
 const SCHEMA: Schema = Schema {
@@ -48,7 +48,7 @@ impl Lot {
     /// Opens it. What was in hand when the last process ended is due at once.
     pub async fn open(path: &Path) -> Result<Self, SpoolError> {
         let path = path.to_owned();
-        blocking(move || {
+        off_thread(move || {
             let db = db::open(&path, &SCHEMA, Durability::Power)?;
             db.execute("UPDATE parked SET in_hand = 0, due_ms = 0 WHERE in_hand = 1", [])
                 .map_err(|err| db::classify(err, "cannot take up the parked deliveries"))?;
@@ -131,6 +131,15 @@ impl Lot {
         .map(drop)
     }
 
+    /// Puts a delivery in hand back, due at once.
+    pub async fn release(&self, id: i64) -> Result<(), SpoolError> {
+        self.with("cannot put a parked delivery back", move |db| {
+            db.execute("UPDATE parked SET in_hand = 0, due_ms = 0 WHERE id = ?1", [id])
+        })
+        .await
+        .map(drop)
+    }
+
     /// Its outputs are safe: forgets it.
     pub async fn remove(&self, id: i64) -> Result<(), SpoolError> {
         self.with("cannot settle a parked delivery", move |db| {
@@ -155,7 +164,7 @@ impl Lot {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, SpoolError> {
         let db = Arc::clone(&self.db);
-        blocking(move || {
+        off_thread(move || {
             let db = db.lock().unwrap_or_else(PoisonError::into_inner);
             work(&db).map_err(|err| db::classify(err, doing))
         })

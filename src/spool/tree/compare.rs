@@ -45,6 +45,7 @@ impl Scout {
         let rescan = self.options.rescan;
         self.next_rescan = (!rescan.is_zero()).then(|| std::time::Instant::now() + rescan);
         self.report_ready();
+        self.resume();
         let oldest = merge.oldest;
         if oldest.has_more {
             self.compared_to = oldest.last().cloned();

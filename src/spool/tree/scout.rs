@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::inotify::ReadFlags;
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{info, warn};
@@ -27,6 +27,8 @@ use crate::spool::inventory::{Baseline, Rows, Version};
 
 /// How often the root is looked for: the kernel does not tell that something was mounted over it.
 const ROOT_EVERY: Duration = Duration::from_secs(1);
+/// Before a root that vanished in the middle of a piece of work is looked for.
+const ROOT_PAUSE: Duration = Duration::from_millis(100);
 /// How often directories without a watch are read, at most.
 const POLL_EVERY: Duration = Duration::from_secs(2);
 /// Reading them takes at most this part of the time.
@@ -119,7 +121,10 @@ impl Scout {
             match self.turn(work) {
                 Ok(()) => backoff.reset(),
                 Err(Halt::Stopped) => return,
-                Err(Halt::RootLost) => self.compare_due = true,
+                Err(Halt::RootLost) => {
+                    self.compare_due = true;
+                    self.inbox.rest(ROOT_PAUSE);
+                }
                 Err(Halt::Store(err)) => {
                     self.pause(err.line());
                     self.compare_due = true;
@@ -157,7 +162,6 @@ impl Scout {
         self.compare_due |= self.next_rescan.is_some_and(|at| at <= now);
         if self.compare_due && self.waiting.has_room() {
             self.compare(root.as_fd())?;
-            self.report_ready();
         }
         self.resume();
         Ok(())
@@ -453,7 +457,7 @@ impl Scout {
         }
     }
 
-    fn resume(&mut self) {
+    pub(super) fn resume(&mut self) {
         if self.paused.take().is_some() {
             self.tell(Sight::Resumed);
         }

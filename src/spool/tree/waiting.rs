@@ -53,6 +53,12 @@ impl Waiting {
         }
     }
 
+    /// Whether the file waits already to stay as it is in this version.
+    pub(super) fn is_ripening(&self, path: &[u8], version: Version) -> bool {
+        let look = self.by_path.get(path).map(|(_, look)| *look);
+        look == Some(Look::Quiet(version)) || look == Some(Look::Still(version))
+    }
+
     /// When the next one's time comes.
     pub(super) fn next_time(&self) -> Option<Instant> {
         self.by_time.keys().next().map(|(at, _)| *at)

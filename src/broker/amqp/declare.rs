@@ -1,0 +1,308 @@
+//! Asserting exchanges, queues and bindings, and living with those that are there already.
+
+use std::future::Future;
+use std::time::Duration;
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ExchangeKind};
+
+use super::Link;
+use super::classify::{fault, reason, refused, reply_code};
+use super::convert::short;
+use crate::broker::BrokerError;
+use crate::message::{Binding, Exchange, Fault, Queue, Topology};
+
+const ACCESS_REFUSED: u16 = 403;
+const NOT_FOUND: u16 = 404;
+const PRECONDITION_FAILED: u16 = 406;
+
+/// Asserts everything, in order; the answer is the warnings.
+pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Vec<String>, BrokerError> {
+    let mut declarer = Declarer {
+        link,
+        channel: None,
+        warnings: Vec::new(),
+    };
+    // The default exchange is always there, and every queue is bound to it.
+    for exchange in topology.exchanges.iter().filter(|exchange| !exchange.name.is_empty()) {
+        declarer.exchange(exchange).await?;
+    }
+    for queue in &topology.queues {
+        declarer.queue(queue).await?;
+    }
+    for binding in topology.bindings.iter().filter(|binding| !binding.exchange.is_empty()) {
+        declarer.binding(binding).await?;
+    }
+    if let Some(channel) = declarer.channel.take() {
+        link.close(channel).await;
+    }
+    Ok(declarer.warnings)
+}
+
+/// Ready messages in a queue; `None` when there is no such queue.
+pub(super) async fn depth(link: &Link, queue: &str) -> Result<Option<u64>, BrokerError> {
+    let mut declarer = Declarer {
+        link,
+        channel: None,
+        warnings: Vec::new(),
+    };
+    let name = own_name(queue, "queue name")?;
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let ask = |channel: Channel| async move { channel.queue_declare(name, options, FieldTable::default()).await };
+    let answer = declarer.attempt("look at a queue", ask).await?;
+    if let Some(channel) = declarer.channel.take() {
+        link.close(channel).await;
+    }
+    match answer {
+        Ok(found) => Ok(Some(u64::from(found.message_count()))),
+        Err(error) if reply_code(&error) == Some(NOT_FOUND) && is_own(&error) => Ok(None),
+        Err(error) => Err(refused(
+            format!("cannot look at queue {queue} on {}", link.life.url),
+            &error,
+        )),
+    }
+}
+
+/// A refusal closes the channel; the next attempt opens another.
+struct Declarer<'a> {
+    link: &'a Link,
+    channel: Option<Channel>,
+    warnings: Vec<String>,
+}
+
+impl Declarer<'_> {
+    async fn exchange(&mut self, exchange: &Exchange) -> Result<(), BrokerError> {
+        let Err(refusal) = self.declare_exchange(exchange, false).await? else {
+            return Ok(());
+        };
+        let what = format!("exchange {}", exchange.name);
+        if !is_negotiable(&refusal) {
+            return Err(self.cannot_declare(&what, &refusal));
+        }
+        match self.declare_exchange(exchange, true).await? {
+            Ok(()) => self.warnings.push(exchange_warning(exchange, &reason(&refusal))),
+            Err(missing) => return Err(self.missing(&what, &refusal, &missing)),
+        }
+        Ok(())
+    }
+
+    async fn declare_exchange(&mut self, exchange: &Exchange, passive: bool) -> Result<lapin::Result<()>, BrokerError> {
+        let name = own_name(&exchange.name, "exchange name")?;
+        let kind = ExchangeKind::Custom(exchange.kind.name().to_owned());
+        let options = ExchangeDeclareOptions {
+            passive,
+            durable: exchange.durable,
+            auto_delete: exchange.auto_delete,
+            ..ExchangeDeclareOptions::default()
+        };
+        self.attempt("declare an exchange", |channel| async move {
+            channel
+                .exchange_declare(name, kind, options, FieldTable::default())
+                .await
+        })
+        .await
+    }
+
+    async fn queue(&mut self, queue: &Queue) -> Result<(), BrokerError> {
+        let Err(refusal) = self.declare_queue(queue, false).await? else {
+            return Ok(());
+        };
+        let what = format!("queue {}", queue.name);
+        if !is_negotiable(&refusal) {
+            return Err(self.cannot_declare(&what, &refusal));
+        }
+        match self.declare_queue(queue, true).await? {
+            Ok(_) => self
+                .warnings
+                .push(format!("{what} is used as it is: {}", reason(&refusal))),
+            Err(missing) => return Err(self.missing(&what, &refusal, &missing)),
+        }
+        Ok(())
+    }
+
+    async fn declare_queue(
+        &mut self,
+        queue: &Queue,
+        passive: bool,
+    ) -> Result<lapin::Result<lapin::Queue>, BrokerError> {
+        let name = own_name(&queue.name, "queue name")?;
+        let arguments = queue_arguments(queue);
+        let options = QueueDeclareOptions {
+            passive,
+            durable: queue.durable,
+            exclusive: queue.exclusive,
+            auto_delete: queue.auto_delete,
+            ..QueueDeclareOptions::default()
+        };
+        self.attempt("declare a queue", |channel| async move {
+            channel.queue_declare(name, options, arguments).await
+        })
+        .await
+    }
+
+    /// There is no passive form of a binding: where we may not bind, we trust that somebody has.
+    async fn binding(&mut self, binding: &Binding) -> Result<(), BrokerError> {
+        let queue = own_name(&binding.queue, "queue name")?;
+        let exchange = own_name(&binding.exchange, "exchange name")?;
+        let key = own_name(&binding.key, "binding key")?;
+        let ask = |channel: Channel| async move {
+            let options = QueueBindOptions::default();
+            channel
+                .queue_bind(queue, exchange, key, options, FieldTable::default())
+                .await
+        };
+        let Err(refusal) = self.attempt("bind a queue", ask).await? else {
+            return Ok(());
+        };
+        let what = format!(
+            "queue {} to exchange {} with key {}",
+            binding.queue, binding.exchange, binding.key
+        );
+        if reply_code(&refusal) == Some(ACCESS_REFUSED) {
+            let why = reason(&refusal);
+            self.warnings.push(format!(
+                "may not bind {what}: messages come only if somebody else has bound it ({why})"
+            ));
+            return Ok(());
+        }
+        Err(refused(
+            format!("cannot bind {what} on {}", self.link.life.url),
+            &refusal,
+        ))
+    }
+
+    /// One request on the open channel. The inner error is the broker's no, after which the channel is gone.
+    async fn attempt<T, F: Future<Output = lapin::Result<T>>>(
+        &mut self,
+        what: &str,
+        request: impl FnOnce(Channel) -> F,
+    ) -> Result<lapin::Result<T>, BrokerError> {
+        let channel = match self.channel.take() {
+            Some(channel) => channel,
+            None => self.link.channel().await?,
+        };
+        let answer = self.link.life.wait(what, request(channel.clone())).await?;
+        match &answer {
+            Ok(_) => self.channel = Some(channel),
+            Err(error) if reply_code(error).is_none() => {
+                let what = format!("cannot {what} on {}", self.link.life.url);
+                return Err(self.link.life.over().unwrap_or_else(|| refused(what, error)));
+            }
+            Err(_) => {}
+        }
+        Ok(answer)
+    }
+
+    fn cannot_declare(&self, what: &str, refusal: &lapin::Error) -> BrokerError {
+        refused(format!("cannot declare {what} on {}", self.link.life.url), refusal)
+    }
+
+    fn missing(&self, what: &str, refusal: &lapin::Error, missing: &lapin::Error) -> BrokerError {
+        let url = &self.link.life.url;
+        if reply_code(missing) != Some(NOT_FOUND) || !is_own(missing) {
+            return refused(format!("cannot look at {what} on {url}"), missing);
+        }
+        let advice = match reply_code(refusal) {
+            Some(ACCESS_REFUSED) => "may not be made by us: have it made, or get the permission to configure it",
+            _ => "cannot be made with the options of this configuration",
+        };
+        let what = format!("{what} is missing on {url} and {advice}");
+        refused(what, refusal).with_fault(Fault::Own)
+    }
+}
+
+impl BrokerError {
+    fn with_fault(mut self, fault: Fault) -> Self {
+        self.fault = fault;
+        self
+    }
+}
+
+/// It may be there already, made otherwise or by others.
+fn is_negotiable(refusal: &lapin::Error) -> bool {
+    matches!(reply_code(refusal), Some(PRECONDITION_FAILED | ACCESS_REFUSED))
+}
+
+fn is_own(error: &lapin::Error) -> bool {
+    super::classify::classify(error) == Fault::Own
+}
+
+/// A name from the configuration.
+fn own_name(name: &str, what: &str) -> Result<ShortString, BrokerError> {
+    short(name, what).map_err(|error| fault(Fault::Own, error.what))
+}
+
+fn exchange_warning(exchange: &Exchange, refusal: &str) -> String {
+    let name = &exchange.name;
+    if exchange.durable && refusal.contains("inequivalent arg 'durable'") {
+        return format!(
+            "exchange {name} is transient on the broker: a broker restart deletes it with its bindings, and messages \
+             published before the consumers have bound again are lost to them ({refusal})"
+        );
+    }
+    format!("exchange {name} is used as it is: {refusal}")
+}
+
+fn queue_arguments(queue: &Queue) -> FieldTable {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut arguments = FieldTable::default();
+    if let Some(expires) = queue.expires {
+        arguments.insert("x-expires".into(), milliseconds(expires));
+    }
+    if let Some(ttl) = queue.message_ttl {
+        arguments.insert("x-message-ttl".into(), milliseconds(ttl));
+    }
+    if let Some(exchange) = &queue.dead_letter_exchange {
+        arguments.insert("x-dead-letter-exchange".into(), text(exchange));
+    }
+    if let Some(role) = queue.role {
+        arguments.insert("x-px-role".into(), text(role));
+    }
+    arguments
+}
+
+/// RabbitMQ compares integers by value, whatever their width.
+fn milliseconds(duration: Duration) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_warning_of_a_transient_exchange_says_what_is_lost() {
+        let exchange = Exchange {
+            name: "xpublic".into(),
+            kind: crate::message::ExchangeKind::Topic,
+            durable: true,
+            auto_delete: false,
+        };
+        let transient = "406 PRECONDITION_FAILED - inequivalent arg 'durable' for exchange 'xpublic' in vhost '/': \
+                         received 'true' but current is 'false'";
+        assert!(exchange_warning(&exchange, transient).contains("restart deletes it"));
+        let other = "406 PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'xpublic' in vhost '/'";
+        assert!(exchange_warning(&exchange, other).contains("used as it is"));
+    }
+
+    #[test]
+    fn queue_arguments_are_those_asked_for() {
+        assert_eq!(queue_arguments(&Queue::default()), FieldTable::default());
+        let queue = Queue {
+            expires: Some(Duration::from_secs(3)),
+            role: Some("retry"),
+            ..Queue::default()
+        };
+        let arguments = queue_arguments(&queue);
+        assert_eq!(arguments.inner().get("x-expires"), Some(&AMQPValue::LongLongInt(3000)));
+        assert_eq!(
+            arguments.inner().get("x-px-role"),
+            Some(&AMQPValue::LongString("retry".into()))
+        );
+        assert_eq!(arguments.inner().len(), 2);
+    }
+}

@@ -1,0 +1,204 @@
+//! Publishing with confirms. Whatever kills a publishing channel ends the connection: what was in flight on it is
+//! unknown, and order would be lost if later messages went ahead on another.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation, PublisherConfirm};
+use tokio::sync::Mutex;
+
+use super::classify::fault;
+use super::convert::{short, to_properties};
+use super::life::Ending;
+use super::{Link, classify};
+use crate::broker::{BrokerError, Confirm, Confirmed, Returns};
+use crate::message::{Envelope, Fault};
+
+/// The two publishing channels, opened when first used. A lock is held while a message is queued, so that messages
+/// leave in the order of the calls; the library mixes up confirms when two tasks publish on one channel at once.
+pub(super) struct Publisher {
+    link: Arc<Link>,
+    pipelined: Mutex<Option<Channel>>,
+    /// The library hands a returned message to whatever publish is confirmed next. It is right only while there is
+    /// one, so the lock is held until the confirm.
+    alone: Arc<Mutex<Option<Channel>>>,
+}
+
+impl Publisher {
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Publisher {
+            link,
+            pipelined: Mutex::default(),
+            alone: Arc::default(),
+        }
+    }
+
+    pub(super) async fn publish(
+        &self,
+        exchange: &str,
+        envelope: &Envelope,
+        returns: Returns,
+    ) -> Result<Confirm, BrokerError> {
+        match returns {
+            Returns::Counted => {
+                let mut channel = self.pipelined.lock().await;
+                let pending = send(&self.link, &mut channel, exchange, envelope).await?;
+                let confirm = Sent::new(&self.link, exchange, envelope, pending);
+                Ok(Box::pin(confirm.answer()))
+            }
+            Returns::Known => {
+                let (link, alone) = (self.link.clone(), self.alone.clone());
+                let (exchange, envelope) = (exchange.to_owned(), envelope.clone());
+                // A task of its own: a caller that gives up must not leave an unanswered publish on the channel.
+                let task = tokio::spawn(async move { publish_alone(&link, &alone, &exchange, &envelope).await });
+                let broken_off = |error| fault(Fault::Endpoint, format!("publish broken off: {error}"));
+                let confirmed = task.await.map_err(broken_off)??;
+                Ok(Box::pin(std::future::ready(Ok(confirmed))))
+            }
+        }
+    }
+}
+
+async fn publish_alone(
+    link: &Arc<Link>,
+    channel: &Mutex<Option<Channel>>,
+    exchange: &str,
+    envelope: &Envelope,
+) -> Result<Confirmed, BrokerError> {
+    let mut channel = channel.lock().await;
+    let pending = send(link, &mut channel, exchange, envelope).await?;
+    Sent::new(link, exchange, envelope, pending).answer().await
+}
+
+/// Queues one message and returns when it has been written to the socket.
+async fn send(
+    link: &Link,
+    channel: &mut Option<Channel>,
+    exchange: &str,
+    envelope: &Envelope,
+) -> Result<PublisherConfirm, BrokerError> {
+    let properties = to_properties(envelope, link.connection.configuration().frame_max())?;
+    let key = short(&envelope.key, "routing key")?;
+    let exchange_name = short(exchange, "exchange name").map_err(|error| fault(Fault::Own, error.what))?;
+    if let Some(over) = link.life.over() {
+        return Err(over);
+    }
+    let channel = match channel {
+        Some(channel) => channel,
+        None => {
+            let opened = link.channel().await?;
+            link.life
+                .ask(
+                    "turn on confirms",
+                    opened.confirm_select(ConfirmSelectOptions::default()),
+                )
+                .await?;
+            channel.insert(opened)
+        }
+    };
+    let options = BasicPublishOptions {
+        mandatory: true,
+        immediate: false,
+    };
+    let publishing = channel.basic_publish(exchange_name, key, options, &envelope.body, properties);
+    match link.life.wait("publish", publishing).await? {
+        Ok(pending) => Ok(pending),
+        Err(error) => Err(ended(link, exchange, &envelope.key, envelope.body.len(), &error)),
+    }
+}
+
+/// A message that is on its way.
+struct Sent {
+    link: Arc<Link>,
+    exchange: String,
+    key: String,
+    bytes: usize,
+    pending: Awaited,
+}
+
+impl Sent {
+    fn new(link: &Arc<Link>, exchange: &str, envelope: &Envelope, pending: PublisherConfirm) -> Self {
+        Sent {
+            link: link.clone(),
+            exchange: exchange.to_owned(),
+            key: envelope.key.clone(),
+            bytes: envelope.body.len(),
+            pending: Awaited(Some(pending)),
+        }
+    }
+
+    async fn answer(mut self) -> Result<Confirmed, BrokerError> {
+        match self.link.life.wait("publish", &mut self.pending).await? {
+            Ok(Confirmation::Ack(None)) => Ok(Confirmed::Routed),
+            Ok(Confirmation::Ack(Some(_))) => Ok(Confirmed::Returned),
+            Ok(Confirmation::Nack(_)) => Err(fault(
+                Fault::Endpoint,
+                format!(
+                    "{} does not take {}: its queue is full, or the broker could not store it",
+                    self.url(),
+                    self.key
+                ),
+            )),
+            Ok(Confirmation::NotRequested) => unreachable!("every publishing channel is in confirm mode"),
+            Err(error) => Err(ended(&self.link, &self.exchange, &self.key, self.bytes, &error)),
+        }
+    }
+
+    fn url(&self) -> &str {
+        &self.link.life.url
+    }
+}
+
+/// The library remembers a confirm that is dropped unanswered, for ever: see it through.
+struct Awaited(Option<PublisherConfirm>);
+
+impl Future for Awaited {
+    type Output = lapin::Result<Confirmation>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(pending) = &mut self.0 else {
+            unreachable!("polled after it was answered");
+        };
+        let answer = Pin::new(pending).poll(context);
+        if answer.is_ready() {
+            self.0 = None;
+        }
+        answer
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if let (Some(pending), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            // The verdict is lost by the choice of the caller, who counts the publish as unknown.
+            runtime.spawn(async move { drop(pending.await) });
+        }
+    }
+}
+
+/// A publish that failed has ended its channel and, by that, this connection.
+fn ended(link: &Link, exchange: &str, key: &str, bytes: usize, error: &lapin::Error) -> BrokerError {
+    let what = format!("cannot publish {key} to exchange {exchange} on {}", link.life.url);
+    let mut own = Ending::of(what, error);
+    if is_too_large(error, bytes) {
+        own.fault = Fault::Message;
+    }
+    let everybody = Ending {
+        // The others on the channel are not to blame for one bad message.
+        fault: match own.fault {
+            Fault::Message => Fault::Endpoint,
+            other => other,
+        },
+        ..own.clone()
+    };
+    link.life.end(everybody);
+    own.into()
+}
+
+/// RabbitMQ: "406 PRECONDITION_FAILED - message size N is larger than configured max size M".
+fn is_too_large(error: &lapin::Error, bytes: usize) -> bool {
+    classify::reply_code(error) == Some(406) && classify::reason(error).contains(&format!("message size {bytes} is"))
+}

@@ -1,1 +1,0 @@
-//! A durable topic broker in one SQLite file.
