@@ -154,14 +154,22 @@ fn read_fetching(table: &mut Table) -> Option<transfer::Options> {
     };
     let roots = |text: &str| {
         let path = PathBuf::from(text);
-        if path.is_absolute() { Ok(path) } else { Err(String::new()) }
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err(String::new())
+        }
     };
     let policy = Policy {
         schemes: table
             .parsed_list("schemes", schemes, "a list of http, https, file")
             .unwrap_or(plain.policy.schemes),
         hosts: table
-            .parsed_list("hosts", |text| text.parse().map_err(|_| String::new()), "a list of host or host:port")
+            .parsed_list(
+                "hosts",
+                |text| text.parse().map_err(|_| String::new()),
+                "a list of host or host:port",
+            )
             .unwrap_or_default(),
         file_roots: table
             .parsed_list("file_roots", roots, "a list of absolute paths")
@@ -402,7 +410,9 @@ impl Worker {
     /// Nothing is fetched that would not be kept.
     async fn newer_here(&self, place: &Place) -> Result<Option<Stored>, Cause> {
         let (tree, path) = (place.tree.clone(), place.path.clone());
-        let there = off_thread(move || tree.mtime(&path.0)).await.map_err(|e| spool_cause(&e))?;
+        let there = off_thread(move || tree.mtime(&path.0))
+            .await
+            .map_err(|e| spool_cause(&e))?;
         Ok(there
             .filter(|there| *there > place.time)
             .map(|_| Stored::Placed(Placed::KeptNewer, 0)))
@@ -428,7 +438,11 @@ impl Worker {
 
     async fn set_aside(&self, candidate: &Announcement, draft: Draft, facts: &Facts, mismatch: &Mismatch) -> Cause {
         let what = format!("wrong bytes from {}: {mismatch}", candidate.fetch_url());
-        let (quarantine, path, note) = (self.quarantine.clone(), candidate.path.clone(), format!("{what}\n{facts:?}\n"));
+        let (quarantine, path, note) = (
+            self.quarantine.clone(),
+            candidate.path.clone(),
+            format!("{what}\n{facts:?}\n"),
+        );
         match off_thread(move || quarantine.keep(draft, &path, &note)).await {
             Ok(kept) => {
                 self.unit.metrics.count(Count::Quarantined);
@@ -449,11 +463,16 @@ impl Worker {
             if !Path::new(&root).is_dir() {
                 return Ok(None);
             }
-            Tree::open(&root, false, durability)?.sweep(begun, ENTRIES_MAX).map(Some)
+            Tree::open(&root, false, durability)?
+                .sweep(begun, ENTRIES_MAX)
+                .map(Some)
         })
         .await;
         if let Err(error) = swept {
-            warn!("temporary files of an earlier run were not looked for: {}", chain(&error));
+            warn!(
+                "temporary files of an earlier run were not looked for: {}",
+                chain(&error)
+            );
         }
     }
 }

@@ -192,7 +192,7 @@ impl Engine {
             || is_disconnected;
         let is_impatient = self.consumers.values().any(Consumer::is_impatient);
         let must_look = is_rung || is_poked || has_changed || is_impatient;
-        if !must_write && !(must_look && self.could_claim()?) {
+        if !(must_write || must_look && self.could_claim()?) {
             return Ok(Next::Wait);
         }
         let is_full_batch = batch.len() == BATCH_MAX;
