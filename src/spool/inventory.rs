@@ -7,23 +7,16 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row as SqlRow, params};
 use rustix::fs::Stat;
-use tokio::sync::watch;
 
 use super::SpoolError;
 use super::db::{self, Durability, Schema};
-use crate::backoff::Backoff;
 
-/// Rows in one commit.
-const BATCH_ROWS: usize = 256;
-/// How long the first row of a commit waits for company.
-const BATCH_WAIT: Duration = Duration::from_millis(5);
+mod recorder;
+
+pub use recorder::{Record, Recorder};
 
 const SCHEMA: Schema = Schema {
     name: "inventory",
@@ -130,7 +123,10 @@ impl Rows {
     pub fn get(&self, path: &[u8]) -> Result<Option<Row>, SpoolError> {
         let sql = "SELECT inode, mtime_ns, size, digest, recorded_at_ns FROM file WHERE tree = ?1 AND path = ?2";
         self.prepared(sql)
-            .and_then(|mut get| get.query_row(params![self.tree, path], |row| read_row(row, 0)).optional())
+            .and_then(|mut get| {
+                get.query_row(params![self.tree, path], |row| read_row(row, 0))
+                    .optional()
+            })
             .map_err(|err| self.refused(err))
     }
 
@@ -143,7 +139,7 @@ impl Rows {
             let rows = page.query_map(params![self.tree, after, limit as i64], |row| {
                 Ok((row.get(0)?, read_row(row, 1)?))
             })?;
-            rows.collect()
+            rows.collect::<Result<Vec<_>, rusqlite::Error>>()
         };
         read().map_err(|err| self.refused(err))
     }
@@ -158,7 +154,8 @@ impl Rows {
         let tree = self.tree;
         self.write(|db| {
             let mut put = db.prepare_cached(PUT)?;
-            rows.iter().try_for_each(|(path, row)| put_row(&mut put, tree, path, row))
+            rows.iter()
+                .try_for_each(|(path, row)| put_row(&mut put, tree, path, row))
         })
     }
 
@@ -218,7 +215,9 @@ impl Rows {
     pub fn root_inode(&self) -> Result<Option<u64>, SpoolError> {
         let inode: Result<Option<i64>, _> =
             self.db
-                .query_row("SELECT root_inode FROM tree WHERE id = ?1", [self.tree], |row| row.get(0));
+                .query_row("SELECT root_inode FROM tree WHERE id = ?1", [self.tree], |row| {
+                    row.get(0)
+                });
         inode
             .map(|inode| inode.map(|inode| inode as u64))
             .map_err(|err| self.refused(err))
@@ -292,107 +291,6 @@ fn put_row(put: &mut CachedStatement<'_>, tree: i64, path: &[u8], row: &Row) -> 
     .map(drop)
 }
 
-/// One announced file, on its way into the inventory.
-pub struct Record {
-    /// [`Rows::tree`].
-    pub tree: i64,
-    /// Path in the tree.
-    pub path: Arc<[u8]>,
-    /// What to write.
-    pub row: Row,
-    /// Dropped when the row is committed.
-    pub receipt: Box<dyn Send>,
-}
-
-/// Writes the rows of a unit's trees in batches, on a thread of its own.
-pub struct Recorder {
-    records: mpsc::Sender<Record>,
-    fault: watch::Receiver<Option<String>>,
-    thread: JoinHandle<()>,
-}
-
-impl Recorder {
-    /// Opens the inventory for writing.
-    pub fn open(inventory: &Path) -> Result<Self, SpoolError> {
-        let db = db::open(inventory, &SCHEMA, Durability::Crash)?;
-        let doing = format!("cannot write the inventory {}", inventory.display());
-        let (records, queue) = mpsc::channel();
-        let (fault_tx, fault) = watch::channel(None);
-        let thread = std::thread::Builder::new()
-            .name("inventory".into())
-            .spawn(move || write_batches(db, &queue, &fault_tx, &doing))
-            .map_err(|err| SpoolError::own("cannot start the inventory's thread", err))?;
-        Ok(Recorder { records, fault, thread })
-    }
-
-    /// Hands over one row; does not block. The caller bounds how many wait: their receipts tell.
-    pub fn record(&self, record: Record) {
-        // The thread ends only with the recorder, so nothing is refused here.
-        drop(self.records.send(record));
-    }
-
-    /// Why rows cannot be written, as long as they cannot.
-    pub fn fault(&self) -> watch::Receiver<Option<String>> {
-        self.fault.clone()
-    }
-
-    /// Writes what was handed over, and ends. Rows that cannot be written now are given up: their files will be
-    /// announced again. Blocks.
-    pub fn close(self) {
-        drop(self.records);
-        if self.thread.join().is_err() {
-            tracing::error!("the inventory's thread has died");
-        }
-    }
-}
-
-fn write_batches(
-    mut db: Connection,
-    queue: &mpsc::Receiver<Record>,
-    fault: &watch::Sender<Option<String>>,
-    doing: &str,
-) {
-    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
-    while let Ok(first) = queue.recv() {
-        let mut batch = vec![first];
-        let mut is_closed = gather(&mut batch, queue, BATCH_WAIT, BATCH_ROWS);
-        while let Err(err) = write_batch(&mut db, &batch, doing) {
-            fault.send_replace(Some(err.line()));
-            if is_closed {
-                return;
-            }
-            is_closed = gather(&mut batch, queue, backoff.next_wait(), usize::MAX);
-        }
-        backoff.reset();
-        fault.send_if_modified(|fault| fault.take().is_some());
-    }
-}
-
-/// Takes records until there are `rows_max`, the time is over or the queue is closed; whether it is closed.
-fn gather(batch: &mut Vec<Record>, queue: &mpsc::Receiver<Record>, wait: Duration, rows_max: usize) -> bool {
-    let deadline = Instant::now() + wait;
-    while batch.len() < rows_max {
-        match queue.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(record) => batch.push(record),
-            Err(RecvTimeoutError::Timeout) => return false,
-            Err(RecvTimeoutError::Disconnected) => return true,
-        }
-    }
-    false
-}
-
-fn write_batch(db: &mut Connection, batch: &[Record], doing: &str) -> Result<(), SpoolError> {
-    let refused = |err| db::classify(err, doing);
-    let tx = db::begin(db, doing)?;
-    {
-        let mut put = tx.prepare_cached(PUT).map_err(refused)?;
-        for record in batch {
-            put_row(&mut put, record.tree, &record.path, &record.row).map_err(refused)?;
-        }
-    }
-    tx.commit().map_err(refused)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -454,37 +352,5 @@ mod tests {
         assert_eq!(rows(&dir, "/t").baseline().unwrap(), Baseline::Done);
         rows(&dir, "/t").set_root_inode(9).unwrap();
         assert_eq!(rows(&dir, "/t").root_inode().unwrap(), Some(9));
-    }
-
-    #[test]
-    fn receipts_are_given_when_the_rows_are_there_and_closing_loses_none() {
-        struct Receipt(mpsc::Sender<bool>, PathBuf);
-        impl Drop for Receipt {
-            fn drop(&mut self) {
-                let tree = Rows::open(&self.1, Path::new("/t")).unwrap();
-                self.0.send(tree.get(b"a").unwrap().is_some()).unwrap();
-            }
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("inventory.db");
-        let tree = rows(&dir, "/t");
-        let recorder = Recorder::open(&file).unwrap();
-        let (sender, receipts) = mpsc::channel();
-        for n in 0..1000 {
-            let receipt: Box<dyn Send> = match n {
-                0 => Box::new(Receipt(sender.clone(), file.clone())),
-                _ => Box::new(()),
-            };
-            let path = if n == 0 { "a".to_string() } else { format!("f{n}") };
-            recorder.record(Record {
-                tree: tree.tree(),
-                path: path.into_bytes().into(),
-                row: row(n),
-                receipt,
-            });
-        }
-        assert!(receipts.recv().unwrap());
-        recorder.close();
-        assert_eq!(tree.page(None, 2000).unwrap().len(), 1000);
     }
 }

@@ -86,7 +86,9 @@ impl Reader {
         };
         let row = Row {
             version,
-            digest: is_young.then(|| digests.md5.clone().or(digests.sha512.clone())).flatten(),
+            digest: is_young
+                .then(|| digests.md5.clone().or(digests.sha512.clone()))
+                .flatten(),
             recorded_at_ns,
         };
         match &found.known {
@@ -148,7 +150,9 @@ fn read(
             Err(Errno::INTR) => continue,
             Err(err) => return Err(err),
         }
-        md5.iter_mut().chain(sha512.iter_mut()).for_each(|hasher| hasher.update(buffer));
+        md5.iter_mut()
+            .chain(sha512.iter_mut())
+            .for_each(|hasher| hasher.update(buffer));
     }
     let stat = rustix::fs::fstat(&file)?;
     if total != version.size || !root::is_regular(&stat) || Version::of(&stat) != version {
@@ -189,7 +193,10 @@ mod tests {
         let root = root::open(dir.path()).unwrap();
         let stat = root::regular_file(root.as_fd(), b"a").unwrap().unwrap();
         let version = Version::of(&stat);
-        let needs = Needs { md5: true, sha512: true };
+        let needs = Needs {
+            md5: true,
+            sha512: true,
+        };
         let read = |version| read(root.as_fd(), b"a", version, needs, &mut Vec::new()).unwrap();
         let digests = read(version).unwrap();
         assert_eq!(digests.md5.as_deref(), Some("900150983cd24fb0d6963f7d28e17f72"));

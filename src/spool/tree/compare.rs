@@ -8,8 +8,9 @@ use tracing::info;
 
 use super::capture::now_ns;
 use super::marker::{self, ctime_ns};
+use super::oldest::Oldest;
 use super::root::join;
-use super::scout::{Halt, Oldest, Scout};
+use super::scout::{Halt, Scout};
 use super::walk::{Scope, Step, Walk};
 use super::{CatchUp, Options};
 use crate::metrics::Count;
@@ -174,7 +175,11 @@ impl Merge {
             Step::Unread { path, .. } => {
                 let first = if path.is_empty() { path } else { join(&path, b"") };
                 self.rows_before(&first, rows)?;
-                while self.pages.take_if(rows, |row_path| row_path.starts_with(&first))?.is_some() {}
+                while self
+                    .pages
+                    .take_if(rows, |row_path| row_path.starts_with(&first))?
+                    .is_some()
+                {}
             }
         }
         Ok(())

@@ -33,15 +33,6 @@ pub(super) struct Again {
     pub(super) after: Option<Duration>,
 }
 
-/// Whether a file may go on its way.
-pub(super) enum TakeOff {
-    Flies(Flight),
-    /// It is on its way already, and will be looked at again when it has arrived.
-    FliesAlready,
-    /// Too many are on their way.
-    NoRoom,
-}
-
 /// What the scout has to do.
 #[derive(Debug, Default)]
 pub(super) struct Work {
@@ -133,19 +124,27 @@ impl Inbox {
         !inner.work.stop
     }
 
-    /// Sends a file on its way.
-    pub(super) fn take_off(self: &Arc<Self>, path: &[u8]) -> TakeOff {
-        let mut inner = self.lock();
-        if let Some(seen_again) = inner.flights.get_mut(path) {
-            *seen_again = true;
-            return TakeOff::FliesAlready;
+    /// Whether a file is on its way; then it will be looked at again when it has arrived. To be asked before the
+    /// inventory is: a file that arrives in between would be found neither here nor there.
+    pub(super) fn is_flying(&self, path: &[u8]) -> bool {
+        match self.lock().flights.get_mut(path) {
+            Some(seen_again) => {
+                *seen_again = true;
+                true
+            }
+            None => false,
         }
+    }
+
+    /// Sends a file on its way, unless too many are.
+    pub(super) fn take_off(self: &Arc<Self>, path: &[u8]) -> Option<Flight> {
+        let mut inner = self.lock();
         if inner.flights.len() >= FLIGHTS_MAX {
-            return TakeOff::NoRoom;
+            return None;
         }
         let path: Arc<[u8]> = path.into();
         inner.flights.insert(path.clone(), false);
-        TakeOff::Flies(Flight {
+        Some(Flight {
             inbox: self.clone(),
             path,
             again: None,
@@ -216,10 +215,7 @@ pub(super) fn drain(inotify: &OwnedFd, stop: &OwnedFd, inbox: &Inbox) {
     let mut buffer = Vec::with_capacity(BUFFER);
     let mut notices = Vec::new();
     loop {
-        let mut fds = [
-            PollFd::new(inotify, PollFlags::IN),
-            PollFd::new(stop, PollFlags::IN),
-        ];
+        let mut fds = [PollFd::new(inotify, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(err) => tracing::error!("cannot wait for the kernel's notices: {err}"),
@@ -290,24 +286,17 @@ mod tests {
         assert!(!work.overflowed && work.notices.len() == 1);
     }
 
-    fn flies(inbox: &Arc<Inbox>, path: &[u8]) -> Flight {
-        match inbox.take_off(path) {
-            TakeOff::Flies(flight) => flight,
-            TakeOff::FliesAlready | TakeOff::NoRoom => panic!("{path:?} does not fly"),
-        }
-    }
-
     #[test]
     fn a_file_on_its_way_is_looked_at_again_only_when_it_was_seen_again() {
         let inbox = Arc::new(Inbox::default());
-        let one = flies(&inbox, b"one");
-        let two = flies(&inbox, b"two");
-        assert!(matches!(inbox.take_off(b"two"), TakeOff::FliesAlready));
+        let one = inbox.take_off(b"one").unwrap();
+        let two = inbox.take_off(b"two").unwrap();
+        assert!(inbox.is_flying(b"two") && !inbox.is_flying(b"three"));
         drop((one, two));
         let again = inbox.wait(Instant::now()).again;
         assert_eq!(again.len(), 1);
         assert_eq!((&*again[0].path, again[0].after), (&b"two"[..], None));
-        let mut three = flies(&inbox, b"three");
+        let mut three = inbox.take_off(b"three").unwrap();
         three.look_again(Duration::from_secs(1));
         drop(three);
         assert_eq!(inbox.wait(Instant::now()).again[0].after, Some(Duration::from_secs(1)));
@@ -317,9 +306,9 @@ mod tests {
     fn when_too_many_fly_the_scout_waits_until_some_have_landed() {
         let inbox = Arc::new(Inbox::default());
         let mut flights: Vec<Flight> = (0..FLIGHTS_MAX)
-            .map(|n| flies(&inbox, n.to_string().as_bytes()))
+            .map(|n| inbox.take_off(n.to_string().as_bytes()).unwrap())
             .collect();
-        assert!(matches!(inbox.take_off(b"one more"), TakeOff::NoRoom));
+        assert!(inbox.take_off(b"one more").is_none());
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| inbox.wait_for_room());
             flights.truncate(10);

@@ -18,7 +18,7 @@ pub(super) enum Writers {
     /// The file is gone.
     Gone,
     /// Leases are refused here: not our file, or a file system without leases.
-    Unknown(Errno),
+    Unknown,
 }
 
 /// Takes a read lease and gives it back at once. A writer that opens the file in those microseconds is held up by the
@@ -30,16 +30,16 @@ pub(super) fn writers(root: BorrowedFd<'_>, path: &[u8]) -> Writers {
         Ok(file) => file,
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Writers::Gone,
         Err(Errno::AGAIN) => return Writers::Some,
-        Err(refused) => return Writers::Unknown(refused),
+        Err(_) => return Writers::Unknown,
     };
     match set_lease(file.as_fd(), libc::F_RDLCK) {
         Ok(()) => {}
         Err(Errno::AGAIN) => return Writers::Some,
-        Err(refused) => return Writers::Unknown(refused),
+        Err(_) => return Writers::Unknown,
     }
     match set_lease(file.as_fd(), libc::F_UNLCK) {
         Ok(()) => Writers::None,
-        Err(refused) => Writers::Unknown(refused),
+        Err(_) => Writers::Unknown,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The moment before a tree's first start, by the clock that stamps the tree's files.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,7 @@ pub(super) fn ctime_ns(stat: &Stat) -> i64 {
 mod tests {
     use super::*;
     use crate::spool::tree::root;
+    use std::os::fd::AsFd;
 
     #[test]
     fn files_are_told_apart_by_the_marker_and_it_leaves_no_trace() {

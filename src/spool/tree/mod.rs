@@ -20,9 +20,12 @@ use crate::spool::inventory::{Rows, Version};
 
 mod capture;
 mod compare;
+mod decide;
 mod inbox;
 mod lease;
 mod marker;
+mod oldest;
+mod presence;
 mod root;
 mod scout;
 mod waiting;

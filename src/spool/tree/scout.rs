@@ -1,29 +1,31 @@
 //! The thread that decides which files of a tree are to be announced: it reads the kernel's notices, scans what came,
 //! waits where a file is not ready, and asks the inventory what is known.
 
-use std::collections::{BinaryHeap, HashSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::AtFlags;
 use rustix::fs::inotify::ReadFlags;
-use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{info, warn};
 
 use super::capture::{YOUNG, is_young, now_ns};
-use super::inbox::{Inbox, Notice, TakeOff, Work};
-use super::lease::{self, Writers};
+use super::decide::{MADE_FIRST, Next, STILL, next_step};
+use super::inbox::{Inbox, Notice, Work};
+use super::lease;
+use super::oldest::Oldest;
 use super::root::{self, join, shown};
 use super::waiting::{Look, Waiting};
-use super::walk::{self, Scope, Step, Walk};
+use super::walk::{Scope, Step, Walk};
 use super::watches::Watches;
-use super::{CatchUp, Found, Options, Sight, marker};
+use super::{Found, Options, Sight};
 use crate::backoff::Backoff;
 use crate::metrics::{Count, Metrics};
 use crate::spool::SpoolError;
-use crate::spool::inventory::{Baseline, Rows, Version};
+use crate::spool::inventory::{Rows, Version};
 
 /// How often the root is looked for: the kernel does not tell that something was mounted over it.
 const ROOT_EVERY: Duration = Duration::from_secs(1);
@@ -33,15 +35,8 @@ const ROOT_PAUSE: Duration = Duration::from_millis(100);
 const POLL_EVERY: Duration = Duration::from_secs(2);
 /// Reading them takes at most this part of the time.
 const POLL_SHARE: u32 = 20;
-/// Where no lease can tell whether a writer holds a file, it must have stood still for so long at least.
-pub(super) const STILL: Duration = Duration::from_secs(2);
-/// A file that was made and not closed is looked at after so long, then ever more rarely.
-const MADE_FIRST: Duration = Duration::from_secs(1);
-const MADE_LAST: Duration = Duration::from_secs(60);
 /// A larger file is not read while its stamps are young: its row would have to keep a digest.
 const LARGE: u64 = 1 << 20;
-/// Files that a scan holds in memory to find the oldest; the others have to wait for the next one.
-const OLDEST_MAX: usize = 100_000;
 /// Found files that are handed over together.
 const FOUND_BATCH: usize = 64;
 
@@ -65,9 +60,9 @@ pub(super) struct Scout {
     pub(super) watches: Watches,
     pub(super) metrics: Arc<Metrics>,
     sights: UnboundedSender<Sight>,
-    waiting: Waiting,
+    pub(super) waiting: Waiting,
     /// Device and inode of the root that is watched.
-    root: Option<(u64, u64)>,
+    pub(super) root: Option<(u64, u64)>,
     paused: Option<String>,
     found: Vec<Found>,
     pub(super) compare_due: bool,
@@ -185,63 +180,12 @@ impl Scout {
             .fold(next, Instant::min)
     }
 
-    /// The root, if it is there. Another one than before is compared as a whole first.
-    fn open_root(&mut self) -> Result<Option<OwnedFd>, Halt> {
-        let opened = root::open(&self.options.path).and_then(|root| Ok((rustix::fs::fstat(&root)?, root)));
-        let reason = match opened {
-            Ok((stat, root)) if self.root == Some((stat.st_dev, stat.st_ino)) => return Ok(Some(root)),
-            Ok((stat, root)) => match self.judge_root(&stat)? {
-                None => {
-                    self.watches.drop_beneath(b"");
-                    self.waiting.clear();
-                    self.rows.set_root_inode(stat.st_ino)?;
-                    self.root = Some((stat.st_dev, stat.st_ino));
-                    self.compare_due = true;
-                    return Ok(Some(root));
-                }
-                Some(reason) => reason,
-            },
-            Err(err) => format!("cannot open the tree {}: {err}", self.options.path.display()),
-        };
-        self.root = None;
-        self.watches.drop_beneath(b"");
-        self.waiting.clear();
-        self.pause(reason);
-        if self.rows.baseline()? == Baseline::None && self.options.catch_up == CatchUp::Since {
-            self.rows.begin_baseline(marker::without_root())?;
-        }
-        self.report_ready();
-        Ok(None)
-    }
-
-    /// Why a directory at the root's place is not the root: the empty one that shows when nothing is mounted there.
-    fn judge_root(&self, stat: &Stat) -> Result<Option<String>, Halt> {
-        let is_another = self.rows.root_inode()?.is_some_and(|inode| inode != stat.st_ino);
-        if !is_another || self.rows.is_empty()? {
-            return Ok(None);
-        }
-        let path = self.options.path.display();
-        Ok(match walk::has_entries(&self.options.path) {
-            Ok(true) => None,
-            Ok(false) => Some(format!(
-                "{path} is empty and is not the directory it was: is its file system mounted?"
-            )),
-            Err(err) => Some(format!("cannot read the tree {path}: {err}")),
-        })
-    }
-
-    /// Whether the root is still where it was: what was not found in it is really gone.
-    pub(super) fn check_root(&self, root: BorrowedFd<'_>) -> Result<(), Halt> {
-        let here = rustix::fs::fstat(root).map_err(|_| Halt::RootLost)?;
-        let there = rustix::fs::stat(&self.options.path).map_err(|_| Halt::RootLost)?;
-        if here.st_nlink == 0 || (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) {
-            return Err(Halt::RootLost);
-        }
-        Ok(())
-    }
-
     pub(super) fn check_stop(&self) -> Result<(), Halt> {
-        if self.inbox.is_stopped() { Err(Halt::Stopped) } else { Ok(()) }
+        if self.inbox.is_stopped() {
+            Err(Halt::Stopped)
+        } else {
+            Ok(())
+        }
     }
 
     fn read_notices(&mut self, root: BorrowedFd<'_>, notices: &[Notice]) -> Result<(), Halt> {
@@ -282,7 +226,11 @@ impl Scout {
         let path = join(directory, &notice.name);
         if what.contains(ReadFlags::ISDIR) {
             // What is beneath a directory that was renamed is mapped to its old name: everything is watched anew.
-            let scope = if what.contains(ReadFlags::MOVED_TO) { Scope::All } else { Scope::New };
+            let scope = if what.contains(ReadFlags::MOVED_TO) {
+                Scope::All
+            } else {
+                Scope::New
+            };
             return self.scan(root, [path], scope);
         }
         if what.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO) {
@@ -308,7 +256,8 @@ impl Scout {
         let Some((path, inode)) = self.watches.place(wd).filter(|(path, _)| !path.is_empty()) else {
             return;
         };
-        let is_there = rustix::fs::statat(root, &*path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_ino == inode);
+        let is_there =
+            rustix::fs::statat(root, &*path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_ino == inode);
         if !is_there {
             self.watches.drop_beneath(&path);
         }
@@ -361,7 +310,7 @@ impl Scout {
 
     /// Looks at one file, and announces it, lets it wait or leaves it.
     fn look(&mut self, root: BorrowedFd<'_>, path: &[u8], look: Look) -> Result<(), Halt> {
-        if !self.options.masks.accepts(path) {
+        if !self.options.masks.accepts(path) || self.inbox.is_flying(path) {
             return Ok(());
         }
         let version = match root::regular_file(root, path) {
@@ -408,15 +357,12 @@ impl Scout {
     fn announce(&mut self, path: &[u8], version: Version, known: Option<String>) -> Result<(), Halt> {
         self.waiting.remove(path);
         let flight = loop {
-            match self.inbox.take_off(path) {
-                TakeOff::Flies(flight) => break flight,
-                TakeOff::FliesAlready => return Ok(()),
-                TakeOff::NoRoom => {
-                    self.hand_over();
-                    if !self.inbox.wait_for_room() {
-                        return Err(Halt::Stopped);
-                    }
-                }
+            if let Some(flight) = self.inbox.take_off(path) {
+                break flight;
+            }
+            self.hand_over();
+            if !self.inbox.wait_for_room() {
+                return Err(Halt::Stopped);
             }
         };
         self.found.push(Found {
@@ -433,7 +379,8 @@ impl Scout {
 
     fn hand_over(&mut self) {
         if !self.found.is_empty() {
-            self.tell(Sight::Found(std::mem::take(&mut self.found)));
+            let found = std::mem::take(&mut self.found);
+            self.tell(Sight::Found(found));
         }
     }
 
@@ -450,7 +397,7 @@ impl Scout {
         }
     }
 
-    fn pause(&mut self, reason: String) {
+    pub(super) fn pause(&mut self, reason: String) {
         if self.paused.as_ref() != Some(&reason) {
             self.paused = Some(reason.clone());
             self.tell(Sight::Paused(reason));
@@ -486,74 +433,5 @@ impl Scout {
                  files met by a scan are announced when they stood still for {still:?}"
             );
         }
-    }
-}
-
-/// What to do with a file.
-#[derive(Debug, PartialEq, Eq)]
-enum Next {
-    Announce,
-    Wait(Duration, Look),
-    /// Its own close will be told, or nothing needs to be done.
-    Leave,
-}
-
-/// Decides about a file that is there, in a version that is not known. `age` is that of its content.
-fn next_step(
-    look: Look,
-    version: Version,
-    age: Duration,
-    settle: Duration,
-    writers: impl FnOnce() -> Writers,
-) -> Next {
-    let still = settle.max(STILL);
-    match look {
-        Look::Closed if settle.is_zero() => Next::Announce,
-        Look::Closed => Next::Wait(settle, Look::Quiet(version)),
-        Look::Quiet(then) | Look::Still(then) if then == version => Next::Announce,
-        Look::Quiet(_) => Next::Wait(settle, Look::Quiet(version)),
-        Look::Still(_) => Next::Wait(still, Look::Still(version)),
-        Look::Met => match writers() {
-            Writers::None if age >= settle => Next::Announce,
-            Writers::None => Next::Wait(settle, Look::Quiet(version)),
-            Writers::Some | Writers::Gone => Next::Leave,
-            Writers::Unknown => Next::Wait(still, Look::Still(version)),
-        },
-        Look::Made(times) => match writers() {
-            Writers::None if age >= settle => Next::Announce,
-            Writers::None => Next::Wait(settle, Look::Quiet(version)),
-            Writers::Some => {
-                let pause = MADE_FIRST.saturating_mul(2u32.saturating_pow(times));
-                Next::Wait(pause.min(MADE_LAST), Look::Made(times + 1))
-            }
-            Writers::Gone | Writers::Unknown => Next::Leave,
-        },
-    }
-}
-
-/// The oldest files of a scan, as many as may be in memory.
-#[derive(Default)]
-pub(super) struct Oldest {
-    files: BinaryHeap<(i64, Vec<u8>)>,
-    /// There were more.
-    pub(super) has_more: bool,
-}
-
-impl Oldest {
-    pub(super) fn push(&mut self, mtime_ns: i64, path: Vec<u8>) {
-        self.files.push((mtime_ns, path));
-        if self.files.len() > OLDEST_MAX {
-            self.files.pop();
-            self.has_more = true;
-        }
-    }
-
-    /// The youngest of them.
-    pub(super) fn last(&self) -> Option<&(i64, Vec<u8>)> {
-        self.files.peek()
-    }
-
-    fn into_sorted(self) -> Vec<(i64, Vec<u8>)> {
-        self.files.into_sorted_vec()
     }
 }

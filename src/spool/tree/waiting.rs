@@ -24,11 +24,14 @@ pub(super) enum Look {
     Made(u32),
 }
 
+/// When a file's time comes; the number tells equal times apart.
+type Turn = (Instant, u64);
+
 /// The waiting files by time and by path.
 #[derive(Default)]
 pub(super) struct Waiting {
-    by_time: BTreeMap<(Instant, u64), Arc<[u8]>>,
-    by_path: HashMap<Arc<[u8]>, ((Instant, u64), Look)>,
+    by_time: BTreeMap<Turn, Arc<[u8]>>,
+    by_path: HashMap<Arc<[u8]>, (Turn, Look)>,
     number: u64,
 }
 

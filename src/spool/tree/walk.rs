@@ -37,7 +37,11 @@ pub(super) enum Step {
         is_new: bool,
     },
     /// A file or directory that is there and cannot be read now: nothing is known of it or what is beneath it.
-    Unread { path: Vec<u8>, is_directory: bool, cause: Errno },
+    Unread {
+        path: Vec<u8>,
+        is_directory: bool,
+        cause: Errno,
+    },
 }
 
 enum Kind {
@@ -262,14 +266,7 @@ mod tests {
         }
         std::os::unix::fs::symlink("z", dir.path().join("link")).unwrap();
         std::os::unix::fs::symlink("a", dir.path().join("dirlink")).unwrap();
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            dir.path().join("pipe"),
-            FileType::Fifo,
-            Mode::RUSR,
-            0,
-        )
-        .unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, dir.path().join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         assert_eq!(paths(dir.path(), ""), ["a.b", "a/b", "a/c/d", "a0", "z"]);
         assert_eq!(paths(dir.path(), "a"), ["a/b", "a/c/d"]);
         assert_eq!(paths(dir.path(), "dirlink"), Vec::<String>::new());

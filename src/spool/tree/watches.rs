@@ -149,8 +149,14 @@ impl Watches {
     pub(super) fn drop_beneath(&mut self, path: &[u8]) {
         let mut dropped: Vec<i32> = self.by_path.get(path).copied().into_iter().collect();
         let first = super::root::join(path, b"");
-        let beneath = self.by_path.range::<[u8], _>((Bound::Included(first.as_slice()), Bound::Unbounded));
-        dropped.extend(beneath.take_while(|(name, _)| name.starts_with(&first)).map(|(_, wd)| *wd));
+        let beneath = self
+            .by_path
+            .range::<[u8], _>((Bound::Included(first.as_slice()), Bound::Unbounded));
+        dropped.extend(
+            beneath
+                .take_while(|(name, _)| name.starts_with(&first))
+                .map(|(_, wd)| *wd),
+        );
         for wd in dropped {
             self.drop_watch(wd);
         }
@@ -201,7 +207,9 @@ mod tests {
 
     fn mapped(watches: &Watches) -> Vec<(String, i32)> {
         let mapped = watches.by_path.iter();
-        mapped.map(|(path, wd)| (String::from_utf8_lossy(path).into_owned(), *wd)).collect()
+        mapped
+            .map(|(path, wd)| (String::from_utf8_lossy(path).into_owned(), *wd))
+            .collect()
     }
 
     #[test]
