@@ -1,18 +1,15 @@
 //! `px listen`: what is announced, as it comes, on a queue of its own.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
-use super::plain;
-use crate::config::{Broker, BrokerUrl, Places, Site, UnitDir, UnitName, options};
-use crate::flow::{State, Unit, consume};
-use crate::message::{DecodeOptions, Decoded, Envelope, Exchange, ExchangeKind, Queue, decode, stamp};
-use crate::metrics::Metrics;
+use super::{broker, plain};
+use crate::config::{Broker, Places, options};
+use crate::flow::consume;
+use crate::message::{DecodeOptions, Decoded, Envelope, Exchange, Queue, decode, stamp};
 
 /// What to listen to.
 #[derive(Debug, Args)]
@@ -35,54 +32,15 @@ pub struct Arguments {
 
 /// Prints one line a message until it is interrupted or has seen enough.
 pub fn run(places: &Places, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let broker = find_broker(places, &arguments.broker)?;
-    let exchange = match (&arguments.exchange, &broker.exchange) {
-        (Some(name), Some(own)) if own.name == *name => own.clone(),
-        (Some(name), _) => Exchange {
-            name: name.clone(),
-            kind: ExchangeKind::Topic,
-            durable: true,
-            auto_delete: false,
-        },
-        (None, Some(own)) => own.clone(),
-        (None, None) => anyhow::bail!("broker {} names no exchange: say --exchange NAME", broker.name),
-    };
+    let broker = broker::find(places, &arguments.broker)?;
+    let exchange = broker::exchange(&broker, arguments.exchange.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(listen(places, broker, exchange, arguments))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn find_broker(places: &Places, text: &str) -> anyhow::Result<Broker> {
-    if !text.contains(':') {
-        let (site, errors) = Site::load(places);
-        return match site.broker(text) {
-            Some(broker) => Ok(broker.clone()),
-            None => {
-                let mut said: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                said.push(format!("{} has no broker {text:?}", places.site_file().display()));
-                anyhow::bail!("{}", said.join("\n"))
-            }
-        };
-    }
-    let url = BrokerUrl::parse(text, places).map_err(anyhow::Error::msg)?;
-    if text.split_once("://").is_some_and(|(_, rest)| {
-        let authority = rest.split('/').next().unwrap_or_default();
-        authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
-    }) {
-        anyhow::bail!("a password on a command line is everybody's: put it into secrets.toml and name the broker");
-    }
-    Ok(Broker::new("listen", url))
-}
-
 async fn listen(places: &Places, broker: Broker, exchange: Exchange, arguments: Arguments) -> anyhow::Result<()> {
-    let unit = Unit {
-        name: UnitName::new(UnitDir::Rx, "listen").map_err(anyhow::Error::msg)?,
-        places: places.clone(),
-        metrics: Arc::new(Metrics::default()),
-        state: State::default(),
-        stop: CancellationToken::new(),
-        abandon: CancellationToken::new(),
-    };
+    let unit = broker::passing_unit(places, "listen")?;
     let name = format!("px.listen.{:016x}", fastrand::u64(..));
     let queue = Queue {
         name: name.clone(),
@@ -120,26 +78,9 @@ async fn listen(places: &Places, broker: Broker, exchange: Exchange, arguments: 
     tokio::select! {
         () = consume::follow(&unit, broker, topology, name, show) => {}
         _ = tokio::signal::ctrl_c() => unit.stop.cancel(),
-        () = complain(&unit) => {}
+        () = broker::complain(&unit) => {}
     }
     Ok(())
-}
-
-/// Says on standard error why nothing comes.
-async fn complain(unit: &Unit) {
-    let mut changes = unit.state.subscribe();
-    let mut said = None;
-    while changes.changed().await.is_ok() {
-        let error = changes
-            .borrow_and_update()
-            .links
-            .values()
-            .find_map(|link| link.error.clone());
-        if error.is_some() && error != said {
-            eprintln!("px: {}; trying again", error.as_deref().unwrap_or_default());
-        }
-        said = error;
-    }
 }
 
 fn as_text(envelope: &Envelope) -> String {

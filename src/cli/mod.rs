@@ -9,10 +9,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::config::{Places, UnitName, find_unit, units};
 use crate::daemon::log::Rendering;
 
+mod broker;
 mod check;
 mod control;
 mod failed;
 mod listen;
+mod post;
 mod show;
 
 /// Refused or failed.
@@ -71,6 +73,8 @@ enum Command {
     /// What could not be done and was kept
     #[command(subcommand)]
     Failed(failed::Command),
+    /// Announce files by hand, as a watcher would
+    Post(post::Arguments),
     /// Print what is announced, as it comes, on a queue of its own
     Listen(listen::Arguments),
 }
@@ -155,6 +159,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Status { units, json } => show::status(places, &units.in_places(places)?, json),
         Command::Check { json } => check::check(places, json),
         Command::Failed(command) => failed::run(places, command),
+        Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),
     }
 }
