@@ -148,7 +148,8 @@ pub async fn connect(broker: &Broker, purpose: Purpose, name: &str) -> Result<Bo
     };
     match first.scheme {
         Scheme::Amqp | Scheme::Amqps => Ok(Box::new(amqp::connect(broker, purpose, name).await?)),
-        Scheme::Embedded | Scheme::Stomp | Scheme::StompTls | Scheme::Amqp10 | Scheme::Amqps10 => Err(BrokerError {
+        Scheme::Embedded => embedded::connect(first, purpose, name, broker.reply_timeout).await,
+        Scheme::Stomp | Scheme::StompTls | Scheme::Amqp10 | Scheme::Amqps10 => Err(BrokerError {
             fault: Fault::Own,
             what: format!(
                 "broker {}: this transport is not served by this version: {first}",
