@@ -545,8 +545,9 @@ async fn a_cancel_that_is_given_up_still_counts() {
     // One poll: it has closed the stream and perhaps sent the call.
     {
         let mut cancel = subscription.cancel();
-        let once = std::future::poll_fn(|context| Poll::Ready(cancel.as_mut().poll(context).is_pending()));
-        assert!(once.await);
+        let once = std::future::poll_fn(|context| Poll::Ready(cancel.as_mut().poll(context)));
+        // It may even be done.
+        let _: Poll<()> = once.await;
     }
     held.receipt.settle(Settlement::Ack).await.unwrap();
     wait_until("the other is back", || async {
