@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
 use crate::config::{Broker, Scheme};
-use crate::message::{Envelope, Fault, Topology};
+use crate::message::{Envelope, Fault, Headers, Topology};
 
 pub mod amqp;
 pub mod embedded;
@@ -57,7 +57,7 @@ pub enum Confirmed {
 pub type Confirm = BoxFuture<'static, Result<Confirmed, BrokerError>>;
 
 /// How a delivery is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Settlement {
     /// Done with; the broker forgets it.
     Ack,
@@ -65,8 +65,9 @@ pub enum Settlement {
     Reject,
     /// Back to the queue, to be delivered again soon, marked redelivered.
     Requeue,
-    /// Back to the queue after a delay. Needs [`Capabilities::delayed_redelivery`].
-    RequeueAfter(Duration),
+    /// Back to the queue after a delay, with these headers in place of its own. Needs
+    /// [`Capabilities::delayed_redelivery`].
+    RequeueAfter(Duration, Headers),
 }
 
 /// Why a connection is made: publishing and consuming never share one, for a blocked publisher must not hold back acks.
@@ -75,6 +76,8 @@ pub enum Settlement {
 pub enum Purpose {
     Publish,
     Consume,
+    /// Reading along on a private queue.
+    Follow,
 }
 
 /// One live connection to a broker. Every call may fail with an endpoint fault once it is broken; nothing hangs for

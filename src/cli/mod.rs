@@ -1,1 +1,185 @@
-//! What an operator types.
+//! What an operator types. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 not running.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::{Places, UnitName, find_unit, units};
+use crate::daemon::log::Rendering;
+
+mod broker;
+mod check;
+mod control;
+mod failed;
+mod listen;
+mod post;
+mod show;
+
+/// Refused or failed.
+pub const REFUSED: u8 = 1;
+/// The unit is not running.
+pub const NOT_RUNNING: u8 = 3;
+
+/// An AMQP file-notification bridge: watch, announce, dispatch and pull files.
+#[derive(Debug, Parser)]
+#[command(name = "px", version, about, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one unit in the foreground; its log goes to standard error
+    Run {
+        /// DIR/NAME, or NAME where it is unique
+        unit: String,
+        /// Text columns or one JSON object a line
+        #[arg(long, value_enum, default_value_t = LogForm::Text)]
+        log: LogForm,
+        /// The least important level that is written
+        #[arg(long, value_enum)]
+        level: Option<LogLevel>,
+        /// As `px start` runs it: log to the unit's file, say "ready" on standard output
+        #[arg(long, hide = true)]
+        detached: bool,
+    },
+    /// Start units in the background: those named, or all
+    Start(Units),
+    /// Stop units; what they have in hand is finished first
+    Stop(Units),
+    /// Stop and start units
+    Restart(Units),
+    /// Make running units read their configuration anew; a bad one is refused and the old one kept
+    Reload(Units),
+    /// Start again what was started and has died (for cron, each minute)
+    Revive(Units),
+    /// Show what units are doing
+    Status {
+        #[command(flatten)]
+        units: Units,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check all configuration files and print every error of every file
+    Check {
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// What could not be done and was kept
+    #[command(subcommand)]
+    Failed(failed::Command),
+    /// Announce files by hand, as a watcher would
+    Post(post::Arguments),
+    /// Print what is announced, as it comes, on a queue of its own
+    Listen(listen::Arguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct Units {
+    /// DIR/NAME, or NAME where it is unique; all units when none is named
+    #[arg(value_name = "UNIT")]
+    names: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogForm {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for tracing::Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => tracing::Level::ERROR,
+            LogLevel::Warn => tracing::Level::WARN,
+            LogLevel::Info => tracing::Level::INFO,
+            LogLevel::Debug => tracing::Level::DEBUG,
+            LogLevel::Trace => tracing::Level::TRACE,
+        }
+    }
+}
+
+/// Parses the arguments and does what they say.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // clap's text goes to the right stream; a closed stream changes nothing about the verdict.
+            drop(error.print());
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    match run(arguments.command, &Places::from_env()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("px: {error:#}");
+            ExitCode::from(REFUSED)
+        }
+    }
+}
+
+fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run {
+            unit,
+            log,
+            level,
+            detached,
+        } => {
+            let (name, file) = one_unit(places, &unit)?;
+            let options = crate::daemon::process::Options {
+                detached,
+                rendering: match log {
+                    LogForm::Text => Rendering::Text,
+                    LogForm::Json => Rendering::Json,
+                },
+                level: level.map(tracing::Level::from),
+            };
+            crate::daemon::process::run(places, name, file, &options)
+        }
+        Command::Start(chosen) => control::start(places, &chosen.in_places(places)?),
+        Command::Stop(chosen) => control::stop(places, &chosen.in_places(places)?, !chosen.names.is_empty()),
+        Command::Restart(chosen) => control::restart(places, &chosen.in_places(places)?),
+        Command::Reload(chosen) => control::reload(places, &chosen.in_places(places)?, !chosen.names.is_empty()),
+        Command::Revive(chosen) => control::revive(places, &chosen.in_places(places)?),
+        Command::Status { units, json } => show::status(places, &units.in_places(places)?, json),
+        Command::Check { json } => check::check(places, json),
+        Command::Failed(command) => failed::run(places, command),
+        Command::Post(arguments) => post::run(places, &arguments),
+        Command::Listen(arguments) => listen::run(places, arguments),
+    }
+}
+
+fn one_unit(places: &Places, text: &str) -> anyhow::Result<(UnitName, PathBuf)> {
+    find_unit(places, text).map_err(anyhow::Error::msg)
+}
+
+impl Units {
+    fn in_places(&self, places: &Places) -> anyhow::Result<Vec<(UnitName, PathBuf)>> {
+        if self.names.is_empty() {
+            return Ok(units(places).0);
+        }
+        self.names.iter().map(|name| one_unit(places, name)).collect()
+    }
+}
+
+/// Without control characters: a terminal is no place for what a wire brought.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}

@@ -1,10 +1,15 @@
 //! A broker as the site file names it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Secret;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::error::NOT_SERVED;
+use super::secrets::Secrets;
+use super::url::{self, Parsed, Variables};
+use super::{Places, Secret, Table, options};
 use crate::message::Exchange;
 
 /// The transports a URL can name.
@@ -18,6 +23,57 @@ pub enum Scheme {
     StompTls,
     Amqp10,
     Amqps10,
+}
+
+impl Scheme {
+    pub(super) const ALL: [Scheme; 7] = [
+        Scheme::Amqp,
+        Scheme::Amqps,
+        Scheme::Embedded,
+        Scheme::Stomp,
+        Scheme::StompTls,
+        Scheme::Amqp10,
+        Scheme::Amqps10,
+    ];
+
+    /// As in a URL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::Amqp => "amqp",
+            Scheme::Amqps => "amqps",
+            Scheme::Embedded => "embedded",
+            Scheme::Stomp => "stomp",
+            Scheme::StompTls => "stomp+ssl",
+            Scheme::Amqp10 => "amqp10",
+            Scheme::Amqps10 => "amqps10",
+        }
+    }
+
+    /// Whether this version speaks it. Units of a broker that it does not speak are refused when they start.
+    pub fn is_served(self) -> bool {
+        matches!(self, Scheme::Amqp | Scheme::Amqps | Scheme::Embedded)
+    }
+
+    pub(super) fn default_port(self) -> u16 {
+        match self {
+            Scheme::Amqp | Scheme::Amqp10 => 5672,
+            Scheme::Amqps | Scheme::Amqps10 => 5671,
+            Scheme::Stomp => 61613,
+            Scheme::StompTls => 61614,
+            Scheme::Embedded => 0,
+        }
+    }
+
+    /// The same protocol, with or without TLS.
+    fn is_akin(self, other: Scheme) -> bool {
+        let plain = |scheme| match scheme {
+            Scheme::Amqps => Scheme::Amqp,
+            Scheme::StompTls => Scheme::Stomp,
+            Scheme::Amqps10 => Scheme::Amqp10,
+            plain => plain,
+        };
+        plain(self) == plain(other)
+    }
 }
 
 /// One failover candidate. Prints without its password.
@@ -43,27 +99,59 @@ pub struct BrokerUrl {
     pub frame_max: u32,
 }
 
+impl BrokerUrl {
+    /// A URL from a command line: `${NAME}` is the environment's, a user without a password has an empty one. The
+    /// error never quotes the text.
+    pub fn parse(text: &str, places: &Places) -> Result<BrokerUrl, String> {
+        let parsed = url::parse(text, &places.spool, &url::environment);
+        parsed
+            .map(|parsed| parsed.url)
+            .map_err(|why| format!("{why}; accepted: {}", url::ACCEPTED))
+    }
+
+    pub(super) fn unset(scheme: Scheme) -> BrokerUrl {
+        BrokerUrl {
+            scheme,
+            user: String::new(),
+            password: Secret::default(),
+            host: String::new(),
+            port: 0,
+            vhost: "/".to_string(),
+            path: PathBuf::new(),
+            heartbeat_s: 30,
+            frame_max: 16384,
+        }
+    }
+}
+
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.scheme {
-            Scheme::Amqp => "amqp",
-            Scheme::Amqps => "amqps",
-            Scheme::Embedded => return write!(f, "embedded:{}", self.path.display()),
-            Scheme::Stomp => "stomp",
-            Scheme::StompTls => "stomp+ssl",
-            Scheme::Amqp10 => "amqp10",
-            Scheme::Amqps10 => "amqps10",
-        };
-        write!(f, "{scheme}://{}@{}:{}{}", self.user, self.host, self.port, self.vhost)
+        let scheme = self.scheme.name();
+        if self.scheme == Scheme::Embedded {
+            return write!(f, "{scheme}:{}", self.path.display());
+        }
+        let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+        write!(f, "{scheme}://{}@", self.user)?;
+        match self.host.contains(':') {
+            true => write!(f, "[{}]", self.host)?,
+            false => f.write_str(&self.host)?,
+        }
+        write!(f, ":{}/", self.port)?;
+        match self.vhost.as_str() {
+            "/" => Ok(()),
+            vhost => write!(f, "{}", encoded(vhost)),
+        }
     }
 }
 
 /// The management API of a broker, for the reaper and administration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Management {
+    /// `http` or `https`, without user information and without a final slash.
     pub url: String,
+    /// From `user`, or from the URL.
     pub user: String,
+    /// From the URL or the secrets; empty where there is none.
     pub password: Secret,
 }
 
@@ -86,4 +174,168 @@ pub struct Broker {
     pub connect_timeout: Duration,
     /// For a publish to be confirmed and for any other answer; default 30 s.
     pub reply_timeout: Duration,
+}
+
+/// What a name of a broker is made of.
+pub(super) const NAME: &str = "a name of at most 64 letters, digits, '_' and '-'";
+
+pub(super) fn is_name(name: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(legal)
+}
+
+/// What reading a broker needs to know of the rest of the site.
+pub(super) struct Surroundings<'a> {
+    pub spool: &'a Path,
+    pub variables: Variables<'a>,
+    pub secrets: &'a Secrets,
+}
+
+impl Broker {
+    /// A broker with one URL and every other option at its default.
+    pub fn new(name: &str, url: BrokerUrl) -> Broker {
+        Broker {
+            name: name.to_string(),
+            urls: vec![url],
+            random_order: true,
+            exchange: None,
+            management: None,
+            ca_file: None,
+            connect_timeout: Duration::from_secs(10),
+            reply_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Reads `[brokers.NAME]`.
+    pub(super) fn read(table: &mut Table, name: &str, around: &Surroundings) -> Option<Broker> {
+        let urls = urls(table, name, around);
+        let exchange = options::exchange_at(table, "exchange");
+        let management = table.within("management", |table| management(table, name, around));
+        let ca_file = table.parsed("ca_file", absolute, "an absolute path");
+        let order = table.choice("order", &[("random", true), ("given", false)]);
+        let connect_timeout = options::positive_duration(table, "connect_timeout");
+        let reply_timeout = options::positive_duration(table, "reply_timeout");
+        let urls = urls?;
+        let longest = urls.iter().filter_map(|parsed| parsed.connect_timeout).max();
+        if longest.is_some() && connect_timeout.is_some() {
+            table.refuse("connect_timeout", "a URL has connection_timeout already; say it once");
+        }
+        let mut urls = urls.into_iter().map(|parsed| parsed.url);
+        let plain = Broker::new(name, urls.next()?);
+        Some(Broker {
+            urls: plain.urls.into_iter().chain(urls).collect(),
+            random_order: order.unwrap_or(true),
+            exchange,
+            management,
+            ca_file,
+            connect_timeout: connect_timeout.or(longest).unwrap_or(plain.connect_timeout),
+            reply_timeout: reply_timeout.unwrap_or(plain.reply_timeout),
+            name: plain.name,
+        })
+    }
+}
+
+fn urls(table: &mut Table, name: &str, around: &Surroundings) -> Option<Vec<Parsed>> {
+    let parse = |text: &str| {
+        let mut parsed = url::parse(text, around.spool, around.variables)?;
+        if parsed.wants_password
+            && let Some(password) = around.secrets.find(name, &parsed.url.user)?
+        {
+            parsed.url.password = password;
+            parsed.wants_password = false;
+        }
+        Ok(parsed)
+    };
+    let urls = table.parsed_list("urls", parse, &format!("a list of {}", url::ACCEPTED));
+    if !table.has("urls") || urls.as_ref().is_some_and(Vec::is_empty) {
+        table.reject("urls", &format!("a list of {}", url::ACCEPTED));
+    }
+    let urls = urls?;
+    let first = urls.first()?.url.scheme;
+    if urls.iter().any(|parsed| !parsed.url.scheme.is_akin(first)) {
+        table.refuse("urls", "the candidates of one broker speak one protocol");
+    } else if first == Scheme::Embedded && urls.len() > 1 {
+        table.refuse("urls", "an embedded broker is one file");
+    }
+    if !first.is_served() {
+        table.warn("urls", NOT_SERVED);
+    }
+    let mut users: Vec<&str> = urls
+        .iter()
+        .filter(|p| p.wants_password)
+        .map(|p| p.url.user.as_str())
+        .collect();
+    users.dedup();
+    for user in users.into_iter().filter(|_| !around.secrets.refused()) {
+        table.warn(
+            "urls",
+            &format!("no password for {user}: secrets.toml (0600) has no [{name}] {user} = \"…\""),
+        );
+    }
+    Some(urls)
+}
+
+fn management(table: &mut Table, name: &str, around: &Surroundings) -> Option<Management> {
+    let url = table.parsed(
+        "url",
+        |text| management_url(text, around.variables),
+        "https://HOST:PORT",
+    );
+    if !table.has("url") {
+        table.reject("url", "https://HOST:PORT");
+    }
+    let user = table.string("user").filter(|user| !user.is_empty());
+    let mut management = url?;
+    match user {
+        Some(_) if !management.user.is_empty() => {
+            table.refuse("user", "the URL names a user already; say it once");
+            return None;
+        }
+        Some(user) => management.user = user,
+        None if management.user.is_empty() => {
+            table.reject("user", "the user of the management API");
+            return None;
+        }
+        None => {}
+    }
+    if management.password.expose().is_empty() {
+        match around.secrets.find(name, &management.user) {
+            Ok(password) => management.password = password.unwrap_or_default(),
+            Err(why) => table.refuse("user", &why),
+        }
+    }
+    Some(management)
+}
+
+fn management_url(text: &str, variables: Variables) -> Result<Management, String> {
+    // A variable stands for itself inside a URL, so a password in one needs no escaping: it is taken out first.
+    let text = url::whole(text, variables)?;
+    let (scheme, rest) = text.split_once("://").ok_or_else(String::new)?;
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (login, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    let address = format!(
+        "{scheme}://{}/{}",
+        url::expand(host, variables)?,
+        url::expand(path, variables)?
+    );
+    let parsed = ::url::Url::parse(&address).map_err(|_| String::new())?;
+    let plain = parsed.query().is_none() && parsed.fragment().is_none() && parsed.username().is_empty();
+    if !matches!(parsed.scheme(), "http" | "https") || !plain {
+        return Err(String::new());
+    }
+    Ok(Management {
+        url: parsed.as_str().trim_end_matches('/').to_string(),
+        user: url::decode(user, variables)?,
+        password: Secret::new(url::decode(password, variables)?),
+    })
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() && !text.contains('\0') {
+        Ok(path)
+    } else {
+        Err(String::new())
+    }
 }

@@ -1,7 +1,27 @@
-//! Text to tables with their places; sizes, times, secrets and paths. Components take options by key and collect errors.
+//! Text to tables with their places; sizes, times, secrets and paths. Components take options by key and collect
+//! errors.
 
 mod broker;
+mod check;
+mod error;
+mod file;
+pub mod options;
+mod places;
+pub mod quantity;
 mod secret;
+mod secrets;
+mod site;
+mod table;
+mod unit;
+mod url;
+mod value;
 
 pub use broker::{Broker, BrokerUrl, Management, Scheme};
+pub use check::{Report, check, is_served};
+pub use error::{ConfigError, Errors, NOT_SERVED};
+pub use file::load_unit;
+pub use places::Places;
 pub use secret::Secret;
+pub use site::{Log, Site};
+pub use table::{Item, Table};
+pub use unit::{UnitDir, UnitName, find_unit, units};

@@ -1,1 +1,6 @@
-//! Being a process.
+//! Being a process: one unit, one lock, one log, one status file, and the signals that end or reload it.
+
+pub mod lock;
+pub mod log;
+pub mod process;
+pub mod status;

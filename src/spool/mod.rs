@@ -1,1 +1,124 @@
 //! Everything durable on local disk.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::message::Fault;
+
+pub mod atomic;
+pub mod db;
+pub mod dirsync;
+pub mod failed;
+pub mod inventory;
+pub mod parked;
+pub mod quarantine;
+pub mod seen;
+pub mod sweep;
+pub mod tree;
+
+pub use db::Durability;
+
+/// What the local disk refused, classified where it was born.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct SpoolError {
+    /// Whose fault it is. Never the endpoint's: nothing here is remote.
+    pub fault: Fault,
+    /// What was being done, to what, and what the operator can do.
+    pub what: String,
+    /// A store has reached its limit and will not drop what it holds; an own fault.
+    pub store_full: bool,
+    /// The foreign error, if there is one.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl SpoolError {
+    /// This host's fault.
+    pub fn own(what: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        SpoolError {
+            fault: Fault::Own,
+            what: what.into(),
+            store_full: false,
+            source: Some(Box::new(source)),
+        }
+    }
+
+    /// This host's fault, found by px itself.
+    pub fn unusable(what: impl Into<String>) -> Self {
+        SpoolError {
+            fault: Fault::Own,
+            what: what.into(),
+            store_full: false,
+            source: None,
+        }
+    }
+
+    /// The message asks for something that must not or cannot be.
+    pub fn message(what: impl Into<String>) -> Self {
+        SpoolError {
+            fault: Fault::Message,
+            what: what.into(),
+            store_full: false,
+            source: None,
+        }
+    }
+
+    /// The error and its cause on one line.
+    pub fn line(&self) -> String {
+        match &self.source {
+            Some(cause) => format!("{}: {cause}", self.what),
+            None => self.what.clone(),
+        }
+    }
+
+    /// A store that never drops has no room left.
+    pub fn full(what: impl Into<String>) -> Self {
+        SpoolError {
+            fault: Fault::Own,
+            what: what.into(),
+            store_full: true,
+            source: None,
+        }
+    }
+}
+
+/// Makes a directory and its parents, safe from a power cut: the parent of each new one is synced.
+pub fn make_directory(path: &Path) -> Result<(), SpoolError> {
+    let mut missing: Vec<PathBuf> = Vec::new();
+    let mut at = path;
+    while !at.is_dir() {
+        missing.push(at.to_owned());
+        match at.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => at = parent,
+            _ => break,
+        }
+    }
+    for directory in missing.iter().rev() {
+        let refused = |err: Errno| SpoolError::own(format!("cannot make directory {}", directory.display()), err);
+        match rustix::fs::mkdir(directory, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(err) => return Err(refused(err)),
+        }
+        let parent = match directory.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(parent, flags, Mode::empty()).map_err(refused)?;
+        rustix::fs::fsync(&fd).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// Runs blocking work off the async threads.
+pub async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SpoolError> + Send + 'static,
+) -> Result<T, SpoolError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(err) => Err(SpoolError::own("work on the local disk broke off", err)),
+    }
+}

@@ -1,1 +1,317 @@
-//! Moving bytes.
+//! Moving bytes: what is announced is fetched, bounded, hashed while it passes, and handed over only with a verdict.
+//!
+//! [`Fetcher`] is one per unit. It knows what may be fetched ([`policy`]), lets a host rest that is unwell
+//! ([`limit`]), and never decides what happens to a failure: [`TransferError::fault`] says whose it is.
+
+use std::error::Error;
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::message::{Fault, Identity};
+use crate::spool::SpoolError;
+
+mod file;
+mod http;
+mod intake;
+pub mod limit;
+pub mod policy;
+
+pub use http::Credential;
+pub use intake::{Facts, Fetched, Mismatch};
+
+use intake::{Bounds, Expected};
+use limit::CoolDown;
+use policy::{Policy, Target};
+
+/// What kind of failure it was, beside whose fault it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// There is no such product any more (404, 410, no such file).
+    Gone,
+    /// The URL may not be fetched: scheme, host, root, user information, redirect.
+    NotAllowed,
+    /// The server refuses this URL for good (a 4xx of its own, no regular file).
+    Rejected,
+    /// Larger than this unit takes.
+    TooLarge,
+    /// The server wants other credentials for this part of its tree (401, 403).
+    Forbidden,
+    /// The server is busy or broken (429, 5xx).
+    Unavailable,
+    /// No connection: refused, no route, unknown name, TLS.
+    Unreachable,
+    /// Silence for longer than the time-out.
+    TimedOut,
+    /// The answer broke off or was no HTTP.
+    Broken,
+    /// Not tried: the host rests after a failure.
+    Resting,
+    /// This host: no descriptors, no CA certificates, the sink refused.
+    Local,
+}
+
+/// A fetch that did not happen, classified where it was born.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct TransferError {
+    /// Whose fault it is.
+    pub fault: Fault,
+    /// What kind.
+    pub kind: Kind,
+    /// What was being done, to what. Never holds a password.
+    pub what: String,
+    /// Not before this much time has passed.
+    pub retry_after: Option<Duration>,
+    /// The foreign error, if there is one.
+    #[source]
+    pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl TransferError {
+    pub(crate) fn new(fault: Fault, kind: Kind, what: impl Into<String>) -> Self {
+        TransferError {
+            fault,
+            kind,
+            what: what.into(),
+            retry_after: None,
+            source: None,
+        }
+    }
+
+    pub(crate) fn caused_by(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Box::new(source));
+        self
+    }
+}
+
+/// The sink could not be made: the fault is what the spool says.
+impl From<SpoolError> for TransferError {
+    fn from(err: SpoolError) -> Self {
+        let kind = match err.fault {
+            Fault::Message => Kind::Rejected,
+            Fault::Endpoint | Fault::Own => Kind::Local,
+        };
+        TransferError {
+            fault: err.fault,
+            kind,
+            what: err.what,
+            retry_after: None,
+            source: err.source,
+        }
+    }
+}
+
+/// How a unit fetches.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What may be fetched.
+    pub policy: Policy,
+    /// Who px is, by URL prefix.
+    pub credentials: Vec<Credential>,
+    /// PEM file of the CAs that sign the servers' certificates; the system's CAs when absent.
+    pub ca_file: Option<PathBuf>,
+    /// For name look-up, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// For silence, not for the whole transfer: a large file may take hours.
+    pub read_timeout: Duration,
+    /// Larger products are refused.
+    pub max_bytes: u64,
+    /// A host rests this long after its first failure, and twice as long after each more.
+    pub rest_first: Duration,
+    /// The longest rest, unless the host asks for more.
+    pub rest_longest: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            policy: Policy::default(),
+            credentials: Vec::new(),
+            ca_file: None,
+            connect_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(30),
+            max_bytes: 64 << 30,
+            rest_first: Duration::from_secs(1),
+            rest_longest: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What is to be fetched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// Absolute URL, the announced path escaped. Not trusted.
+    pub url: String,
+    /// Announced size in bytes; always checked.
+    pub size: Option<u64>,
+    /// Announced identity; checked only where it is a digest of the content.
+    pub identity: Option<Identity>,
+}
+
+/// Fetches for one unit. Clones share connections and rests.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    policy: Policy,
+    http: http::Http,
+    max_bytes: u64,
+    resting: Mutex<CoolDown>,
+}
+
+impl Fetcher {
+    /// Prepares; connects to nothing. Works on a host without CA certificates as long as no https URL comes.
+    pub fn new(options: Options) -> Result<Fetcher, TransferError> {
+        let resting = CoolDown::new(options.rest_first, options.rest_longest);
+        Ok(Fetcher {
+            shared: Arc::new(Shared {
+                http: http::Http::new(&options)?,
+                policy: options.policy,
+                max_bytes: options.max_bytes,
+                resting: Mutex::new(resting),
+            }),
+        })
+    }
+
+    /// Fetches into the sink that `open` makes: once there is something to write, off the async threads. `Ok` means
+    /// that all bytes the source had (or as many as are allowed) are in the sink; whether they are those announced is
+    /// in the answer. On an error, or when the future is dropped, the sink is dropped.
+    pub async fn fetch<W, F>(&self, wanted: &Wanted, open: F) -> Result<Fetched<W>, TransferError>
+    where
+        W: Write + Send + 'static,
+        F: FnOnce() -> Result<W, SpoolError> + Send + 'static,
+    {
+        let target = self.shared.policy.check(&wanted.url)?;
+        let max = self.shared.max_bytes;
+        if let Some(size) = wanted.size.filter(|size| *size > max) {
+            let what = format!("cannot fetch {target}: {size} bytes are announced, {max} are allowed");
+            return Err(TransferError::new(Fault::Message, Kind::TooLarge, what));
+        }
+        let places = target.places();
+        if let Some(left) = places
+            .iter()
+            .filter_map(|place| self.resting().left(place, Instant::now()))
+            .max()
+        {
+            let mut err = TransferError::new(Fault::Endpoint, Kind::Resting, format!("not trying {target}: it rests"));
+            err.retry_after = Some(left);
+            return Err(err);
+        }
+        let bounds = Bounds::new(wanted.size, max);
+        let expected = Expected::new(wanted);
+        let result = match &target {
+            Target::Http(url) => {
+                self.shared
+                    .http
+                    .fetch(url, &self.shared.policy, bounds, expected, open)
+                    .await
+            }
+            Target::File { root, path } => file::fetch(root.clone(), path.clone(), bounds, expected, open).await,
+        };
+        self.note(&places, &result);
+        result
+    }
+
+    /// How long the host of this URL still rests.
+    pub fn rests(&self, url: &str) -> Option<Duration> {
+        let target = self.shared.policy.check(url).ok()?;
+        target
+            .places()
+            .iter()
+            .filter_map(|place| self.resting().left(place, Instant::now()))
+            .max()
+    }
+
+    /// The places are the host and the directory on it; a refusal of rights concerns the directory only.
+    fn note<W>(&self, places: &[String; 2], result: &Result<Fetched<W>, TransferError>) {
+        let now = Instant::now();
+        let mut resting = self.resting();
+        match result {
+            Ok(_) => places.iter().for_each(|place| resting.note_success(place)),
+            Err(err) if err.fault == Fault::Endpoint => {
+                let [host, directory] = places;
+                let place = if err.kind == Kind::Forbidden { directory } else { host };
+                resting.note_fault(place, err.retry_after, now);
+            }
+            // A 404 is an answer: the host is well.
+            Err(err) if err.fault == Fault::Message => resting.note_success(&places[0]),
+            Err(_) => {}
+        }
+    }
+
+    /// The map is whole after every call, so a panic elsewhere does not spoil it.
+    fn resting(&self) -> MutexGuard<'_, CoolDown> {
+        self.shared.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a second fetch shows that the product was replaced after it was announced: the source says it is newer, or
+/// it changed between the two fetches.
+pub fn is_superseded(first: &Facts, second: &Facts, announced: Timestamp) -> bool {
+    let is_newer = second.last_modified.is_some_and(|modified| modified > announced);
+    let has_changed = matches!((&first.etag, &second.etag), (Some(a), Some(b)) if a != b);
+    is_newer || has_changed
+}
+
+/// Text of unknown length for an error message.
+fn shorten(text: &str) -> impl fmt::Display + '_ {
+    const CHARS: usize = 300;
+    let is_long = text.chars().nth(CHARS).is_some();
+    let end = text.char_indices().nth(CHARS).map_or(text.len(), |(at, _)| at);
+    format!("{}{}", &text[..end], if is_long { "…" } else { "" })
+}
+
+/// Runs blocking work off the async threads.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TransferError> + Send + 'static,
+) -> Result<T, TransferError> {
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
+async fn joined<T>(work: tokio::task::JoinHandle<Result<T, TransferError>>) -> Result<T, TransferError> {
+    match work.await {
+        Ok(result) => result,
+        Err(err) => Err(TransferError::new(Fault::Own, Kind::Local, "writing broke off").caused_by(err)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_is_newer_or_changes_has_superseded_the_announcement() {
+        let facts = |modified: Option<&str>, etag: Option<&str>| Facts {
+            size: 1,
+            last_modified: modified.map(|text| text.parse().unwrap()),
+            etag: etag.map(str::to_owned),
+        };
+        let announced = "2026-11-21T12:00:00.5Z".parse().unwrap();
+        let none = facts(None, None);
+        assert!(!is_superseded(&none, &none, announced));
+        assert!(is_superseded(
+            &none,
+            &facts(Some("2026-11-21T12:00:01Z"), None),
+            announced
+        ));
+        assert!(!is_superseded(
+            &none,
+            &facts(Some("2026-11-21T12:00:00Z"), None),
+            announced
+        ));
+        assert!(is_superseded(
+            &facts(None, Some("a")),
+            &facts(None, Some("b")),
+            announced
+        ));
+        assert!(!is_superseded(&none, &facts(None, Some("b")), announced));
+    }
+}

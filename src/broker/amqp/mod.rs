@@ -33,7 +33,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) async fn connect(broker: &Broker, purpose: Purpose, name: &str) -> Result<Amqp, BrokerError> {
     let shown_name = match purpose {
         Purpose::Publish => format!("{name} (publish)"),
-        Purpose::Consume => format!("{name} (consume)"),
+        Purpose::Consume | Purpose::Follow => format!("{name} (consume)"),
     };
     let mut candidates: Vec<&BrokerUrl> = broker.urls.iter().collect();
     if broker.random_order {

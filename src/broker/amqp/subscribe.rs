@@ -108,6 +108,9 @@ impl Deliveries {
 #[async_trait]
 impl Subscription for Deliveries {
     async fn next(&mut self) -> Result<Received, BrokerError> {
+        if self.is_cancelled {
+            return Err(self.gone());
+        }
         loop {
             let next = tokio::select! {
                 biased;
@@ -176,7 +179,7 @@ impl Receipt for DeliveryReceipt {
                 let options = BasicRejectOptions { requeue: true };
                 life.ask("requeue", channel.basic_reject(tag, options)).await
             }
-            Settlement::RequeueAfter(_) => Err(fault(
+            Settlement::RequeueAfter(..) => Err(fault(
                 Fault::Own,
                 "AMQP 0-9-1 cannot requeue after a delay; park through queues with a time to live",
             )),

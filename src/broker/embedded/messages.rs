@@ -8,6 +8,7 @@ use super::routes::{QueueRow, Routes};
 use super::schema::{CLAIMED, DELAYED, READY};
 use super::topology::Answered;
 use crate::broker::{Confirmed, Settlement};
+use crate::message::{Envelope, Headers};
 
 /// Due and expired messages moved in one transaction, so that it stays short.
 const MOVED_MAX: i64 = 1000;
@@ -185,15 +186,47 @@ pub(super) fn settle(
             remove(db, message, content)?;
         }
         Settlement::Requeue => filled.extend(put_back(db, message, consumer)?),
-        Settlement::RequeueAfter(delay) => {
+        Settlement::RequeueAfter(delay, headers) => {
+            let content = with_headers(db, content, headers)?;
             let due_ms = now_ms.saturating_add(super::millis(delay));
             db.prepare_cached(
-                "UPDATE messages SET state = ?2, consumer = NULL, redelivered = 1, due_ms = ?3 WHERE id = ?1",
+                "UPDATE messages SET state = ?2, consumer = NULL, redelivered = 1, due_ms = ?3, content = ?4
+                     WHERE id = ?1",
             )?
-            .execute(params![message, DELAYED, due_ms])?;
+            .execute(params![message, DELAYED, due_ms, content])?;
         }
     }
     Ok(Ok(()))
+}
+
+/// The content with other headers: itself, or a copy where other queues hold it too. Headers that cannot be packed
+/// stay as they were.
+fn with_headers(db: &Connection, content: i64, headers: Headers) -> rusqlite::Result<i64> {
+    let (key, properties): (String, Vec<u8>) = db
+        .prepare_cached("SELECT key, properties FROM contents WHERE id = ?1")?
+        .query_row([content], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let plain = Content {
+        key,
+        properties,
+        body: Vec::new(),
+    };
+    let changed = plain
+        .unpack()
+        .and_then(|envelope| Content::pack(&Envelope { headers, ..envelope }).ok());
+    let Some(changed) = changed else {
+        return Ok(content);
+    };
+    let holders: i64 = db
+        .prepare_cached("SELECT count(*) FROM messages WHERE content = ?1")?
+        .query_row([content], |row| row.get(0))?;
+    if holders == 1 {
+        db.prepare_cached("UPDATE contents SET properties = ?2 WHERE id = ?1")?
+            .execute(params![content, changed.properties])?;
+        return Ok(content);
+    }
+    db.prepare_cached("INSERT INTO contents (key, properties, body) SELECT key, ?2, body FROM contents WHERE id = ?1")?
+        .execute(params![content, changed.properties])?;
+    Ok(db.last_insert_rowid())
 }
 
 /// Gives one claimed message back, in its old place. Gives the queue, unless the claim was gone.

@@ -71,7 +71,7 @@ pub async fn connect(
     });
     let label = match purpose {
         Purpose::Publish => format!("{name} publishes"),
-        Purpose::Consume => format!("{name} consumes"),
+        Purpose::Consume | Purpose::Follow => format!("{name} consumes"),
     };
     let path = url.path.clone();
     let open = move || Engine::open(&path, &label, &place, bell, requests, reply_timeout).map_err(|why| why.at(&place));

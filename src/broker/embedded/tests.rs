@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::connect;
 use crate::broker::{Confirmed, Connection, Purpose, Received, Returns, Settlement, Subscription};
 use crate::config::{BrokerUrl, Scheme, Secret};
-use crate::message::{Binding, Envelope, Exchange, ExchangeKind, Fault, Queue, Topology};
+use crate::message::{Binding, Envelope, Exchange, ExchangeKind, Fault, Headers, Queue, Topology};
 
 /// For what must happen.
 const SOON: Duration = Duration::from_secs(20);
@@ -235,7 +235,7 @@ async fn a_delayed_delivery_waits_and_does_not_hold_the_others() {
     let mut subscription = broker.subscribe("q", 1).await.unwrap();
     let delay = Duration::from_millis(700);
     let start = std::time::Instant::now();
-    let later = Settlement::RequeueAfter(delay);
+    let later = Settlement::RequeueAfter(delay, Headers::new());
     assert_eq!(next_body(&mut subscription, later).await, ("1".into(), false));
     assert_eq!(next_body(&mut subscription, Settlement::Ack).await, ("2".into(), false));
     assert_eq!(broker.depth("q").await.unwrap(), Some(0));

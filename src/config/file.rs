@@ -1,0 +1,179 @@
+//! Reading a configuration file, with one clear error for what is none.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use super::{ConfigError, Errors, Table};
+
+/// Far above any real site, far below what hurts.
+const LARGEST: u64 = 1 << 20;
+
+/// A unit's file as a table. Syntax errors are in the table's findings; `Err` is for a file that cannot be read at all.
+pub fn load_unit(path: &Path) -> Result<Table, Vec<ConfigError>> {
+    let errors = Errors::default();
+    load(path, &errors).ok_or_else(|| errors.take())
+}
+
+/// The file as a table; where it cannot be read, `None` and one error.
+pub(super) fn load(path: &Path, errors: &Errors) -> Option<Table> {
+    let text = open(path).and_then(|file| read(file, LARGEST));
+    table(path, text, errors)
+}
+
+/// Like [`load`], for a file of secrets: refused when anyone but its owner can read it, and it never shows a value.
+/// A file that does not exist is not an error.
+pub(super) fn load_secrets(path: &Path, errors: &Errors) -> Option<Table> {
+    let text = match open(path) {
+        Err((_, why)) if why == MISSING => return None,
+        Err(why) => Err(why),
+        Ok(file) => private(&file).and_then(|()| read(file, LARGEST)),
+    };
+    table(path, text, errors).map(Table::keep_secret)
+}
+
+/// The text of one credential, without its final line end. `None` where there is no such file.
+pub(super) fn credential(path: &Path) -> Result<Option<String>, String> {
+    let told = |(_, why): Fault| format!("{}: {why}", path.display());
+    let text = match open(path) {
+        Err((_, why)) if why == MISSING => return Ok(None),
+        Err(fault) => return Err(told(fault)),
+        Ok(file) => read(file, 4096).map_err(told)?,
+    };
+    Ok(Some(text.trim_end_matches(['\n', '\r']).to_string()))
+}
+
+/// A line (0 for the whole file) and what is wrong.
+type Fault = (usize, String);
+
+const MISSING: &str = "no such file";
+
+fn table(path: &Path, text: Result<String, Fault>, errors: &Errors) -> Option<Table> {
+    match text {
+        Ok(text) => Some(Table::parse(path, &text, errors)),
+        Err((line, why)) => {
+            errors.push(ConfigError {
+                file: path.to_path_buf(),
+                line,
+                key: String::new(),
+                value: String::new(),
+                accepted: why,
+                warning: false,
+            });
+            None
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, Fault> {
+    // NONBLOCK: opening a fifo must not wait for its writer.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags as i32).open(path);
+    file.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => (0, MISSING.to_string()),
+        _ => (0, format!("cannot read: {error}")),
+    })
+}
+
+fn private(file: &File) -> Result<(), Fault> {
+    let mode = file
+        .metadata()
+        .map_err(|error| (0, format!("cannot read: {error}")))?
+        .mode();
+    if mode & 0o077 != 0 {
+        let why = format!(
+            "others can get at these passwords (mode {:04o}); run chmod 0600 on it",
+            mode & 0o7777
+        );
+        return Err((0, why));
+    }
+    Ok(())
+}
+
+fn read(file: File, largest: u64) -> Result<String, Fault> {
+    let unreadable = |error: std::io::Error| (0, format!("cannot read: {error}"));
+    let kind = file.metadata().map_err(unreadable)?.file_type();
+    if kind.is_dir() {
+        return Err((0, "a directory, not a file".to_string()));
+    }
+    if !kind.is_file() {
+        return Err((0, "not a regular file".to_string()));
+    }
+    let mut bytes = Vec::new();
+    file.take(largest + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > largest {
+        return Err((0, format!("larger than {largest} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + good.iter().filter(|b| **b == b'\n').count();
+        (line, "not UTF-8".to_string())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn refusal(path: &Path) -> String {
+        load_unit(path)
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn what_is_no_configuration_file_is_one_clear_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.toml");
+        let name = path.display();
+        assert_eq!(refusal(&path), format!("{name}: no such file"));
+        std::fs::write(&path, b"a = 1\nb = \"\xff\"\n").unwrap();
+        assert_eq!(refusal(&path), format!("{name}:2: not UTF-8"));
+        std::fs::write(&path, "#".repeat(10 << 20)).unwrap();
+        assert_eq!(refusal(&path), format!("{name}: larger than 1048576 bytes"));
+        assert_eq!(
+            refusal(dir.path()),
+            format!("{}: a directory, not a file", dir.path().display())
+        );
+        assert_eq!(refusal(Path::new("/dev/null")), "/dev/null: not a regular file");
+        let fifo = dir.path().join("fifo.toml");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert_eq!(refusal(&fifo), format!("{}: not a regular file", fifo.display()));
+    }
+
+    #[test]
+    fn secrets_that_others_can_read_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secrets.toml");
+        let errors = Errors::default();
+        assert!(load_secrets(&path, &errors).is_none() && !errors.refused());
+        std::fs::write(&path, "[b]\nu = \"p\"\n").unwrap();
+        for (mode, accepted) in [
+            (0o600, true),
+            (0o400, true),
+            (0o640, false),
+            (0o604, false),
+            (0o620, false),
+        ] {
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(
+                load_secrets(&path, &errors).map(Table::finish).is_some(),
+                accepted,
+                "{mode:o}"
+            );
+            let refused = errors
+                .take()
+                .iter()
+                .filter(|error| error.accepted.contains("chmod 0600"))
+                .count();
+            assert_eq!(refused, usize::from(!accepted), "{mode:o}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Options that several components share, each read in one way.
+
+use std::time::Duration;
+
+use super::{Broker, Item, Site, Table, quantity};
+
+use crate::message::{Binding, Exchange, ExchangeKind, Masks, Queue, Topology, Verdict};
+
+const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
+const KEY: &str = "a key or pattern of at most 255 bytes";
+/// Leaves room for what px appends to name the queues it makes for itself.
+const QUEUE: &str = "a name of at most 200 bytes that does not start with amq.";
+
+/// `broker = "NAME"`, which must be one of px.toml's. Nothing is said where px.toml has it but with faults.
+pub fn broker(table: &mut Table, site: &Site) -> Option<Broker> {
+    let name = table.required_string("broker")?;
+    let found = site.broker(&name).cloned();
+    if found.is_none() && !site.has_faulty_broker(&name) {
+        table.refuse(
+            "broker",
+            &match site.broker_names().collect::<Vec<_>>()[..] {
+                [] => "px.toml has no brokers".to_string(),
+                ref names => format!("px.toml has no such broker; accepted: {}", names.join(", ")),
+            },
+        );
+    }
+    found
+}
+
+/// The unit's own `exchange`, or else its broker's. The name of the broker's exchange alone is that exchange with all
+/// its options.
+pub fn exchange(table: &mut Table, broker: &Broker) -> Option<Exchange> {
+    table.know("exchange");
+    if !table.has("exchange") {
+        if broker.exchange.is_none() {
+            table.reject("exchange", &format!("{EXCHANGE}; the broker names none either"));
+        }
+        return broker.exchange.clone();
+    }
+    let (own, is_bare) = read_exchange(table, "exchange")?;
+    let theirs = broker
+        .exchange
+        .as_ref()
+        .filter(|theirs| is_bare && theirs.name == own.name);
+    Some(theirs.cloned().unwrap_or(own))
+}
+
+/// An exchange by name or spelled out, under any key. Topic and durable unless it says otherwise.
+pub fn exchange_at(table: &mut Table, key: &str) -> Option<Exchange> {
+    read_exchange(table, key).map(|(exchange, _)| exchange)
+}
+
+/// The exchange, and whether it is a name alone.
+fn read_exchange(table: &mut Table, key: &str) -> Option<(Exchange, bool)> {
+    let (exchange, is_bare) = match table.string_or_table(key)? {
+        Item::Text(name) => (bare(name), true),
+        Item::Table(mut spelled) => {
+            let name = spelled.required_string("name");
+            let kinds = [
+                ExchangeKind::Topic,
+                ExchangeKind::Direct,
+                ExchangeKind::Fanout,
+                ExchangeKind::Headers,
+            ];
+            let kind = spelled.choice("type", &kinds.map(|kind| (kind.name(), kind)));
+            let durable = spelled.boolean("durable");
+            spelled.finish();
+            let plain = bare(name?);
+            let (kind, durable) = (kind.unwrap_or(plain.kind), durable.unwrap_or(plain.durable));
+            (Exchange { kind, durable, ..plain }, false)
+        }
+    };
+    if !is_short(&exchange.name) || exchange.name.is_empty() {
+        table.reject(key, EXCHANGE);
+        return None;
+    }
+    Some((exchange, is_bare))
+}
+
+fn bare(name: String) -> Exchange {
+    Exchange {
+        name,
+        kind: ExchangeKind::Topic,
+        durable: true,
+        auto_delete: false,
+    }
+}
+
+/// AMQP's short string, without what no log line should carry.
+fn is_short(text: &str) -> bool {
+    text.len() <= 255 && !text.chars().any(char::is_control)
+}
+
+/// The unit's own queue: `queue` (required), `durable` (default true), `auto_delete`, `expires`.
+pub fn queue(table: &mut Table) -> Option<Queue> {
+    let durable = table.boolean("durable");
+    let auto_delete = table.boolean("auto_delete");
+    let expires = positive_duration(table, "expires");
+    let name = table.required_string("queue")?;
+    if name.len() > 200 || !is_short(&name) || name.starts_with("amq.") {
+        table.reject("queue", QUEUE);
+        return None;
+    }
+    Some(Queue {
+        name,
+        durable: durable.unwrap_or(true),
+        auto_delete: auto_delete.unwrap_or(false),
+        expires,
+        ..Queue::default()
+    })
+}
+
+/// One element of `bind`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// An exchange of its own; else the unit's.
+    pub exchange: Option<Exchange>,
+    /// Routing key or pattern.
+    pub key: String,
+}
+
+/// `bind = ["v02.post.#", { exchange = "other", key = "#" }]`: at least one.
+pub fn binds(table: &mut Table) -> Option<Vec<Bind>> {
+    let mut binds = Vec::new();
+    let items = table.values("bind");
+    let count = items.len();
+    for (index, item) in items.into_iter().enumerate() {
+        let bind = match item {
+            Item::Text(key) => Some(Bind { exchange: None, key }),
+            Item::Table(mut spelled) => {
+                let (exchange, key) = (exchange_at(&mut spelled, "exchange"), spelled.string("key"));
+                for (missing, accepted) in [("exchange", EXCHANGE), ("key", KEY)] {
+                    if !spelled.has(missing) {
+                        spelled.reject(missing, accepted);
+                    }
+                }
+                spelled.finish();
+                exchange.zip(key).map(|(exchange, key)| Bind {
+                    exchange: Some(exchange),
+                    key,
+                })
+            }
+        };
+        match bind {
+            Some(bind) if !is_short(&bind.key) => table.reject_element("bind", index, KEY),
+            Some(bind) => binds.push(bind),
+            None => {}
+        }
+    }
+    if count == 0 {
+        table.reject(
+            "bind",
+            r#"a list of patterns or { exchange = "…", key = "…" }, at least one"#,
+        );
+    }
+    (count > 0 && binds.len() == count).then_some(binds)
+}
+
+/// The exchanges, the queue and its bindings, ready to be asserted.
+pub fn topology(queue: Queue, exchange: &Exchange, binds: &[Bind]) -> Topology {
+    let mut topology = Topology::default();
+    for bind in binds {
+        let exchange = bind.exchange.as_ref().unwrap_or(exchange);
+        if !topology.exchanges.contains(exchange) {
+            topology.exchanges.push(exchange.clone());
+        }
+        topology.bindings.push(Binding {
+            exchange: exchange.name.clone(),
+            queue: queue.name.clone(),
+            key: bind.key.clone(),
+        });
+    }
+    topology.queues.push(queue);
+    topology
+}
+
+/// `masks = [{ accept = RE }, { reject = RE }]`; empty where there is none. Each wrong pattern has its line.
+pub fn masks(table: &mut Table) -> Option<Masks> {
+    const ACCEPTED: &str = "{ accept = REGULAR EXPRESSION } or { reject = REGULAR EXPRESSION }";
+    let mut list = Vec::new();
+    let mut are_good = true;
+    for mut element in table.tables("masks") {
+        let accept = element.parsed("accept", |text| mask(Verdict::Accept, text), "a regular expression");
+        let reject = element.parsed("reject", |text| mask(Verdict::Reject, text), "a regular expression");
+        match (element.has("accept"), element.has("reject")) {
+            (true, true) => element.refuse(
+                "reject",
+                &format!("accept and reject in one mask; accepted: {ACCEPTED}"),
+            ),
+            (false, false) => element.reject("accept", ACCEPTED),
+            _ => {}
+        }
+        element.finish();
+        are_good &= accept.is_some() != reject.is_some();
+        list.extend(accept.or(reject));
+    }
+    Masks::new(list).ok().filter(|_| are_good)
+}
+
+/// A pattern that compiles by itself; its error in one line.
+fn mask(verdict: Verdict, pattern: &str) -> Result<(Verdict, String), String> {
+    match Masks::new([(verdict, pattern)]) {
+        Ok(_) => Ok((verdict, pattern.to_string())),
+        Err(errors) => {
+            let problem = errors.first().map(ToString::to_string).unwrap_or_default();
+            let last = problem.lines().last().unwrap_or_default();
+            Err(last.trim_start_matches("error: ").to_string())
+        }
+    }
+}
+
+/// `sync = "power"` (default) or `"crash"`, as the caller's own type.
+pub fn sync<T: Copy>(table: &mut Table, power: T, crash: T) -> T {
+    table
+        .choice("sync", &[("power", power), ("crash", crash)])
+        .unwrap_or(power)
+}
+
+/// A duration above zero.
+pub fn positive_duration(table: &mut Table, key: &str) -> Option<Duration> {
+    let duration = table.duration(key)?;
+    if duration.is_zero() {
+        table.reject(key, &format!("{}, above zero", quantity::DURATION));
+        return None;
+    }
+    Some(duration)
+}
+
+#[cfg(test)]
+mod tests;

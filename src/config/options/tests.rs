@@ -1,0 +1,155 @@
+use super::*;
+use std::path::Path;
+
+use crate::config::{BrokerUrl, Errors, Places};
+
+fn site() -> Site {
+    let places = Places::under(Path::new("/r"));
+    let url = BrokerUrl::parse("embedded:px.db", &places).unwrap();
+    let mut bunny = Broker::new("bunny", url.clone());
+    bunny.exchange = Some(Exchange {
+        durable: false,
+        ..bare("cmc".into())
+    });
+    Site::of(&places, [bunny, Broker::new("bare", url)])
+}
+
+/// What `read` makes of the text, and the findings.
+fn read<T>(text: &str, read: impl FnOnce(&mut Table) -> Option<T>) -> (Option<T>, Vec<String>) {
+    let (value, found) = Table::parse(Path::new("u.toml"), text, &Errors::default()).read_whole(read);
+    (value, found.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_unit_names_a_broker_of_the_site() {
+    let site = site();
+    assert_eq!(
+        read("broker = \"bunny\"", |t| broker(t, &site)).0.unwrap().name,
+        "bunny"
+    );
+    for (text, finding) in [
+        ("", "u.toml:1: broker: missing; accepted: a string that is not empty"),
+        (
+            "broker = \"bunni\"",
+            "u.toml:1: broker = \"bunni\": px.toml has no such broker; accepted: bare, bunny",
+        ),
+        ("broker = 1", "u.toml:1: broker = 1: accepted: a string"),
+    ] {
+        assert_eq!(read(text, |t| broker(t, &site)), (None, vec![finding.to_string()]));
+    }
+}
+
+#[test]
+fn a_units_exchange_overrides_its_brokers() {
+    let site = site();
+    let (bunny, none) = (site.broker("bunny").unwrap(), site.broker("bare").unwrap());
+    let of = |text: &str, broker: &Broker| read(text, |t| exchange(t, broker));
+    let transient = Exchange {
+        durable: false,
+        ..bare("cmc".into())
+    };
+    assert_eq!(of("", bunny).0, Some(transient.clone()));
+    assert_eq!(of("exchange = \"cmc\"", bunny).0, Some(transient));
+    assert_eq!(of("exchange = { name = \"cmc\" }", bunny).0, Some(bare("cmc".into())));
+    assert_eq!(of("exchange = \"xpublic\"", bunny).0, Some(bare("xpublic".into())));
+    let spelled = of("exchange = { name = \"x\", type = \"fanout\", durable = false }", none)
+        .0
+        .unwrap();
+    assert_eq!((spelled.kind, spelled.durable), (ExchangeKind::Fanout, false));
+    for (text, finding) in [
+        ("", "exchange: missing"),
+        ("exchange = \"\"", "exchange = \"\": accepted"),
+        ("exchange = [\"x\"]", "exchange = […]: accepted: a string or a table"),
+        (
+            "exchange = { name = \"x\", type = \"topics\" }",
+            "exchange.type = \"topics\": accepted: \"topic\", \"direct\"",
+        ),
+        (
+            "exchange = { name = \"x\", durabel = true }",
+            "exchange.durabel = true: unknown key, did you mean \"durable\"",
+        ),
+        ("exchange = { type = \"topic\" }", "exchange.name: missing"),
+    ] {
+        let (value, found) = of(text, none);
+        assert!(
+            value.is_none() && found.len() == 1 && found[0].contains(finding),
+            "{text}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn queues_and_bindings() {
+    let text = r##"
+        queue = "cmc.q"
+        expires = "30m"
+        bind = ["v02.#", { exchange = "other", key = "x" }]
+    "##;
+    let ((own, list), found) = match read(text, |t| queue(t).zip(binds(t))) {
+        (Some(both), found) => (both, found),
+        (None, found) => panic!("{found:?}"),
+    };
+    assert_eq!(found, [] as [&str; 0]);
+    assert!(own.durable && own.expires == Some(Duration::from_secs(1800)));
+    let topology = topology(own, &bare("cmc".into()), &list);
+    let names: Vec<&str> = topology
+        .exchanges
+        .iter()
+        .map(|exchange| exchange.name.as_str())
+        .collect();
+    assert_eq!(names, ["cmc", "other"]);
+    let binding = |at: usize| (&topology.bindings[at].exchange[..], &topology.bindings[at].key[..]);
+    assert_eq!((binding(0), binding(1)), (("cmc", "v02.#"), ("other", "x")));
+
+    let long = "x".repeat(256);
+    let (value, found) = read(
+        &format!("queue = \"amq.x\"\nexpires = \"0s\"\nbind = [\n\"{long}\",\n{{ key = \"a\" }}, 5,\n]\n"),
+        |t| queue(t).zip(binds(t)),
+    );
+    assert!(value.is_none());
+    let starts = [
+        "u.toml:1: queue = \"amq.x\": accepted: a name of at most 200 bytes",
+        "u.toml:2: expires = \"0s\": accepted: a duration",
+        "u.toml:4: bind = \"xxx",
+        "u.toml:5: bind = 5: accepted: strings or tables",
+        "u.toml:5: bind.exchange: missing; accepted: a name",
+    ];
+    assert_eq!(found.len(), starts.len(), "{found:#?}");
+    for (finding, start) in found.iter().zip(starts) {
+        assert!(finding.starts_with(start), "{finding} is not {start}");
+    }
+    let (_, found) = read("bind = []", binds);
+    assert!(found[0].contains("at least one"), "{found:?}");
+}
+
+#[test]
+fn masks_are_compiled_in_order_and_each_fault_has_its_line() {
+    let (value, _) = read(
+        "masks = [{ reject = \"a/b\" }, { accept = \"a\" }, { reject = \".*\" }]",
+        masks,
+    );
+    let value = value.unwrap();
+    assert!(value.accepts(b"a/c") && !value.accepts(b"a/b") && !value.accepts(b"b"));
+    assert!(read("", masks).0.unwrap().accepts(b"anything"));
+    let text = "[[masks]]\naccept = \"(\"\n[[masks]]\naccept = \"a\"\nreject = \"b\"\n[[masks]]\nrejct = \"x\"\n";
+    let (value, found) = read(text, masks);
+    assert!(value.is_none());
+    assert_eq!(
+        found[0],
+        "u.toml:2: masks.accept = \"(\": unclosed group; accepted: a regular expression"
+    );
+    assert!(
+        found[1].starts_with("u.toml:5: masks.reject = \"b\": accept and reject in one mask"),
+        "{found:#?}"
+    );
+    assert!(found[2].starts_with("u.toml:6: masks.accept: missing"), "{found:#?}");
+    assert!(found[3].contains("did you mean \"reject\""), "{found:#?}");
+}
+
+#[test]
+fn sync_is_power_unless_it_says_crash() {
+    for (text, expected) in [("", 'p'), ("sync = \"power\"", 'p'), ("sync = \"crash\"", 'c')] {
+        assert_eq!(read(text, |t| Some(sync(t, 'p', 'c'))).0, Some(expected));
+    }
+    assert_eq!(read("sync = \"never\"", |t| Some(sync(t, 'p', 'c'))).0, None);
+}

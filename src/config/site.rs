@@ -1,0 +1,159 @@
+//! `px.toml`: what all units of a site share.
+
+use std::collections::BTreeMap;
+
+use super::broker::{NAME, Surroundings, is_name};
+use super::error::NOT_SERVED;
+use super::secrets::Secrets;
+use super::url::{Variables, environment};
+use super::{Broker, ConfigError, Errors, Places, Table, file};
+
+/// `[log]` of `px.toml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Days for which old logs are kept; default 30.
+    pub keep: u32,
+    /// The most detailed level that is written; default info.
+    pub level: tracing::Level,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            keep: 30,
+            level: tracing::Level::INFO,
+        }
+    }
+}
+
+/// The site file, loaded. Prints no password.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// The root it was loaded from.
+    pub places: Places,
+    /// How units log.
+    pub log: Log,
+    brokers: BTreeMap<String, Broker>,
+    /// Brokers that are written but could not be read; `None` where the whole file could not be.
+    faulty: Option<Vec<String>>,
+}
+
+impl Site {
+    /// Loads `px.toml` and the secrets. Faults come back beside what could be read.
+    pub fn load(places: &Places) -> (Site, Vec<ConfigError>) {
+        Site::load_with(places, &environment)
+    }
+
+    /// Like [`Site::load`], with the environment as an argument.
+    pub fn load_with(places: &Places, variables: &dyn Fn(&str) -> Option<String>) -> (Site, Vec<ConfigError>) {
+        let errors = Errors::default();
+        let mut site = Site {
+            places: places.clone(),
+            log: Log::default(),
+            brokers: BTreeMap::new(),
+            faulty: None,
+        };
+        if let Some(mut table) = file::load(&places.site_file(), &errors) {
+            site.read(&mut table, variables, &errors);
+            table.finish();
+        }
+        (site, errors.take())
+    }
+
+    /// A site without a file: for a broker that was given on a command line, and for tests.
+    pub fn of(places: &Places, brokers: impl IntoIterator<Item = Broker>) -> Site {
+        Site {
+            places: places.clone(),
+            log: Log::default(),
+            brokers: brokers
+                .into_iter()
+                .map(|broker| (broker.name.clone(), broker))
+                .collect(),
+            faulty: Some(Vec::new()),
+        }
+    }
+
+    /// A broker by name.
+    pub fn broker(&self, name: &str) -> Option<&Broker> {
+        self.brokers.get(name)
+    }
+
+    /// The names of all brokers that could be read.
+    pub fn broker_names(&self) -> impl Iterator<Item = &str> {
+        self.brokers.keys().map(String::as_str)
+    }
+
+    /// Whether the name may be that of a broker whose faults were told already.
+    pub(super) fn has_faulty_broker(&self, name: &str) -> bool {
+        self.faulty
+            .as_ref()
+            .is_none_or(|faulty| faulty.iter().any(|other| other == name))
+    }
+
+    fn read(&mut self, table: &mut Table, variables: Variables, errors: &Errors) {
+        let mut faulty = Vec::new();
+        // Loaded in any case: a file of passwords that others can read is an error by itself.
+        let brokers = table.table("brokers");
+        let is_table = brokers.is_some() || !table.has("brokers");
+        let names = brokers.as_ref().map(Table::keys).unwrap_or_default();
+        let secrets = Secrets::load(&self.places, (&names, !table.is_broken()), variables, errors);
+        let spool = self.places.spool.clone();
+        let around = Surroundings {
+            spool: &spool,
+            variables,
+            secrets: &secrets,
+        };
+        if let Some(mut brokers) = brokers {
+            for name in names {
+                if !is_name(&name) {
+                    brokers.refuse(&name, &format!("not a broker's name; accepted: {NAME}"));
+                }
+                match brokers.within(&name, |table| Broker::read(table, &name, &around)) {
+                    Some(broker) => {
+                        self.brokers.insert(name, broker);
+                    }
+                    None => faulty.push(name),
+                }
+            }
+            brokers.finish();
+        }
+        // Where `brokers` is no table, or the file not even TOML, it may have had any broker.
+        self.faulty = (!table.is_broken() && is_table).then_some(faulty);
+        if let Some(log) = table.within("log", |table| Some(read_log(table))) {
+            self.log = log;
+        }
+        if table.has("reaper") {
+            table.within("reaper", |table| {
+                check_reaper(table, self);
+                Some(())
+            });
+            table.warn("reaper", NOT_SERVED);
+        } else {
+            table.know("reaper");
+        }
+    }
+}
+
+fn read_log(table: &mut Table) -> Log {
+    let plain = Log::default();
+    let levels = [
+        ("error", tracing::Level::ERROR),
+        ("warn", tracing::Level::WARN),
+        ("info", tracing::Level::INFO),
+        ("debug", tracing::Level::DEBUG),
+        ("trace", tracing::Level::TRACE),
+    ];
+    Log {
+        keep: table.integer("keep", 1..=3650).unwrap_or(plain.keep),
+        level: table.choice("level", &levels).unwrap_or(plain.level),
+    }
+}
+
+fn check_reaper(table: &mut Table, site: &Site) {
+    super::options::broker(table, site);
+    table.integer::<u64>("max_messages", 1..=1_000_000_000);
+    table.size("max_bytes");
+}
+
+#[cfg(test)]
+mod tests;

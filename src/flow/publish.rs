@@ -1,0 +1,317 @@
+//! The one place that publishes: in order, confirmed, in a window, across reconnects.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::warn;
+
+use super::link::{self, Link};
+use super::{Unit, chain};
+use crate::backoff::Backoff;
+use crate::broker::{BrokerError, Confirmed, Connection, Purpose, Returns};
+use crate::config::Broker;
+use crate::message::{Envelope, Fault, Topology};
+use crate::metrics::Count;
+
+/// How many publishes may wait for their confirm. Measured: beyond 256 lapin gains little.
+pub const WINDOW: usize = 256;
+/// How long consumers of a transient exchange get to bind again after a reconnect.
+const GRACE: Duration = Duration::from_secs(60);
+/// Between two tries of a publish that was returned and must not be lost.
+const RETURNED_AGAIN: Duration = Duration::from_secs(1);
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// What to do with a message that no binding matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unroutable {
+    /// Nobody subscribes: normal. Counted, and its input settled.
+    #[default]
+    Count,
+    /// Wait until somebody does.
+    Hold,
+}
+
+/// How a unit publishes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// What to do with returned messages.
+    pub unroutable: Unroutable,
+    /// The exchange and its bindings vanish when the broker restarts.
+    pub transient_exchange: bool,
+}
+
+/// Why a publish will not happen.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// The broker refuses this very message.
+    #[error("{0}")]
+    Refused(String),
+    /// The unit is ending. The message may or may not be out; its input is not settled.
+    #[error("the unit is stopping")]
+    Stopping,
+}
+
+struct Job {
+    exchange: Arc<str>,
+    envelope: Envelope,
+    returns: Returns,
+    answer: oneshot::Sender<Result<Confirmed, PublishError>>,
+}
+
+/// Resolves when the broker has the message safe, however many reconnects that takes.
+pub struct Pending(oneshot::Receiver<Result<Confirmed, PublishError>>);
+
+impl Future for Pending {
+    type Output = Result<Confirmed, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|answer| answer.unwrap_or(Err(PublishError::Stopping)))
+    }
+}
+
+/// A handle to the unit's publishing task. The task ends when every handle is gone and everything is confirmed, or
+/// when the unit is abandoned.
+#[derive(Clone)]
+pub struct Publisher {
+    jobs: mpsc::Sender<Job>,
+    generation: watch::Receiver<u64>,
+}
+
+impl Publisher {
+    /// Starts the task; it connects on its own connection and asserts `topology` at each connect.
+    pub fn start(unit: &Unit, broker: Broker, topology: Topology, options: Options) -> Self {
+        let (jobs, queue) = mpsc::channel(WINDOW);
+        let (generation_tx, generation) = watch::channel(0);
+        let task = Task {
+            unit: unit.clone(),
+            link: Link::new(unit, broker, Purpose::Publish),
+            topology,
+            options,
+            queue,
+            is_drained: false,
+            again: VecDeque::new(),
+            not_before: None,
+            unconfirmed: BTreeMap::new(),
+            published: 0,
+            refusals: link::reconnect_backoff(),
+            generation: generation_tx,
+            returned: Returned::default(),
+        };
+        tokio::spawn(task.run());
+        Publisher { jobs, generation }
+    }
+
+    /// Hands over one message; waits for a place in the window. Messages go out in the order of the calls, and again
+    /// in that order after a reconnect.
+    pub async fn submit(&self, exchange: &str, envelope: Envelope, returns: Returns) -> Pending {
+        let (answer, pending) = oneshot::channel();
+        let job = Job {
+            exchange: exchange.into(),
+            envelope,
+            returns,
+            answer,
+        };
+        // A closed queue drops the job, and with it the answer: the pending publish then says Stopping.
+        drop(self.jobs.send(job).await);
+        Pending(pending)
+    }
+
+    /// Changes at every connect: 0 before the first.
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.clone()
+    }
+}
+
+/// Why one generation ended.
+enum End {
+    Broken(BrokerError),
+    Finished,
+}
+
+struct Task {
+    unit: Unit,
+    link: Link,
+    topology: Topology,
+    options: Options,
+    queue: mpsc::Receiver<Job>,
+    /// Every handle is gone.
+    is_drained: bool,
+    /// Goes out before anything from the queue: what a broken generation left, in its old order.
+    again: VecDeque<Job>,
+    /// A returned message rests until then.
+    not_before: Option<Instant>,
+    /// Published and not yet confirmed, in publishing order.
+    unconfirmed: BTreeMap<u64, Job>,
+    published: u64,
+    /// Waits after refusals by the broker, which connecting does not cure.
+    refusals: Backoff,
+    generation: watch::Sender<u64>,
+    returned: Returned,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let abandon = self.unit.abandon.clone();
+        while let Some(connection) = self.link.connect(&self.topology, &abandon).await {
+            self.generation.send_replace(self.link.generation());
+            let end = abandon.run_until_cancelled(self.serve(connection.as_ref())).await;
+            let Some(End::Broken(error)) = end else {
+                connection.close().await;
+                return;
+            };
+            self.link.broken(&error);
+            let unconfirmed = std::mem::take(&mut self.unconfirmed);
+            for job in unconfirmed.into_values().rev() {
+                self.again.push_front(job);
+            }
+            if error.fault == Fault::Own {
+                self.unit.state.pause("publishing", chain(&error));
+                let wait = self.refusals.next_wait();
+                abandon.run_until_cancelled(tokio::time::sleep(wait)).await;
+            }
+        }
+    }
+
+    /// One generation, until its connection breaks or everything is confirmed and every handle gone.
+    async fn serve(&mut self, connection: &dyn Connection) -> End {
+        let since = Instant::now();
+        let closed = connection.closed();
+        tokio::pin!(closed);
+        let mut confirms = FuturesUnordered::new();
+        loop {
+            if self.is_drained && self.again.is_empty() && confirms.is_empty() {
+                return End::Finished;
+            }
+            let alone = self.goes_alone(since);
+            let has_room = confirms.len() < if alone { 1 } else { WINDOW };
+            let has_more = !(self.is_drained && self.again.is_empty());
+            tokio::select! {
+                biased;
+                Some((number, result)) = confirms.next() => {
+                    if let Err(error) = self.confirmed(number, result, alone) {
+                        return End::Broken(error);
+                    }
+                }
+                error = &mut closed => return End::Broken(error),
+                job = self.next_job(), if has_room && has_more => {
+                    let Some(job) = job else {
+                        self.is_drained = true;
+                        continue;
+                    };
+                    let returns = if alone { Returns::Known } else { job.returns };
+                    let sent = connection.publish(&job.exchange, &job.envelope, returns).await;
+                    let number = self.published;
+                    self.published += 1;
+                    self.unconfirmed.insert(number, job);
+                    match sent {
+                        Ok(confirm) => confirms.push(async move { (number, confirm.await) }),
+                        Err(error) => {
+                            if let Err(error) = self.confirmed(number, Err(error), alone) {
+                                return End::Broken(error);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What comes next. Safe to drop while waiting.
+    async fn next_job(&mut self) -> Option<Job> {
+        if let Some(at) = self.not_before {
+            tokio::time::sleep_until(at.into()).await;
+            self.not_before = None;
+        }
+        match self.again.pop_front() {
+            Some(job) => Some(job),
+            None => self.queue.recv().await,
+        }
+    }
+
+    /// Whether a returned message must be known and tried again, so that publishes go one at a time.
+    fn goes_alone(&self, since: Instant) -> bool {
+        self.options.unroutable == Unroutable::Hold
+            || (self.options.transient_exchange && self.link.generation() > 1 && since.elapsed() < GRACE)
+    }
+
+    /// The broker has answered for one publish. An error ends the generation.
+    fn confirmed(
+        &mut self,
+        number: u64,
+        result: Result<Confirmed, BrokerError>,
+        alone: bool,
+    ) -> Result<(), BrokerError> {
+        match result {
+            Ok(Confirmed::Returned) if alone && self.is_for_anybody(number) => {
+                self.returned.count(&self.unit);
+                if self.options.unroutable == Unroutable::Hold {
+                    let reason = "no queue is bound for what this unit publishes (unroutable = \"hold\")";
+                    self.unit.state.pause("publishing", reason);
+                }
+                self.not_before = Some(Instant::now() + RETURNED_AGAIN);
+                if let Some(job) = self.unconfirmed.remove(&number) {
+                    self.again.push_front(job);
+                }
+                Ok(())
+            }
+            Ok(confirmed) => {
+                self.refusals.reset();
+                self.unit.state.resume("publishing");
+                if confirmed == Confirmed::Returned {
+                    self.returned.count(&self.unit);
+                }
+                self.answer(number, Ok(confirmed));
+                Ok(())
+            }
+            Err(error) if error.fault == Fault::Message => {
+                self.answer(number, Err(PublishError::Refused(chain(&error))));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a publish goes to whoever binds, not to one queue.
+    fn is_for_anybody(&self, number: u64) -> bool {
+        self.unconfirmed
+            .get(&number)
+            .is_some_and(|job| job.returns == Returns::Counted)
+    }
+
+    fn answer(&mut self, number: u64, answer: Result<Confirmed, PublishError>) {
+        if let Some(job) = self.unconfirmed.remove(&number) {
+            // Whoever waited may be gone; the message is safe all the same.
+            drop(job.answer.send(answer));
+        }
+    }
+}
+
+/// Counts returned messages and warns once a minute.
+#[derive(Default)]
+struct Returned {
+    since_warning: u64,
+    warned: Option<Instant>,
+}
+
+impl Returned {
+    fn count(&mut self, unit: &Unit) {
+        unit.metrics.count(Count::Unroutable);
+        self.since_warning += 1;
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            warn!(
+                count = self.since_warning,
+                "published to nobody: no queue is bound for these keys"
+            );
+            self.since_warning = 0;
+            self.warned = Some(Instant::now());
+        }
+    }
+}

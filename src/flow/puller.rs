@@ -1,0 +1,523 @@
+//! The pull worker: fetches announced products by URL. Several workers on several hosts share one queue and take turns.
+//!
+//! | option | default | meaning |
+//! | --- | --- | --- |
+//! | `type` | | `"pull"` |
+//! | `broker` | | a broker of `px.toml` |
+//! | `exchange` | the broker's | where the announcements come in |
+//! | `queue` | | the shared queue, durable unless `durable = false`; `auto_delete`, `expires` |
+//! | `bind` | | patterns, or `{ exchange, key }` |
+//! | `prefetch` | 1 | announcements in hand per worker |
+//! | `workers` | 1 | fetches at once in this process |
+//! | `directory` | | where products go; `${YYYYMMDD}` and its kin are the announcement's time, UTC |
+//! | `mirror` | `false` | `true`: keep the announced directories below `directory` |
+//! | `masks` | accept all | on the announced path |
+//! | `alternates` | none | `{ bind = […], keep = "10m" }`: other sources, tried when the first fails |
+//! | `schemes` | http, https | what may be fetched; `file` needs `file_roots` too |
+//! | `hosts` | any | hosts that may be fetched from, `host` or `host:port` |
+//! | `file_roots` | none | directories beneath which `file:` URLs may lie |
+//! | `credentials` | none | `[[credentials]]` with `url` (a prefix), `user`, `password` or `password_file` |
+//! | `ca_file` | the system's | PEM file of the CAs of https servers |
+//! | `connect_timeout`, `read_timeout` | 10 s, 30 s | to connect; of silence (a large file may take hours) |
+//! | `max_size` | 64 GiB | larger products are refused |
+//! | `give_up_after` | 12 h | how long an unwell server is waited for |
+//! | `adopt_after` | 10 min | a fetch that takes longer is taken over from the broker |
+//! | `sync` | `"power"` | `"crash"`: written and renamed, not synced |
+//! | `format`, `digest` | | what a message is whose key and content type do not tell; what a v00 digest is of |
+//!
+//! ```toml
+//! type   = "pull"
+//! broker = "bunny"
+//! queue  = "cmc.pull_urp"
+//! bind   = ["v00.urp.notify.#"]
+//! directory = "/data/radar/${YYYYMMDD}"
+//! alternates = { bind = ["v00.urp.input.#"] }
+//! ```
+//!
+//! A product is written under a temporary name, its size and digest checked, synced, renamed, its directory synced,
+//! then the announcement is acked. A file is never replaced by an older announcement. Bytes that are not those
+//! announced are fetched once more; then they go to quarantine and the alternates are tried.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tracing::warn;
+
+use super::alternates::{self, Alternates};
+use super::consume::{self, Handle, Input, Intake, Step};
+use super::product::Product;
+use super::{ATTEMPTS_GONE, Cause, Outcome, Unit, chain, since, vip};
+use crate::config::{Broker, Secret, Site, Table, options};
+use crate::message::{
+    Announcement, DecodeOptions, Decoded, Exchange, Fault, Masks, ProductPath, Queue, Template, Topology, decode, stamp,
+};
+use crate::metrics::Count;
+use crate::spool::atomic::{Draft, Placed, Safety, Tree};
+use crate::spool::quarantine::{Quarantine, Room};
+use crate::spool::{Durability, SpoolError, off_thread};
+use crate::transfer::policy::Policy;
+use crate::transfer::{self, Credential, Facts, Fetched, Fetcher, Kind, Mismatch, TransferError, Wanted};
+
+const ADOPT_AFTER: Duration = Duration::from_secs(600);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(12 * 3600);
+
+/// A unit of `rx/` with `type = "pull"`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    broker: Broker,
+    exchange: Exchange,
+    topology: Topology,
+    queue: Queue,
+    prefetch: u16,
+    workers: usize,
+    directory: Template,
+    mirror: bool,
+    masks: Masks,
+    alternates: Option<alternates::Config>,
+    fetching: transfer::Options,
+    adopt_after: Duration,
+    give_up_after: Duration,
+    durability: Durability,
+    decoding: DecodeOptions,
+}
+
+impl Config {
+    /// Reads the unit's table; what is wrong is noted in it.
+    pub fn read(table: &mut Table, site: &Site) -> Option<Config> {
+        let broker = options::broker(table, site);
+        let queue = options::queue(table);
+        let binds = options::binds(table);
+        let exchange = match &broker {
+            Some(broker) => options::exchange(table, broker),
+            None => options::exchange_at(table, "exchange"),
+        };
+        let prefetch = table.integer("prefetch", 1..=10_000);
+        let workers = table.integer("workers", 1..=1000);
+        let directory = read_directory(table);
+        let mirror = table.boolean("mirror");
+        let masks = options::masks(table);
+        let has_alternates = table.has("alternates");
+        let alternates = table.within("alternates", alternates::Config::read);
+        let fetching = read_fetching(table);
+        let adopt_after = options::positive_duration(table, "adopt_after");
+        let give_up_after = options::positive_duration(table, "give_up_after");
+        let durability = options::sync(table, Durability::Power, Durability::Crash);
+        let decoding = super::read_decoding(table);
+        if has_alternates && alternates.is_none() {
+            return None;
+        }
+        let (queue, exchange) = (queue?, exchange?);
+        Some(Config {
+            broker: broker?,
+            topology: options::topology(queue.clone(), &exchange, &binds?),
+            exchange,
+            queue,
+            prefetch: prefetch.unwrap_or(1),
+            workers: workers.unwrap_or(1),
+            directory: directory?,
+            mirror: mirror.unwrap_or(false),
+            masks: masks?,
+            alternates,
+            fetching: fetching?,
+            adopt_after: adopt_after.unwrap_or(ADOPT_AFTER),
+            give_up_after: give_up_after.unwrap_or(GIVE_UP_AFTER),
+            durability,
+            decoding,
+        })
+    }
+}
+
+fn read_directory(table: &mut Table) -> Option<Template> {
+    const ACCEPTED: &str = "an absolute path; ${YYYYMMDD} and its kin stand for the announcement's time";
+    if !table.has("directory") {
+        table.reject("directory", ACCEPTED);
+    }
+    let parse = |text: &str| {
+        let template = Template::parse(text).map_err(|error| error.to_string())?;
+        if template.fixed_start().starts_with('/') && !template.has_file() {
+            Ok(template)
+        } else {
+            Err(String::new())
+        }
+    };
+    table.parsed("directory", parse, ACCEPTED)
+}
+
+fn read_fetching(table: &mut Table) -> Option<transfer::Options> {
+    let plain = transfer::Options::default();
+    let schemes = |text: &str| match text {
+        "http" | "https" | "file" => Ok(text.to_owned()),
+        _ => Err(String::new()),
+    };
+    let roots = |text: &str| {
+        let path = PathBuf::from(text);
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err(String::new())
+        }
+    };
+    let policy = Policy {
+        schemes: table
+            .parsed_list("schemes", schemes, "a list of http, https, file")
+            .unwrap_or(plain.policy.schemes),
+        hosts: table
+            .parsed_list(
+                "hosts",
+                |text| text.parse().map_err(|_| String::new()),
+                "a list of host or host:port",
+            )
+            .unwrap_or_default(),
+        file_roots: table
+            .parsed_list("file_roots", roots, "a list of absolute paths")
+            .unwrap_or_default(),
+    };
+    if policy.schemes.iter().any(|scheme| scheme == "file") && policy.file_roots.is_empty() {
+        table.refuse("schemes", "file is accepted with file_roots = [\"/…\"] only");
+    }
+    let mut credentials = Vec::new();
+    let tables = table.tables("credentials");
+    let count = tables.len();
+    for table in tables {
+        credentials.extend(read_credential(table));
+    }
+    let options = transfer::Options {
+        policy,
+        ca_file: table.parsed("ca_file", roots, "an absolute path"),
+        connect_timeout: options::positive_duration(table, "connect_timeout").unwrap_or(plain.connect_timeout),
+        read_timeout: options::positive_duration(table, "read_timeout").unwrap_or(plain.read_timeout),
+        max_bytes: table.size("max_size").unwrap_or(plain.max_bytes),
+        credentials,
+        ..plain
+    };
+    (options.credentials.len() == count).then_some(options)
+}
+
+/// `url`, `user`, and the password itself or a file that holds it.
+fn read_credential(table: Table) -> Option<Credential> {
+    let mut table = table.keep_secret();
+    let is_prefix = |text: &str| match text.parse::<url::Url>() {
+        Ok(url) if url.has_host() && url.username().is_empty() && url.password().is_none() => Ok(url),
+        _ => Err(String::new()),
+    };
+    let prefix = table.parsed("url", is_prefix, "the beginning of a URL, without user and password");
+    let user = table.required_string("user");
+    let password = match (table.string("password"), table.string("password_file")) {
+        (Some(password), None) => Some(Secret::new(password)),
+        (None, Some(file)) => match std::fs::read_to_string(&file) {
+            Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
+            Err(error) => {
+                table.refuse("password_file", &format!("cannot be read: {error}"));
+                None
+            }
+        },
+        _ => {
+            table.reject("password", "password or password_file, one of them");
+            None
+        }
+    };
+    if !table.has("url") {
+        table.reject("url", "the beginning of a URL");
+    }
+    table.finish();
+    Some(Credential {
+        prefix: prefix?,
+        user: user?,
+        password: password?,
+    })
+}
+
+/// Runs the unit until it is told to stop.
+pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
+    let alternates = config.alternates.clone().map(|alternates| {
+        let broker = config.broker.clone();
+        Alternates::follow(&unit, broker, &config.exchange, &config.queue.name, alternates)
+    });
+    let intake = Intake {
+        broker: config.broker.clone(),
+        topology: config.topology.clone(),
+        queue: config.queue.clone(),
+        prefetch: config.prefetch,
+        channels: config.workers,
+        adopt_after: config.adopt_after,
+        give_up_after: config.give_up_after,
+    };
+    let quarantine = unit.places.unit_state(&unit.name).join("quarantine");
+    let worker = Worker {
+        unit: unit.clone(),
+        fetcher: Fetcher::new(config.fetching.clone())?,
+        safety: Safety::new(config.durability)?,
+        quarantine: Quarantine::new(&quarantine, Room::default()),
+        alternates,
+        config,
+    };
+    worker.sweep().await;
+    let handler = Arc::new(Puller(Arc::new(worker)));
+    consume::run(&unit, intake, handler, None, vip::gate(&unit, None)).await
+}
+
+struct Puller(Arc<Worker>);
+
+#[async_trait]
+impl Handle for Puller {
+    type Note = ();
+
+    async fn begin(&self, input: &Arc<Input>) -> (Step, ()) {
+        let (worker, input) = (Arc::clone(&self.0), Arc::clone(input));
+        let work = async move { worker.pull(&input).await };
+        (Step::Later(Box::pin(work)), ())
+    }
+
+    async fn outputs_safe(&self, _: &Input, (): &()) -> Result<(), Cause> {
+        Ok(())
+    }
+
+    fn undone(&self, _: &Input, (): &()) {}
+}
+
+struct Worker {
+    unit: Unit,
+    config: Config,
+    fetcher: Fetcher,
+    safety: Safety,
+    quarantine: Quarantine,
+    alternates: Option<Arc<Alternates>>,
+}
+
+/// Where a product goes.
+struct Place {
+    tree: Tree,
+    path: ProductPath,
+    time: Timestamp,
+}
+
+impl Worker {
+    /// From the announcement to the file, or to why not.
+    async fn pull(&self, input: &Input) -> Outcome {
+        let announcement = match decode(&input.envelope, &self.config.decoding) {
+            Ok(Decoded::Product(announcement)) => announcement,
+            Ok(Decoded::NotForFetching(reason)) => return self.skip(reason.to_string()),
+            Err(error) => return Outcome::Fail(Cause::rubbish(chain(&error))),
+        };
+        if !self.config.masks.accepts(&announcement.path.0) {
+            return self.skip("rejected by a mask".into());
+        }
+        // A clock that runs ahead at the source must not pin a file here for ever.
+        let time = stamp::time_of(&announcement, &input.envelope, input.first_seen).min(Timestamp::now());
+        let place = match self.place(&announcement, time).await {
+            Ok(place) => place,
+            Err(error) => return Outcome::Park(spool_cause(&error)),
+        };
+        // Held until it is settled or handed back: tells the syncer whether more is coming.
+        let _in_flight = self.safety.enter();
+        let mut others = Vec::new();
+        if let Some(alternates) = &self.alternates {
+            others = alternates.of(&announcement);
+        }
+        let announcement = Arc::new(announcement);
+        let candidates = std::iter::once(&announcement).chain(&others);
+        let mut worst: Option<Cause> = None;
+        for (index, candidate) in candidates.enumerate() {
+            match self.try_source(candidate, &place).await {
+                Ok(Stored::Placed(placed, bytes)) => {
+                    return self.done(&announcement, candidate, &place, placed, bytes, index > 0);
+                }
+                Ok(Stored::Superseded) => {
+                    self.unit.metrics.count(Count::Superseded);
+                    return Outcome::Skip("superseded: the source has a newer version".into());
+                }
+                Err(cause) if cause.fault == Fault::Own => return Outcome::Park(cause),
+                Err(cause) => worst = Some(worse(worst, cause)),
+            }
+        }
+        Outcome::Park(worst.unwrap_or_else(|| Cause::new(Fault::Endpoint, "no source was tried")))
+    }
+
+    fn skip(&self, reason: String) -> Outcome {
+        self.unit.metrics.count(Count::Skipped);
+        Outcome::Skip(reason)
+    }
+
+    fn done(
+        &self,
+        announcement: &Announcement,
+        from: &Announcement,
+        place: &Place,
+        placed: Placed,
+        bytes: u64,
+        is_alternate: bool,
+    ) -> Outcome {
+        if placed == Placed::KeptNewer {
+            self.unit.metrics.count(Count::Superseded);
+            return Outcome::Skip("superseded: a newer file is here".into());
+        }
+        let metrics = &self.unit.metrics;
+        metrics.count(Count::Fetched);
+        metrics.add(Count::FetchedBytes, bytes);
+        if is_alternate {
+            metrics.count(Count::FromAlternates);
+        }
+        let took = since(place.time);
+        metrics.latency(took);
+        Product {
+            verb: "Fetched",
+            name: &String::from_utf8_lossy(announcement.path.file_name()),
+            bytes,
+            from: &from.source(),
+            latency: took,
+            ignored: None,
+        }
+        .log();
+        Outcome::Done(Vec::new())
+    }
+
+    /// The directory by the announcement's time, the path by the announcement.
+    async fn place(&self, announcement: &Announcement, time: Timestamp) -> Result<Place, SpoolError> {
+        use std::os::unix::ffi::OsStringExt;
+        let rendered = self.config.directory.render(time, b"");
+        let root = PathBuf::from(std::ffi::OsString::from_vec(rendered));
+        let path = if self.config.mirror {
+            announcement.path.clone()
+        } else {
+            ProductPath(announcement.path.file_name().to_vec())
+        };
+        let durability = self.config.durability;
+        let tree = off_thread(move || Tree::open(&root, true, durability)).await?;
+        Ok(Place { tree, path, time })
+    }
+
+    /// Fetches from one source: twice when the bytes are wrong.
+    async fn try_source(&self, candidate: &Announcement, place: &Place) -> Result<Stored, Cause> {
+        if let Some(newer) = self.newer_here(place).await? {
+            return Ok(newer);
+        }
+        let first = match self.fetch(candidate, place).await? {
+            Fetched::AsAnnounced(draft, facts) => return self.store(draft, place, facts.size).await,
+            Fetched::Differs(_, facts, _) => facts,
+        };
+        let (draft, facts, mismatch) = match self.fetch(candidate, place).await? {
+            Fetched::AsAnnounced(draft, facts) => return self.store(draft, place, facts.size).await,
+            Fetched::Differs(draft, facts, mismatch) => (draft, facts, mismatch),
+        };
+        if transfer::is_superseded(&first, &facts, place.time) {
+            return Ok(Stored::Superseded);
+        }
+        Err(self.set_aside(candidate, draft, &facts, &mismatch).await)
+    }
+
+    /// Nothing is fetched that would not be kept.
+    async fn newer_here(&self, place: &Place) -> Result<Option<Stored>, Cause> {
+        let (tree, path) = (place.tree.clone(), place.path.clone());
+        let there = off_thread(move || tree.mtime(&path.0))
+            .await
+            .map_err(|e| spool_cause(&e))?;
+        Ok(there
+            .filter(|there| *there > place.time)
+            .map(|_| Stored::Placed(Placed::KeptNewer, 0)))
+    }
+
+    async fn fetch(&self, candidate: &Announcement, place: &Place) -> Result<Fetched<Draft>, Cause> {
+        let wanted = Wanted {
+            url: candidate.fetch_url(),
+            size: candidate.size,
+            identity: candidate.identity.clone(),
+        };
+        let (tree, path) = (place.tree.clone(), place.path.clone());
+        let fetched = self.fetcher.fetch(&wanted, move || tree.create(&path.0)).await;
+        fetched.map_err(|error| transfer_cause(&error))
+    }
+
+    async fn store(&self, draft: Draft, place: &Place, bytes: u64) -> Result<Stored, Cause> {
+        match self.safety.place(draft, Some(place.time)).await {
+            Ok(placed) => Ok(Stored::Placed(placed, bytes)),
+            Err(error) => Err(spool_cause(&error)),
+        }
+    }
+
+    async fn set_aside(&self, candidate: &Announcement, draft: Draft, facts: &Facts, mismatch: &Mismatch) -> Cause {
+        let what = format!("wrong bytes from {}: {mismatch}", candidate.fetch_url());
+        let (quarantine, path, note) = (
+            self.quarantine.clone(),
+            candidate.path.clone(),
+            format!("{what}\n{facts:?}\n"),
+        );
+        match off_thread(move || quarantine.keep(draft, &path, &note)).await {
+            Ok(kept) => {
+                self.unit.metrics.count(Count::Quarantined);
+                Cause::new(Fault::Message, format!("{what}; kept as {}", kept.display()))
+            }
+            Err(error) if error.fault == Fault::Own => spool_cause(&error),
+            Err(_) => Cause::new(Fault::Message, what),
+        }
+    }
+
+    /// Removes what a killed process of this unit left under temporary names, where the directory is one for all times.
+    async fn sweep(&self) {
+        const ENTRIES_MAX: usize = 100_000;
+        let root = PathBuf::from(self.config.directory.fixed_start());
+        let durability = self.config.durability;
+        let begun = std::time::SystemTime::now();
+        let swept = off_thread(move || {
+            if !Path::new(&root).is_dir() {
+                return Ok(None);
+            }
+            Tree::open(&root, false, durability)?
+                .sweep(begun, ENTRIES_MAX)
+                .map(Some)
+        })
+        .await;
+        if let Err(error) = swept {
+            warn!(
+                "temporary files of an earlier run were not looked for: {}",
+                chain(&error)
+            );
+        }
+    }
+}
+
+/// What became of a product that was fetched as announced.
+enum Stored {
+    Placed(Placed, u64),
+    Superseded,
+}
+
+/// An endpoint that may recover outweighs a message that will not.
+fn worse(worst: Option<Cause>, cause: Cause) -> Cause {
+    match worst {
+        Some(worst) if worst.fault == Fault::Endpoint && cause.fault != Fault::Endpoint => worst,
+        Some(worst) if worst.fault == cause.fault => Cause {
+            what: format!("{}; {}", worst.what, cause.what),
+            retry_after: worst.retry_after.min(cause.retry_after).or(cause.retry_after),
+            ..cause
+        },
+        _ => cause,
+    }
+}
+
+fn spool_cause(error: &SpoolError) -> Cause {
+    match error.fault {
+        Fault::Message => Cause::hopeless(chain(error)),
+        fault => Cause::new(fault, chain(error)),
+    }
+}
+
+fn transfer_cause(error: &TransferError) -> Cause {
+    let cause = Cause {
+        retry_after: error.retry_after,
+        ..Cause::new(error.fault, chain(error))
+    };
+    match error.kind {
+        Kind::Gone => Cause {
+            attempts_max: ATTEMPTS_GONE,
+            ..cause
+        },
+        Kind::NotAllowed | Kind::TooLarge if error.fault == Fault::Message => Cause {
+            attempts_max: 1,
+            ..cause
+        },
+        _ => cause,
+    }
+}

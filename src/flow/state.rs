@@ -1,0 +1,143 @@
+//! Ready, running or paused, and why: what `px status` shows of a running unit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+/// One broker connection of a unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkState {
+    /// The broker's name in `px.toml`.
+    pub broker: String,
+    /// Whether it stands now.
+    pub connected: bool,
+    /// How often it was made.
+    pub generation: u64,
+    /// Why it does not stand.
+    pub error: Option<String>,
+}
+
+/// A picture of the unit at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Snapshot {
+    /// It has begun its work at least once.
+    pub ready: bool,
+    /// What keeps it from working, by the part that says so.
+    pub paused: BTreeMap<&'static str, String>,
+    /// Its connections, by purpose.
+    pub links: BTreeMap<&'static str, LinkState>,
+    /// Present amounts: in hand, parked here, kept as failed, remembered.
+    pub gauges: BTreeMap<&'static str, u64>,
+    /// Held back because the unit's address lives on another host.
+    pub standby: bool,
+}
+
+impl Snapshot {
+    /// `starting`, `running`, `standby` or `paused: REASON`.
+    pub fn word(&self) -> String {
+        match self.paused.values().next() {
+            Some(_) => format!(
+                "paused: {}",
+                self.paused.values().cloned().collect::<Vec<_>>().join("; ")
+            ),
+            None if self.standby => "standby".into(),
+            None if self.ready => "running".into(),
+            None => "starting".into(),
+        }
+    }
+}
+
+/// The shared state of a unit. Cheap to clone; every change wakes the status writer.
+#[derive(Clone)]
+pub struct State(Arc<watch::Sender<Snapshot>>);
+
+impl Default for State {
+    fn default() -> Self {
+        State(Arc::new(watch::Sender::new(Snapshot::default())))
+    }
+}
+
+impl State {
+    /// The unit has begun its work.
+    pub fn set_ready(&self) {
+        self.change(|s| s.ready = true);
+    }
+
+    /// Forgets everything but that it was ready: a new configuration begins.
+    pub fn clear(&self) {
+        self.change(|s| {
+            *s = Snapshot {
+                ready: s.ready,
+                ..Snapshot::default()
+            }
+        });
+    }
+
+    /// `part` cannot go on, for `reason`. Logged once per reason.
+    pub fn pause(&self, part: &'static str, reason: impl Into<String>) {
+        let reason = reason.into();
+        let is_new = self.change(|s| {
+            s.paused.insert(part, reason.clone());
+        });
+        if is_new {
+            tracing::error!(part, "paused: {reason}");
+        }
+    }
+
+    /// `part` can go on.
+    pub fn resume(&self, part: &'static str) {
+        if !self.0.borrow().paused.contains_key(part) {
+            return; // the usual case, on every confirm
+        }
+        let was_paused = self.change(|s| {
+            s.paused.remove(part);
+        });
+        if was_paused {
+            tracing::info!(part, "resumed");
+        }
+    }
+
+    /// Whether anything keeps the unit from working.
+    pub fn is_paused(&self) -> bool {
+        !self.0.borrow().paused.is_empty()
+    }
+
+    /// The state of one connection.
+    pub fn set_link(&self, purpose: &'static str, link: LinkState) {
+        self.change(|s| {
+            s.links.insert(purpose, link);
+        });
+    }
+
+    /// A present amount.
+    pub fn set_gauge(&self, name: &'static str, amount: u64) {
+        self.change(|s| {
+            s.gauges.insert(name, amount);
+        });
+    }
+
+    /// The unit's address is (not) here.
+    pub fn set_standby(&self, standby: bool) {
+        self.change(|s| s.standby = standby);
+    }
+
+    /// The picture now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.borrow().clone()
+    }
+
+    /// To be woken at every change.
+    pub fn subscribe(&self) -> watch::Receiver<Snapshot> {
+        self.0.subscribe()
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Snapshot)) -> bool {
+        self.0.send_if_modified(|snapshot| {
+            let before = snapshot.clone();
+            edit(snapshot);
+            before != *snapshot
+        })
+    }
+}
