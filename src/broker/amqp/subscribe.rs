@@ -108,6 +108,9 @@ impl Deliveries {
 #[async_trait]
 impl Subscription for Deliveries {
     async fn next(&mut self) -> Result<Received, BrokerError> {
+        if self.is_cancelled {
+            return Err(self.gone());
+        }
         loop {
             let next = tokio::select! {
                 biased;

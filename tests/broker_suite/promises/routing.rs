@@ -1,0 +1,187 @@
+//! Who gets which message.
+
+use px::broker::Confirmed;
+use px::message::{ExchangeKind, Fault, Queue, Topology};
+
+use crate::fixture::*;
+
+/// Pattern, key, does it match. A key is words between dots; the empty key has no words; a word may be empty.
+const TOPICS: &[(&str, &str, bool)] = &[
+    ("a.b", "a.b", true),
+    ("a.b", "a.B", false),
+    ("a.b", "a.b.c", false),
+    ("a.*", "a.b", true),
+    ("a.*", "a", false),
+    ("a.*", "a.b.c", false),
+    ("a.*", "a.", true),
+    ("*", "a", true),
+    ("*", "", false),
+    ("", "", true),
+    ("", "a", false),
+    ("#", "", true),
+    ("#", "a.b.c", true),
+    ("a.#", "a", true),
+    ("a.#", "a.b.c", true),
+    ("a.#", "b", false),
+    ("a.#", "ab", false),
+    ("#.c", "c", true),
+    ("#.c", "a.b.c", true),
+    ("#.c", "a.c.b", false),
+    ("a.#.c", "a.c", true),
+    ("a.#.c", "a.b.b.c", true),
+    ("a.#.c", "a.c.c", true),
+    ("a.#.c", "a.b", false),
+    ("a.#.c", "a..c", true),
+    ("a.*.c", "a..c", true),
+    ("a.*.c", "a.c", false),
+    ("*.#", "a", true),
+    ("*.#", "", false),
+    ("#.#", "", true),
+    ("a.*.#", "a", false),
+    ("a.*.#", "a.b.c", true),
+    ("#.b.#", "a.b.c", true),
+    ("#.b.#", "a.c", false),
+    ("*.b.#.d", "a.b.d", true),
+    ("*.b.#.d", "a.b.c.c.d", true),
+    ("*.b.#.d", "b.d", false),
+    ("a#", "ab", false),
+    ("a#", "a#", true),
+];
+
+pub async fn topic_wildcards_match_whole_words(fixture: &dyn Fixture) {
+    let connection = publisher(fixture).await;
+    let mut topology = Topology::default();
+    for (row, (pattern, ..)) in TOPICS.iter().enumerate() {
+        topology
+            .exchanges
+            .push(exchange(&format!("x{row}"), ExchangeKind::Topic));
+        topology.queues.push(queue(&format!("q{row}")));
+        topology
+            .bindings
+            .push(binding(&format!("x{row}"), &format!("q{row}"), pattern));
+    }
+    declare(&*connection, &topology).await;
+    for (row, (pattern, key, matches)) in TOPICS.iter().enumerate() {
+        let routed = publish(&*connection, &format!("x{row}"), &message(key, "")).await == Confirmed::Routed;
+        assert_eq!(routed, *matches, "{pattern:?} {key:?}");
+    }
+}
+
+pub async fn a_queue_bound_twice_gets_a_message_once(fixture: &dyn Fixture) {
+    let connection = publisher(fixture).await;
+    let topology = Topology {
+        exchanges: vec![exchange("x", ExchangeKind::Topic)],
+        queues: vec![queue("q")],
+        bindings: vec![binding("x", "q", "a.#"), binding("x", "q", "#.b")],
+    };
+    declare(&*connection, &topology).await;
+    assert_eq!(publish(&*connection, "x", &message("a.b", "")).await, Confirmed::Routed);
+    assert_eq!(depth(&*connection, "q").await, Some(1));
+}
+
+pub async fn direct_routes_by_equal_key(fixture: &dyn Fixture) {
+    let connection = publisher(fixture).await;
+    let topology = Topology {
+        exchanges: vec![exchange("x", ExchangeKind::Direct)],
+        queues: vec![queue("one"), queue("two"), queue("pattern")],
+        bindings: vec![
+            binding("x", "one", "k.1"),
+            binding("x", "two", "k.2"),
+            binding("x", "two", "k.1"),
+            binding("x", "pattern", "#"),
+        ],
+    };
+    declare(&*connection, &topology).await;
+    assert_eq!(publish(&*connection, "x", &message("k.1", "")).await, Confirmed::Routed);
+    assert_eq!(publish(&*connection, "x", &message("k.2", "")).await, Confirmed::Routed);
+    assert_eq!(
+        publish(&*connection, "x", &message("k.3", "")).await,
+        Confirmed::Returned
+    );
+    assert_eq!(depth(&*connection, "one").await, Some(1));
+    assert_eq!(depth(&*connection, "two").await, Some(2));
+    assert_eq!(depth(&*connection, "pattern").await, Some(0));
+}
+
+pub async fn fanout_routes_to_every_queue(fixture: &dyn Fixture) {
+    let connection = publisher(fixture).await;
+    let topology = Topology {
+        exchanges: vec![exchange("x", ExchangeKind::Fanout)],
+        queues: vec![queue("one"), queue("two"), queue("unbound")],
+        bindings: vec![binding("x", "one", ""), binding("x", "two", "ignored")],
+    };
+    declare(&*connection, &topology).await;
+    assert_eq!(
+        publish(&*connection, "x", &message("any.key", "")).await,
+        Confirmed::Routed
+    );
+    assert_eq!(depth(&*connection, "one").await, Some(1));
+    assert_eq!(depth(&*connection, "two").await, Some(1));
+    assert_eq!(depth(&*connection, "unbound").await, Some(0));
+}
+
+pub async fn the_default_exchange_routes_by_queue_name(fixture: &dyn Fixture) {
+    let connection = publisher(fixture).await;
+    declare(&*connection, &only_queue("q.by.name")).await;
+    assert_eq!(
+        publish(&*connection, "", &message("q.by.name", "")).await,
+        Confirmed::Routed
+    );
+    assert_eq!(
+        publish(&*connection, "", &message("q.of.nobody", "")).await,
+        Confirmed::Returned
+    );
+    assert_eq!(depth(&*connection, "q.by.name").await, Some(1));
+}
+
+/// The empty name in a topology is the default exchange, which is never declared and never bound.
+pub async fn declaring_again_changes_nothing(fixture: &dyn Fixture) {
+    let connection = publisher(fixture).await;
+    let topology = Topology {
+        exchanges: vec![exchange("", ExchangeKind::Direct), exchange("x", ExchangeKind::Topic)],
+        queues: vec![Queue {
+            expires: Some(SOON),
+            ..queue("q")
+        }],
+        bindings: vec![binding("x", "q", "#"), binding("", "q", "q")],
+    };
+    declare(&*connection, &topology).await;
+    fill(&*connection, "q", &["kept"]).await;
+    declare(&*connection, &topology).await;
+    declare(&*publisher(fixture).await, &topology).await;
+    assert_eq!(depth(&*connection, "q").await, Some(1));
+}
+
+pub async fn binding_what_is_missing_is_our_own_fault(fixture: &dyn Fixture) {
+    let connection = publisher(fixture).await;
+    let there = Topology {
+        exchanges: vec![exchange("x", ExchangeKind::Topic)],
+        queues: vec![queue("q")],
+        ..Topology::default()
+    };
+    declare(&*connection, &there).await;
+    for binding in [binding("missing", "q", "#"), binding("x", "missing", "#")] {
+        let topology = Topology {
+            bindings: vec![binding],
+            ..Topology::default()
+        };
+        let error = connection.declare(&topology).await.expect_err("something is missing");
+        assert_eq!(error.fault, Fault::Own, "{error}");
+        assert!(error.to_string().contains("missing"), "{error}");
+    }
+    // The connection is none the worse for it.
+    assert_eq!(depth(&*connection, "q").await, Some(0));
+}
+
+pub async fn depth_counts_what_is_ready(fixture: &dyn Fixture) {
+    let connection = publisher(fixture).await;
+    assert_eq!(depth(&*connection, "q").await, None);
+    declare(&*connection, &only_queue("q")).await;
+    assert_eq!(depth(&*connection, "q").await, Some(0));
+    fill(&*connection, "q", &["a", "b", "c"]).await;
+    assert_eq!(depth(&*connection, "q").await, Some(3));
+    let consumer = consumer(fixture).await;
+    let mut subscription = consumer.subscribe("q", 1).await.expect("subscribe");
+    let _held = take(&mut subscription).await;
+    assert_eq!(depth(&*connection, "q").await, Some(2));
+}

@@ -1,0 +1,172 @@
+//! What only RabbitMQ does: permissions, entities made otherwise, queues deleted from outside.
+
+use px::broker::{Purpose, Returns, connect};
+use px::message::{Exchange, ExchangeKind, Fault, Queue, Topology};
+
+use crate::fixture::*;
+use crate::support::{TestBroker, within};
+
+fn bound_queue() -> Topology {
+    Topology {
+        exchanges: vec![exchange("x", ExchangeKind::Topic)],
+        queues: vec![queue("q")],
+        bindings: vec![binding("x", "q", "#")],
+    }
+}
+
+/// Oddity of RabbitMQ: an entity keeps the options it was made with, and says 406 to others.
+#[tokio::test]
+async fn what_exists_with_other_options_is_used_as_it_is() {
+    let broker = TestBroker::new("mismatch");
+    let connection = open(&broker.config(), Purpose::Publish).await;
+    let mut other = bound_queue();
+    other.exchanges[0].durable = false;
+    other.queues[0].expires = Some(SOON);
+    declare(&*connection, &other).await;
+
+    let warnings = connection.declare(&bound_queue()).await.expect("declare");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("exchange x is transient"), "{warnings:?}");
+    assert!(warnings[1].contains("queue q is used as it is"), "{warnings:?}");
+    fill(&*connection, "q", &["through"]).await;
+
+    let direct = Topology {
+        exchanges: vec![Exchange {
+            kind: ExchangeKind::Direct,
+            ..other.exchanges[0].clone()
+        }],
+        ..Topology::default()
+    };
+    let warnings = connection.declare(&direct).await.expect("declare");
+    assert!(warnings[0].contains("'type'"), "{warnings:?}");
+}
+
+/// Oddity of RabbitMQ: permissions. A user who may not configure uses what is there.
+#[tokio::test]
+async fn without_the_right_to_configure_what_is_there_is_used() {
+    let broker = TestBroker::new("rights");
+    let admin = open(&broker.config(), Purpose::Publish).await;
+    declare(&*admin, &bound_queue()).await;
+    let user = open(&broker.user("user", "^$", "^x$", ".*"), Purpose::Consume).await;
+    let warnings = within(SOON, "declared", user.declare(&bound_queue()))
+        .await
+        .expect("declare");
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(
+        warnings[2].contains("may not bind queue q to exchange x"),
+        "{warnings:?}"
+    );
+    fill(&*admin, "q", &["through"]).await;
+    let mut subscription = user.subscribe("q", 1).await.expect("subscribe");
+    assert_eq!(take_text(&mut subscription).await, "through");
+
+    let error = user.declare(&only_queue("new")).await.expect_err("may not be made");
+    assert_eq!(error.fault, Fault::Own);
+    assert!(error.to_string().contains("queue new is missing"), "{error}");
+    assert!(error.to_string().contains("permission to configure"), "{error}");
+}
+
+#[tokio::test]
+async fn without_the_right_to_read_or_write_it_is_our_own_fault() {
+    let broker = TestBroker::new("refused");
+    let admin = open(&broker.config(), Purpose::Publish).await;
+    declare(&*admin, &bound_queue()).await;
+    let user = broker.user("user", "^$", "^$", "^$");
+
+    let connection = open(&user, Purpose::Consume).await;
+    let error = connection.subscribe("q", 1).await.err().expect("may not read");
+    assert_eq!(error.fault, Fault::Own, "{error}");
+    assert!(error.to_string().contains("permission to read"), "{error}");
+
+    let publish = connection
+        .publish("x", &message("k", ""), Returns::Counted)
+        .await
+        .expect("on its way");
+    let error = within(SOON, "refused", publish).await.expect_err("may not write");
+    assert_eq!(error.fault, Fault::Own, "{error}");
+    let ending = within(SOON, "ended", connection.closed()).await;
+    assert_eq!(ending.fault, Fault::Own, "{ending}");
+}
+
+#[tokio::test]
+async fn a_queue_in_exclusive_use_is_worth_another_try() {
+    let broker = TestBroker::new("exclusive");
+    let one = open(&broker.config(), Purpose::Consume).await;
+    let exclusive = Topology {
+        queues: vec![Queue {
+            exclusive: true,
+            durable: false,
+            ..queue("mine")
+        }],
+        ..Topology::default()
+    };
+    declare(&*one, &exclusive).await;
+    let two = open(&broker.config(), Purpose::Consume).await;
+    let error = two.subscribe("mine", 1).await.err().expect("not ours");
+    assert_eq!(error.fault, Fault::Endpoint, "{error}");
+    assert!(error.to_string().contains("belongs to another connection"), "{error}");
+    let error = two.declare(&exclusive).await.expect_err("not ours");
+    assert_eq!(error.fault, Fault::Endpoint, "{error}");
+}
+
+#[tokio::test]
+async fn a_deleted_queue_ends_its_subscription_and_nothing_else() {
+    let broker = TestBroker::new("deleted");
+    let connection = open(&broker.config(), Purpose::Consume).await;
+    declare(&*connection, &only_queue("q")).await;
+    let mut subscription = connection.subscribe("q", 1).await.expect("subscribe");
+    broker.delete_queue("q");
+    let error = within(SOON, "an end", subscription.next())
+        .await
+        .err()
+        .expect("cancelled");
+    assert_eq!(error.fault, Fault::Endpoint);
+    assert!(error.to_string().contains("queue was deleted"), "{error}");
+    assert_eq!(depth(&*connection, "q").await, None);
+}
+
+#[tokio::test]
+async fn a_full_queue_that_refuses_is_an_endpoint_fault() {
+    let broker = TestBroker::new("overflow");
+    let connection = open(&broker.config(), Purpose::Publish).await;
+    declare(&*connection, &only_queue("q")).await;
+    let policy =
+        r#"{"pattern": "^q$", "apply-to": "queues", "definition": {"max-length": 1, "overflow": "reject-publish"}}"#;
+    broker
+        .api("PUT", &format!("/api/policies/{}/full", broker.vhost), Some(policy))
+        .ok();
+    // The policy arrives a moment later.
+    let verdict = async || {
+        let confirm = connection
+            .publish("", &message("q", ""), Returns::Counted)
+            .await
+            .expect("publish");
+        within(SOON, "answered", confirm).await
+    };
+    let mut refusal = None;
+    crate::support::eventually(SOON, "the queue is full", async || {
+        refusal = verdict().await.err();
+        refusal.is_some()
+    })
+    .await;
+    let refusal = refusal.expect("refused");
+    assert_eq!(refusal.fault, Fault::Endpoint);
+    assert!(refusal.to_string().contains("queue is full"), "{refusal}");
+    // Not the end of the connection.
+    assert!(depth(&*connection, "q").await.is_some());
+}
+
+#[tokio::test]
+async fn the_connection_shows_its_name_and_product() {
+    let broker = TestBroker::new("named");
+    let _connection = connect(&broker.config(), Purpose::Consume, "rx_pull_urp")
+        .await
+        .expect("connect");
+    let mut shown = String::new();
+    // The statistics lag by seconds.
+    crate::support::wait_until(SOON, "the connection is listed", || {
+        shown = broker.api("GET", "/api/connections", None).ok().body;
+        shown.contains("rx_pull_urp (consume)")
+    });
+    assert!(shown.contains(r#""product":"px""#), "{shown}");
+}
