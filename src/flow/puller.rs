@@ -305,7 +305,8 @@ impl Worker {
         if !self.config.masks.accepts(&announcement.path.0) {
             return self.skip("rejected by a mask".into());
         }
-        let time = stamp::time_of(&announcement, &input.envelope, input.first_seen);
+        // A clock that runs ahead at the source must not pin a file here for ever.
+        let time = stamp::time_of(&announcement, &input.envelope, input.first_seen).min(Timestamp::now());
         let place = match self.place(&announcement, time).await {
             Ok(place) => place,
             Err(error) => return Outcome::Park(spool_cause(&error)),

@@ -180,6 +180,15 @@ impl FailedStore {
         })
     }
 
+    /// Opens the store only if it is there, so that an operator's look at a unit leaves no file of the wrong owner.
+    pub fn open_existing(path: &Path, limits: Limits) -> Result<Option<FailedStore>, SpoolError> {
+        if path.exists() {
+            FailedStore::open(path, limits).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
     /// Keeps a failure. On `Ok` it is synced, and the delivery may be settled. A store that is full of products
     /// answers with `store_full` and keeps nothing.
     pub fn keep(&self, failure: &Failure) -> Result<Kept, SpoolError> {

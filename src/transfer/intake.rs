@@ -4,11 +4,9 @@ use std::fmt;
 use std::io::Write;
 
 use jiff::Timestamp;
-use md5::{Digest, Md5};
-use sha2::Sha512;
 
 use super::{Kind, TransferError, Wanted};
-use crate::message::{DigestOf, Fault, Identity, Method};
+use crate::message::{ContentHasher, Fault};
 use crate::spool::SpoolError;
 
 /// Of a product that is longer than announced this much is taken all the same, to see what it is.
@@ -96,45 +94,8 @@ pub(super) struct Expected(Option<(ContentHasher, String)>);
 
 impl Expected {
     pub(super) fn new(wanted: &Wanted) -> Expected {
-        let of_content = wanted
-            .identity
-            .as_ref()
-            .filter(|identity| identity.of == DigestOf::Content);
-        Expected(
-            of_content.and_then(|Identity { method, value, .. }| {
-                Some((ContentHasher::new(method)?, value.to_ascii_lowercase()))
-            }),
-        )
-    }
-}
-
-#[derive(Debug, Clone)]
-enum ContentHasher {
-    Md5(Box<Md5>),
-    Sha512(Box<Sha512>),
-}
-
-impl ContentHasher {
-    fn new(method: &Method) -> Option<ContentHasher> {
-        match method {
-            Method::Md5 => Some(ContentHasher::Md5(Box::default())),
-            Method::Sha512 => Some(ContentHasher::Sha512(Box::default())),
-            Method::Random | Method::Arbitrary | Method::ComputeOnDownload | Method::Other(_) => None,
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            ContentHasher::Md5(state) => state.update(bytes),
-            ContentHasher::Sha512(state) => state.update(bytes),
-        }
-    }
-
-    fn finish(self) -> String {
-        match self {
-            ContentHasher::Md5(state) => base16ct::lower::encode_string(&state.finalize()),
-            ContentHasher::Sha512(state) => base16ct::lower::encode_string(&state.finalize()),
-        }
+        let identity = wanted.identity.as_ref();
+        Expected(identity.and_then(|identity| Some((identity.checker()?, identity.value.to_ascii_lowercase()))))
     }
 }
 
@@ -203,6 +164,7 @@ impl<W: Write> Intake<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::{DigestOf, Identity, Method};
 
     fn fetched(
         size: Option<u64>,

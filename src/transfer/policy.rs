@@ -36,7 +36,8 @@ impl Default for Policy {
     }
 }
 
-/// `host` (every port) or `host:port`. Valid: `dd1.weather.gc.ca`, `urp-1:8080`, `[::1]:80`; invalid: `http://h`, `h:x`.
+/// `host` (every port) or `host:port`. Valid: `dd1.weather.gc.ca`, `urp-1:8080`, `[::1]:80`; invalid: `http://h`,
+/// `h:x`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPattern {
     host: String,

@@ -153,3 +153,11 @@ fn long_reasons_are_cut_at_a_character() {
     assert_eq!(cut("aé", 2), "a");
     assert_eq!(cut("aé", 3), "aé");
 }
+
+#[test]
+fn looking_at_a_unit_without_failures_makes_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state/rx_pull/failed.db");
+    assert!(FailedStore::open_existing(&path, Limits::default()).unwrap().is_none());
+    assert!(!dir.path().join("state").exists());
+}

@@ -1,0 +1,8 @@
+//! Promises of `transfer` and `spool`, kept against real servers, real file systems and real limits.
+
+mod disk;
+mod http;
+mod https;
+mod local_files;
+mod private;
+mod server;
