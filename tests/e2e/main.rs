@@ -9,3 +9,4 @@ mod parking;
 mod support;
 mod sync_order;
 mod vip;
+mod watcher;
