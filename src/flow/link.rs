@@ -1,7 +1,7 @@
 //! A connection that is made again for ever: one capped backoff with jitter for all transports.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
@@ -12,6 +12,9 @@ use crate::broker::{self, BrokerError, Connection, Purpose};
 use crate::config::Broker;
 use crate::message::{Fault, Topology};
 use crate::metrics::Count;
+
+/// A connection that stood this long was good.
+const STOOD: Duration = Duration::from_secs(10);
 
 /// Between attempts: from 250 ms, doubling, never longer than 30 s.
 pub fn reconnect_backoff() -> Backoff {
@@ -25,6 +28,8 @@ pub struct Link {
     purpose: Purpose,
     backoff: Backoff,
     generation: u64,
+    /// When the last connection was made.
+    stood_since: Option<Instant>,
     last_error: Option<String>,
 }
 
@@ -37,6 +42,7 @@ impl Link {
             purpose,
             backoff: reconnect_backoff(),
             generation: 0,
+            stood_since: None,
             last_error: None,
         }
     }
@@ -49,6 +55,10 @@ impl Link {
         until: &tokio_util::sync::CancellationToken,
     ) -> Option<Arc<dyn Connection>> {
         loop {
+            if self.last_error.is_some() {
+                let wait = self.backoff.next_wait();
+                until.run_until_cancelled(tokio::time::sleep(wait)).await?;
+            }
             let attempt = until.run_until_cancelled(self.attempt(topology)).await?;
             match attempt {
                 Ok(connection) => {
@@ -57,18 +67,15 @@ impl Link {
                 }
                 Err(error) => self.broken(&error),
             }
-            let wait = self.backoff.next_wait();
-            until.run_until_cancelled(tokio::time::sleep(wait)).await?;
         }
     }
 
-    /// Tells the link that its connection has worked for a while, so that the next loss is met quickly.
-    pub fn worked(&mut self) {
-        self.backoff.reset();
-    }
-
-    /// Notes why the connection is gone, or why it cannot be used.
+    /// Notes why the connection is gone, or why it cannot be used. One that stood for a while is missed quickly; one
+    /// that breaks at once is not hammered.
     pub fn broken(&mut self, error: &BrokerError) {
+        if self.stood_since.take().is_some_and(|since| since.elapsed() >= STOOD) {
+            self.backoff.reset();
+        }
         let text = chain(error);
         if error.fault == Fault::Own {
             self.unit.state.pause(self.part(), text.clone());
@@ -95,6 +102,7 @@ impl Link {
 
     fn stands(&mut self) {
         self.generation += 1;
+        self.stood_since = Some(Instant::now());
         if self.generation > 1 {
             self.unit.metrics.count(Count::Reconnects);
         }

@@ -263,7 +263,6 @@ impl Task {
                 Ok(())
             }
             Ok(confirmed) => {
-                self.link.worked();
                 self.refusals.reset();
                 self.unit.state.resume("publishing");
                 if confirmed == Confirmed::Returned {

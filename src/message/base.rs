@@ -28,7 +28,9 @@ pub(super) fn normalized(text: &str) -> Result<String, BaseError> {
     if text.len() > BASE_BYTES_MAX {
         return Err(BaseError::TooLong);
     }
-    let root = root_len(text).ok_or(BaseError::NotAbsolute)?;
+    let root = root_len(text)
+        .filter(|_| !text.contains("%00"))
+        .ok_or(BaseError::NotAbsolute)?;
     if text.contains(['?', '#']) {
         return Err(BaseError::HasQuery);
     }
@@ -66,6 +68,14 @@ pub(super) fn root_len(text: &str) -> Option<usize> {
         }
         None => (is_file && rest.starts_with('/')).then_some(scheme.len() + 2),
     }
+}
+
+/// Divides the URL of a tree into the base that is announced, `scheme://authority/`, and what every path below it
+/// begins with: `http://h/x/my%20xml` becomes `http://h/` and `x/my xml/`.
+pub fn split_tree_url(url: &str) -> Result<(String, Vec<u8>), BaseError> {
+    let whole = normalized(url)?;
+    let root = root_len(&whole).ok_or(BaseError::NotAbsolute)?;
+    Ok((whole[..root].to_owned(), escape::undo(&whole.as_bytes()[root..])))
 }
 
 /// The base for people to read.
@@ -166,6 +176,7 @@ mod tests {
             "http://a:b:c/",
             "file:",
             "file://",
+            "http://h/%00",
             "data:text",
             "http://[::1/",
         ];
@@ -178,6 +189,29 @@ mod tests {
             normalized(&format!("http://h/{}", "x".repeat(5000))),
             Err(BaseError::TooLong)
         );
+    }
+
+    #[test]
+    fn a_tree_url_is_base_and_start_of_the_paths() {
+        let table = [
+            (
+                "http://dd1.weather.gc.ca/citypage_weather/xml/",
+                "http://dd1.weather.gc.ca/",
+                "citypage_weather/xml/",
+            ),
+            ("http://h/x/my%20xml", "http://h/", "x/my xml/"),
+            ("http://h:81", "http://h:81/", ""),
+            ("file:///data/x", "file:///", "data/x/"),
+            ("file:/data/x", "file:/", "data/x/"),
+        ];
+        for (url, base, start) in table {
+            assert_eq!(
+                split_tree_url(url),
+                Ok((base.to_owned(), start.as_bytes().to_vec())),
+                "{url}"
+            );
+        }
+        assert_eq!(split_tree_url("/data/x"), Err(BaseError::NotAbsolute));
     }
 
     #[test]

@@ -98,7 +98,8 @@ pub enum AnnounceAsError {
 /// Leaves room in a key for the first directories.
 const PREFIX_BYTES_MAX: usize = 127;
 
-/// One format in which a unit announces: `"v02"`, or spelled out `{ format = "v00", key = "v00.urp.input", digest = "name" }`.
+/// One format in which a unit announces: `"v02"`, or spelled out
+/// `{ format = "v00", key = "v00.urp.input", digest = "name" }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnounceAs {
     /// How the body is written.

@@ -195,8 +195,11 @@ fn sum(identity: &Identity) -> Option<String> {
     Some(format!("{letter},{value}"))
 }
 
-/// The other headers as v02 writes them: times have no `T`.
+/// The other headers as v02 writes them: times have no `T`, and what only v02 gives a meaning to is not taken from
+/// messages of other formats.
 pub(super) fn peers_headers(mut others: Headers) -> Headers {
+    others.remove("sum");
+    others.remove("parts");
     if let Some(time) = others
         .get("atime")
         .and_then(Value::as_str)

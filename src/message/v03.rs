@@ -1,8 +1,8 @@
 //! `v03`: one JSON object.
 //!
 //! Valid: `{"pubTime":"20261121T201234.5","baseUrl":"http://h/","relPath":"a/b.gif","size":7}`; C peers write the size
-//! as a string, older ones `integrity` and `retPath`. Invalid: `[]`, `{"baseUrl":"http://h/"}`. Fields that are not ours
-//! are kept and written again.
+//! as a string, older ones `integrity` and `retPath`. Invalid: `[]`, `{"baseUrl":"http://h/"}`. Fields that are not
+//! ours are kept and written again.
 
 use jiff::Timestamp;
 use serde_json::{Map, Number, Value as Json, json};
@@ -13,6 +13,18 @@ use super::{Announcement, DecodeError, Decoded, DigestOf, EncodeError, Envelope,
 use super::{Reason, Value, identity, stamp, v02};
 
 const FORMAT: Format = Format::V03;
+/// What the announcement itself says, or that there is no product: never taken from messages of other formats.
+const OWN_FIELDS: [&str; 9] = [
+    "pubTime",
+    "baseUrl",
+    "relPath",
+    "size",
+    "identity",
+    "integrity",
+    "parts",
+    "blocks",
+    "fileOp",
+];
 
 pub(super) fn decode(envelope: &Envelope) -> Result<Decoded, DecodeError> {
     let mut fields = match serde_json::from_slice(&envelope.body) {
@@ -172,8 +184,7 @@ pub(super) fn body(
         fields.insert("mtime".into(), stamp::to_nanoseconds(mtime, "T").into());
     }
     for (name, value) in others {
-        // The announcement's own fields say the same with authority.
-        if fields.contains_key(&name) || matches!(name.as_str(), "size" | "identity" | "integrity") {
+        if fields.contains_key(&name) || OWN_FIELDS.contains(&name.as_str()) {
             continue;
         }
         match to_json(peers_value(&name, value)) {

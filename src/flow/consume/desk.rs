@@ -1,0 +1,455 @@
+//! From a delivery to its settlement: the component decides, its outputs are made safe, then the delivery is answered.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::{Notify, OnceCell, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info, warn};
+
+use super::{Handle, Input, Intake, Step};
+use crate::broker::{BrokerError, Confirmed, Connection, Receipt, Received, Returns, Settlement};
+use crate::flow::park::{self, Next, Rung};
+use crate::flow::publish::{Options, Pending, PublishError, Publisher};
+use crate::flow::sample::Sampler;
+use crate::flow::{Cause, Outcome, Output, Unit, chain};
+use crate::message::Fault;
+use crate::metrics::Count;
+use crate::spool::failed::{FailedStore, Failure, Limits, Which};
+use crate::spool::parked::Lot;
+use crate::spool::{SpoolError, off_thread};
+
+/// The part of the unit that says why work is paused.
+pub(super) const WORK: &str = "work";
+
+/// Where this unit parks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Parking {
+    /// In the unit's own spool.
+    Local,
+    /// On the broker's rungs.
+    Rungs,
+    /// The broker redelivers later by itself.
+    Delayed,
+}
+
+/// Where a delivery lives until it is settled.
+pub(super) enum Source {
+    Broker(Box<dyn Receipt>),
+    Lot(i64),
+    /// The failed store, because an operator asked for a replay.
+    Failed(i64),
+}
+
+/// What settling needs.
+pub(super) struct Desk<H> {
+    pub unit: Unit,
+    pub intake: Intake,
+    handler: Arc<H>,
+    publisher: OnceCell<Publisher>,
+    pub lot: Lot,
+    pub failed: FailedStore,
+    parking: AtomicU8,
+    pub troubles: mpsc::Sender<Cause>,
+    pub lot_changed: Notify,
+    pub in_hand: TaskTracker,
+    pub replaying: Mutex<HashSet<i64>>,
+    samples: Sampler,
+}
+
+impl<H: Handle> Desk<H> {
+    /// Opens the unit's stores.
+    pub async fn open(
+        unit: &Unit,
+        intake: Intake,
+        handler: Arc<H>,
+        publisher: Option<Publisher>,
+        troubles: mpsc::Sender<Cause>,
+    ) -> Result<Self, SpoolError> {
+        let state = unit.places.unit_state(&unit.name);
+        let failed = state.join("failed.db");
+        Ok(Desk {
+            lot: Lot::open(&state.join("parked.db")).await?,
+            failed: off_thread(move || FailedStore::open(&failed, Limits::default())).await?,
+            publisher: OnceCell::new_with(publisher),
+            parking: AtomicU8::new(Parking::Local as u8),
+            troubles,
+            lot_changed: Notify::new(),
+            in_hand: TaskTracker::new(),
+            replaying: Mutex::default(),
+            samples: Sampler::default(),
+            unit: unit.clone(),
+            intake,
+            handler,
+        })
+    }
+
+    /// Rungs where the queue and the broker can keep them, else the broker's own delay, else the local spool.
+    pub async fn choose_parking(&self, connection: &dyn Connection) -> Result<(), BrokerError> {
+        let able = connection.capabilities();
+        let queue = &self.intake.queue;
+        let parking = if able.delayed_redelivery {
+            Parking::Delayed
+        } else if !able.dead_lettering || !queue.durable || queue.auto_delete || queue.exclusive {
+            Parking::Local
+        } else {
+            match self.declare_rungs(connection).await {
+                Ok(()) => Parking::Rungs,
+                Err(error) if error.fault == Fault::Own => {
+                    warn!("parking in the local spool: {}", chain(&error));
+                    Parking::Local
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        self.parking.store(parking as u8, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn declare_rungs(&self, connection: &dyn Connection) -> Result<(), BrokerError> {
+        let queue = &self.intake.queue.name;
+        for topology in [park::way_back(queue), park::rungs(queue)] {
+            for warning in connection.declare(&topology).await? {
+                warn!("{warning}");
+            }
+        }
+        Ok(())
+    }
+
+    fn parking(&self) -> Parking {
+        match self.parking.load(Ordering::Relaxed) {
+            x if x == Parking::Rungs as u8 => Parking::Rungs,
+            x if x == Parking::Delayed as u8 => Parking::Delayed,
+            _ => Parking::Local,
+        }
+    }
+
+    pub async fn channel(
+        self: Arc<Self>,
+        connection: Arc<dyn Connection>,
+        halt: CancellationToken,
+    ) -> Result<(), BrokerError> {
+        let mut subscription = connection
+            .subscribe(&self.intake.queue.name, self.intake.prefetch)
+            .await?;
+        while let Some(received) = halt.run_until_cancelled(subscription.next()).await {
+            let Received {
+                envelope,
+                redelivered,
+                receipt,
+            } = received?;
+            self.unit.metrics.count(Count::Received);
+            let (attempts, first_seen) = park::history(&envelope);
+            let input = Input {
+                envelope: park::without_history(envelope),
+                redelivered,
+                attempts,
+                first_seen: first_seen.unwrap_or_else(Timestamp::now),
+            };
+            if attempts > 0 || first_seen.is_some() {
+                self.unit.metrics.count(Count::Retried);
+            }
+            self.take(Arc::new(input), Source::Broker(receipt)).await;
+        }
+        subscription.cancel().await;
+        Ok(())
+    }
+
+    pub async fn trouble(&self, cause: Cause) {
+        // Ends with the unit; nobody is left to be told then.
+        drop(self.troubles.send(cause).await);
+    }
+
+    pub async fn take(self: &Arc<Self>, input: Arc<Input>, source: Source) {
+        self.take_with(input, source, ()).await;
+    }
+
+    /// Lets the component begin, publishes in order, and goes on in the background while it holds `place`.
+    pub async fn take_with(self: &Arc<Self>, input: Arc<Input>, source: Source, place: impl Send + 'static) {
+        let (begun, note) = self.begin(&input).await;
+        let desk = Arc::clone(self);
+        self.in_hand.spawn(async move {
+            let (mut begun, mut note) = (begun, note);
+            while let Begun::Waiting(wait) = begun {
+                wait.await;
+                (begun, note) = desk.begin(&input).await;
+            }
+            if let Err(cause) = desk.finish(&input, &note, source, begun).await {
+                desk.trouble(cause).await;
+            }
+            drop(place);
+        });
+    }
+
+    async fn begin(&self, input: &Arc<Input>) -> (Begun, H::Note) {
+        let (step, note) = self.handler.begin(input).await;
+        let begun = match step {
+            Step::Now(Outcome::Done(outputs)) => Begun::Publishing(self.submit(outputs).await),
+            Step::Now(outcome) => Begun::Decided(outcome),
+            Step::Later(work) => Begun::Working(work),
+            Step::Again(wait) => Begun::Waiting(wait),
+        };
+        (begun, note)
+    }
+
+    async fn submit(&self, outputs: Vec<Output>) -> Vec<Pending> {
+        let mut pending = Vec::with_capacity(outputs.len());
+        if outputs.is_empty() {
+            return pending;
+        }
+        let publisher = self.publisher().await;
+        for output in outputs {
+            let returns = if output.exchange.is_empty() {
+                Returns::Known
+            } else {
+                Returns::Counted
+            };
+            pending.push(publisher.submit(&output.exchange, output.envelope, returns).await);
+        }
+        pending
+    }
+
+    /// The unit's publisher; made when it is first needed, for most pull workers never park.
+    async fn publisher(&self) -> &Publisher {
+        let start = || async {
+            let topology = park::rungs(&self.intake.queue.name);
+            Publisher::start(&self.unit, self.intake.broker.clone(), topology, Options::default())
+        };
+        self.publisher.get_or_init(start).await
+    }
+
+    /// From the component's answer to the settled delivery. `Err`: trouble of our own; the delivery is released.
+    async fn finish(&self, input: &Input, note: &H::Note, mut source: Source, step: Begun) -> Result<(), Cause> {
+        let (outcome, pending) = match step {
+            Begun::Publishing(pending) => (Outcome::Done(Vec::new()), pending),
+            Begun::Decided(outcome) => (outcome, Vec::new()),
+            Begun::Waiting(_) => unreachable!("waited for by the caller"),
+            Begun::Working(work) => match self.work(input, &mut source, work).await {
+                Outcome::Done(outputs) => (Outcome::Done(Vec::new()), self.submit(outputs).await),
+                outcome => (outcome, Vec::new()),
+            },
+        };
+        match outcome {
+            Outcome::Done(_) => match self.outputs_safe(input, note, pending).await {
+                Ok(true) => {
+                    self.settle(source, Settlement::Ack).await;
+                    self.unit.state.resume(WORK);
+                    Ok(())
+                }
+                Ok(false) => {
+                    self.handler.undone(input, note);
+                    Ok(()) // stopping: unsettled, so it comes again
+                }
+                Err(cause) => self.not_done(input, note, source, cause, false).await,
+            },
+            Outcome::Skip(reason) => {
+                debug!(key = %input.envelope.key, "skipped: {reason}");
+                self.settle(source, Settlement::Ack).await;
+                Ok(())
+            }
+            Outcome::Park(cause) => self.not_done(input, note, source, cause, false).await,
+            Outcome::Fail(cause) => self.not_done(input, note, source, cause, true).await,
+        }
+    }
+
+    /// Waits for work; what takes long is taken over from the broker, whose patience ends some time.
+    async fn work(&self, input: &Input, source: &mut Source, mut work: BoxFuture<'static, Outcome>) -> Outcome {
+        tokio::select! {
+            outcome = &mut work => return outcome,
+            () = tokio::time::sleep(self.intake.adopt_after) => {}
+        }
+        if let Source::Broker(_) = source {
+            match self
+                .lot
+                .keep(&input.envelope, input.attempts, input.first_seen, None)
+                .await
+            {
+                Ok(id) => {
+                    let adopted = std::mem::replace(source, Source::Lot(id));
+                    self.settle(adopted, Settlement::Ack).await;
+                    self.unit.metrics.count(Count::Adopted);
+                    info!(key = %input.envelope.key, "takes long: taken over from the broker");
+                }
+                Err(error) => warn!("cannot take over a delivery that takes long: {}", chain(&error)),
+            }
+        }
+        work.await
+    }
+
+    /// Whether everything published is confirmed. `Ok(false)` when the unit stops first.
+    async fn outputs_safe(&self, input: &Input, note: &H::Note, pending: Vec<Pending>) -> Result<bool, Cause> {
+        for publish in pending {
+            match publish.await {
+                Ok(Confirmed::Routed | Confirmed::Returned) => {}
+                Err(PublishError::Stopping) => return Ok(false),
+                Err(error @ PublishError::Refused(_)) => return Err(Cause::from((Fault::Message, &error))),
+            }
+        }
+        self.handler.outputs_safe(input, note).await?;
+        Ok(true)
+    }
+
+    async fn not_done(
+        &self,
+        input: &Input,
+        note: &H::Note,
+        source: Source,
+        cause: Cause,
+        for_good: bool,
+    ) -> Result<(), Cause> {
+        self.handler.undone(input, note);
+        if let Source::Failed(id) = source {
+            return self.failed_again(id, &cause).await;
+        }
+        let attempts = input.attempts + u32::from(cause.fault == Fault::Message);
+        let age = Timestamp::now().duration_since(input.first_seen);
+        let age = Duration::try_from(age).unwrap_or_default();
+        let next = match park::next_step(&cause, attempts, age, self.intake.give_up_after) {
+            Next::Park(_) if for_good => Next::Fail,
+            next => next,
+        };
+        let result = match next {
+            Next::Park(rung) => self.park(input, source, attempts, rung, &cause).await,
+            Next::Fail => self.fail(input, source, attempts, &cause).await,
+            Next::Release => {
+                self.settle(source, Settlement::Requeue).await;
+                return Err(cause);
+            }
+        };
+        if result.is_ok() && cause.fault != Fault::Own {
+            self.unit.state.resume(WORK);
+        }
+        result
+    }
+
+    async fn park(&self, input: &Input, source: Source, attempts: u32, rung: Rung, cause: &Cause) -> Result<(), Cause> {
+        self.unit.metrics.count(Count::Parked);
+        if let Some(unsaid) = self.samples.take(&cause.what) {
+            warn!(key = %input.envelope.key, unsaid, "parked for {}: {}", rung.name, cause.what);
+        }
+        let due = Timestamp::now() + rung.wait;
+        if let Source::Lot(id) = source {
+            let deferred = self.lot.defer(id, attempts, due).await;
+            self.lot_changed.notify_one();
+            return deferred.map_err(|error| Cause::from((Fault::Own, &error)));
+        }
+        let parked = park::with_history(&input.envelope, attempts, input.first_seen);
+        match self.parking() {
+            Parking::Delayed => {
+                let how = Settlement::RequeueAfter(rung.wait, parked.headers);
+                self.settle(source, how).await;
+                return Ok(());
+            }
+            Parking::Rungs => {
+                let exchange = park::rung_name(&self.intake.queue.name, rung);
+                let publisher = self.publisher().await;
+                match publisher.submit(&exchange, parked, Returns::Known).await.await {
+                    Ok(Confirmed::Routed) => {
+                        self.settle(source, Settlement::Ack).await;
+                        return Ok(());
+                    }
+                    Err(PublishError::Stopping) => return Ok(()), // unsettled: it comes again
+                    Ok(Confirmed::Returned) | Err(PublishError::Refused(_)) => {
+                        warn!(exchange, "the rung took nothing; parked in the local spool");
+                    }
+                }
+            }
+            Parking::Local => {}
+        }
+        match self
+            .lot
+            .keep(&input.envelope, attempts, input.first_seen, Some(due))
+            .await
+        {
+            Ok(_) => {
+                self.lot_changed.notify_one();
+                self.settle(source, Settlement::Ack).await;
+                Ok(())
+            }
+            Err(error) => {
+                self.settle(source, Settlement::Requeue).await;
+                Err(Cause::from((Fault::Own, &error)))
+            }
+        }
+    }
+
+    /// To the failed store, synced; then the delivery is settled.
+    async fn fail(&self, input: &Input, source: Source, attempts: u32, cause: &Cause) -> Result<(), Cause> {
+        let failure = Failure {
+            envelope: input.envelope.clone(),
+            queue: self.intake.queue.name.clone(),
+            reason: cause.what.clone(),
+            fault: cause.fault,
+            attempts,
+            first: input.first_seen,
+            last: Timestamp::now(),
+            is_rubbish: cause.is_rubbish,
+        };
+        let failed = self.failed.clone();
+        match off_thread(move || failed.keep(&failure)).await {
+            Ok(_) => {
+                self.unit.metrics.count(Count::Failed);
+                if let Some(unsaid) = self.samples.take(&cause.what) {
+                    error!(key = %input.envelope.key, attempts, unsaid, "failed, kept for `px failed`: {}", cause.what);
+                }
+                self.settle(source, Settlement::Ack).await;
+                Ok(())
+            }
+            Err(error) => {
+                self.settle(source, Settlement::Requeue).await;
+                Err(Cause::from((Fault::Own, &error)))
+            }
+        }
+    }
+
+    /// A replay that did not go better: it stays failed, with its new reason.
+    async fn failed_again(&self, id: i64, cause: &Cause) -> Result<(), Cause> {
+        let (failed, reason, fault) = (self.failed.clone(), cause.what.clone(), cause.fault);
+        let noted = off_thread(move || failed.failed_again(id, &reason, fault, Timestamp::now())).await;
+        self.replaying().remove(&id);
+        warn!(id, "the replay failed: {}", cause.what);
+        match (noted, cause.fault) {
+            (Ok(()), Fault::Own) => Err(cause.clone()),
+            (Ok(()), _) => Ok(()),
+            (Err(error), _) => Err(Cause::from((Fault::Own, &error))),
+        }
+    }
+
+    /// Answers for one delivery. What cannot be answered comes again: repeats are allowed, losses are not.
+    async fn settle(&self, source: Source, how: Settlement) {
+        let answered = match source {
+            Source::Broker(receipt) => receipt.settle(how).await.map_err(|error| chain(&error)),
+            Source::Lot(id) => {
+                let settled = match how {
+                    Settlement::Requeue => self.lot.release(id).await,
+                    Settlement::Ack | Settlement::Reject => self.lot.remove(id).await,
+                    Settlement::RequeueAfter(..) => unreachable!("a delivery of the spool is deferred there"),
+                };
+                settled.map_err(|error| chain(&error))
+            }
+            Source::Failed(id) => {
+                let failed = self.failed.clone();
+                let dropped = off_thread(move || failed.drop_entries(Which::One(id))).await;
+                self.replaying().remove(&id);
+                dropped.map(drop).map_err(|error| chain(&error))
+            }
+        };
+        if let Err(error) = answered {
+            debug!("not settled, it will come again: {error}");
+        }
+    }
+}
+
+/// A delivery after the component's first look.
+pub(super) enum Begun {
+    Publishing(Vec<Pending>),
+    Decided(Outcome),
+    Working(BoxFuture<'static, Outcome>),
+    Waiting(BoxFuture<'static, ()>),
+}
