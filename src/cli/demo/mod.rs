@@ -123,7 +123,14 @@ fn check_broker(url: &str) -> anyhow::Result<()> {
         );
     }
     let parsed = BrokerUrl::parse(url, &Places::system());
-    parsed.map(drop).map_err(anyhow::Error::msg).context("--broker")
+    let parsed = parsed.map_err(anyhow::Error::msg).context("--broker")?;
+    let is_served = parsed.scheme.is_served();
+    anyhow::ensure!(
+        is_served,
+        "--broker: {} is not served by this version",
+        parsed.scheme.name()
+    );
+    Ok(())
 }
 
 struct Demo<'a> {
@@ -162,11 +169,13 @@ impl Demo<'_> {
         Ok(written)
     }
 
+    /// Tells how far it is, where it is time to, and that everything still runs.
     fn show(&mut self, written: usize) -> anyhow::Result<()> {
         // Looking costs more than a product: seldom enough.
         if !self.progress.is_due() {
             return Ok(());
         }
+        self.units.check()?;
         let count = self.products.len();
         let there = there(self.products, &files_below(&self.root.delivered())?);
         let alternates = self.units.count("rx", "from_alternates");
@@ -199,7 +208,6 @@ impl Demo<'_> {
             if since.elapsed() >= patience || start.elapsed() >= WAIT_MAX {
                 return Ok(());
             }
-            self.units.check()?;
             anyhow::ensure!(self.servers[1].runs(), "the second file server has died");
             self.interrupt
                 .sleep_until(Instant::now() + Duration::from_millis(100))?;
