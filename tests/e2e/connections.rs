@@ -49,7 +49,7 @@ fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
     one_product(&site, &feed, &server, "before");
     drop(feed);
 
-    node.ctl(&["close_all_connections", "a test"]);
+    node.ctl(&["close_all_connections", "--global", "a test"]);
     site.wait_count(UNIT, "reconnects", 1);
     let feed = open();
     one_product(&site, &feed, &server, "after-the-close");
@@ -66,10 +66,7 @@ fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
         status["links"]["consume"]["connected"] == false && !status["links"]["consume"]["error"].is_null()
     });
     let said = site.px_ends(0, &["status", UNIT]);
-    assert!(
-        said.out.contains("cannot connect") || said.out.contains("lost"),
-        "{said:?}"
-    );
+    assert!(said.out.contains("; consume: "), "{said:?}");
     unit.assert_runs();
     node.start_again();
     site.wait(UNIT, "is connected again", |status| {

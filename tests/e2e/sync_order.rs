@@ -73,7 +73,7 @@ fn trace_of_one_product(name: &str, options: &str) -> (TestSite, Vec<Call>) {
         "strace",
         "-f",
         "-yy",
-        "-xx",
+        "-x",
         "-s",
         "64",
         "-e",
@@ -105,11 +105,6 @@ fn trace_of_one_product(name: &str, options: &str) -> (TestSite, Vec<Call>) {
     (site, calls)
 }
 
-/// strace -xx writes paths of descriptors as they are and the bytes of strings in hexadecimal.
-fn hex(text: &str) -> String {
-    text.bytes().map(|byte| format!("\\x{byte:02x}")).collect()
-}
-
 fn is_sync(call: &Call) -> bool {
     ["fsync(", "fdatasync(", "sync_file_range(", "syncfs(", "sync("]
         .iter()
@@ -118,7 +113,7 @@ fn is_sync(call: &Call) -> bool {
 
 fn is_rename_to(call: &Call, name: &str) -> bool {
     let is_move = call.text.starts_with("rename") || call.text.starts_with("link");
-    is_move && (call.text.contains(&hex(name)) || call.text.contains(name))
+    is_move && call.text.contains(&format!("\"{name}\""))
 }
 
 fn is_below(call: &Call, directory: &Path) -> bool {
