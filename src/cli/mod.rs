@@ -14,6 +14,7 @@ mod check;
 mod control;
 mod failed;
 mod listen;
+mod man;
 mod post;
 mod show;
 
@@ -42,6 +43,9 @@ enum Command {
         /// The least important level that is written
         #[arg(long, value_enum)]
         level: Option<LogLevel>,
+        /// Log to the unit's file under /var/log/px, as a started unit does
+        #[arg(long)]
+        log_file: bool,
         /// As `px start` runs it: log to the unit's file, say "ready" on standard output
         #[arg(long, hide = true)]
         detached: bool,
@@ -77,6 +81,9 @@ enum Command {
     Post(post::Arguments),
     /// Print what is announced, as it comes, on a queue of its own
     Listen(listen::Arguments),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man { directory: PathBuf },
 }
 
 #[derive(Debug, clap::Args)]
@@ -138,11 +145,13 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
             unit,
             log,
             level,
+            log_file,
             detached,
         } => {
             let (name, file) = one_unit(places, &unit)?;
             let options = crate::daemon::process::Options {
                 detached,
+                log_file: log_file || detached,
                 rendering: match log {
                     LogForm::Text => Rendering::Text,
                     LogForm::Json => Rendering::Json,
@@ -161,6 +170,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Failed(command) => failed::run(places, command),
         Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),
+        Command::Man { directory } => man::man(&directory),
     }
 }
 
