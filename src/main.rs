@@ -2,6 +2,13 @@
 
 use std::process::ExitCode;
 
+/// lapin parses nested headers by recursion on a thread of its own: a hostile message could overrun a usual stack and
+/// end the process, again at each redelivery. 64 MiB are enough for any header that fits a frame; only the pages that
+/// are used count.
+const STACK_BYTES: &str = "67108864";
+
 fn main() -> ExitCode {
+    // SAFETY: nothing has started a thread yet, so nobody reads the environment meanwhile.
+    unsafe { std::env::set_var("RUST_MIN_STACK", STACK_BYTES) };
     px::cli::main(std::env::args_os())
 }

@@ -25,6 +25,8 @@ const ABANDON: Duration = Duration::from_secs(2);
 /// Threads that run async work: products are moved by the kernel and by blocking threads.
 const WORKERS: usize = 2;
 const BLOCKING_THREADS_MAX: usize = 32;
+/// The usual size; main raises the default for the threads of libraries.
+const STACK_BYTES: usize = 2 << 20;
 
 /// How a unit's process is run.
 #[derive(Debug, Clone)]
@@ -65,6 +67,7 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

@@ -2,8 +2,6 @@
 
 use sha2::{Digest, Sha512};
 
-use jiff::Timestamp;
-
 use super::{Announcement, DigestOf, Identity, Method, product_name};
 
 /// By what announcements count as the same product: `seen.by`.
@@ -72,62 +70,14 @@ fn countable(identity: &Identity) -> Option<(&[u8], &[u8], DigestOf)> {
 
 /// A digest over parts with their lengths, so that no two lists of parts look alike.
 fn made_of(parts: &[&[u8]]) -> SeenKey {
-    SeenKey(digest(parts))
-}
-
-fn digest<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
     let mut state = Sha512::new();
     for part in parts {
         state.update((part.len() as u64).to_be_bytes());
         state.update(part);
     }
-    let mut short = [0; N];
-    short.copy_from_slice(&state.finalize()[..N]);
-    short
-}
-
-/// Who announced a product, and which issue of it: kept with the key of the winner. Digests, to be small on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sighting {
-    /// The authority of the base.
-    pub source: [u8; 8],
-    /// Path, size and time.
-    pub issue: [u8; 8],
-}
-
-/// What a second announcement with the key of a first one is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repeat {
-    /// The same product again: ignored.
-    Duplicate,
-    /// The winner's own source announces it with another path, size or time.
-    Reissue,
-}
-
-impl Sighting {
-    /// `time` is [`super::stamp::announced_at`]: what the message says, not when it was received.
-    pub fn new(announcement: &Announcement, time: Option<Timestamp>) -> Self {
-        let size = announcement.size.map(u64::to_be_bytes);
-        let time = time.map(|time| time.as_nanosecond().to_be_bytes());
-        let as_part = |bytes: Option<&[u8]>| bytes.unwrap_or_default().to_vec();
-        Sighting {
-            source: digest(&[announcement.source().as_bytes()]),
-            issue: digest(&[
-                &announcement.path.0,
-                &as_part(size.as_ref().map(|bytes| bytes.as_slice())),
-                &as_part(time.as_ref().map(|bytes| bytes.as_slice())),
-            ]),
-        }
-    }
-
-    /// Judges `again`, whose key is that of this first sighting.
-    pub fn judge(&self, again: &Sighting) -> Repeat {
-        if self.source == again.source && self.issue != again.issue {
-            Repeat::Reissue
-        } else {
-            Repeat::Duplicate
-        }
-    }
+    let mut short = [0; 16];
+    short.copy_from_slice(&state.finalize()[..16]);
+    SeenKey(short)
 }
 
 #[cfg(test)]
@@ -211,29 +161,5 @@ mod tests {
         let short = |path: &str| seen_key(&Announcement::new("http://h/", path.into()).unwrap(), By::Name);
         assert_eq!(short("x/a:b"), short("y/a:b"));
         assert_ne!(short("a:b"), short("a:c"));
-    }
-
-    #[test]
-    fn a_repeat_from_the_winners_source_may_be_a_reissue() {
-        let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
-        let time = at("2026-11-21T00:00:00.001Z");
-        let first = Sighting::new(&urp("urp-1", "1"), time);
-        let mut bigger = urp("urp-1", "1");
-        bigger.size = Some(1);
-        let table = [
-            (Sighting::new(&urp("urp-1", "1"), time), Repeat::Duplicate),
-            (Sighting::new(&urp("urp-1:80", "1"), time), Repeat::Duplicate),
-            (Sighting::new(&urp("urp-1", "2"), time), Repeat::Reissue),
-            (
-                Sighting::new(&urp("urp-1", "1"), at("2026-11-21T00:00:00.002Z")),
-                Repeat::Reissue,
-            ),
-            (Sighting::new(&bigger, time), Repeat::Reissue),
-            (Sighting::new(&urp("urp-2", "2"), None), Repeat::Duplicate),
-            (Sighting::new(&urp("urp-1:8080", "2"), time), Repeat::Duplicate),
-        ];
-        for (again, wanted) in table {
-            assert_eq!(first.judge(&again), wanted);
-        }
     }
 }

@@ -24,7 +24,7 @@ mod v03;
 pub use announcement::{Announcement, DigestOf, Identity, Method, ProductPath};
 pub use base::{BaseError, split_tree_url};
 pub use decode::{DecodeError, DecodeOptions, Decoded, Reason, decode};
-pub use duplicate::{By, Repeat, SeenKey, Sighting, seen_key};
+pub use duplicate::{By, SeenKey, seen_key};
 pub use encode::{EncodeError, Encoded, encode};
 pub use envelope::{Envelope, Headers, Value};
 pub use fault::Fault;

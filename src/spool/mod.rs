@@ -11,10 +11,12 @@ pub mod atomic;
 pub mod db;
 pub mod dirsync;
 pub mod failed;
+pub mod inventory;
 pub mod parked;
 pub mod quarantine;
 pub mod seen;
 pub mod sweep;
+pub mod tree;
 
 pub use db::Durability;
 
@@ -61,6 +63,14 @@ impl SpoolError {
             what: what.into(),
             store_full: false,
             source: None,
+        }
+    }
+
+    /// The error and its cause on one line.
+    pub fn line(&self) -> String {
+        match &self.source {
+            Some(cause) => format!("{}: {cause}", self.what),
+            None => self.what.clone(),
         }
     }
 

@@ -11,6 +11,10 @@ use crate::message::{Envelope, Fault, Headers, Value};
 /// Delivery mode 2: the broker writes it to disk before it confirms.
 const PERSISTENT: u8 = 2;
 
+/// Tables and arrays within each other; beyond this a received header becomes void. Who reads or stores headers
+/// recurses into them.
+const NESTING_MAX: usize = 64;
+
 /// What a content header takes beside its properties: frame (8), class, weight, size and flags (14), and the fixed
 /// parts of every property.
 const HEADER_OVERHEAD: usize = 64;
@@ -83,7 +87,11 @@ pub(super) fn to_envelope(delivery: Delivery) -> Envelope {
     let text = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
     Envelope {
         key: delivery.routing_key.as_str().to_owned(),
-        headers: properties.headers().as_ref().map(from_table).unwrap_or_default(),
+        headers: properties
+            .headers()
+            .as_ref()
+            .map(|table| from_table(table, 0))
+            .unwrap_or_default(),
         content_type: text(properties.content_type()),
         content_encoding: text(properties.content_encoding()),
         priority: *properties.priority(),
@@ -134,14 +142,14 @@ fn to_value(value: &Value) -> Result<AMQPValue, BrokerError> {
     })
 }
 
-fn from_table(table: &FieldTable) -> Headers {
+fn from_table(table: &FieldTable, depth: usize) -> Headers {
     table
         .into_iter()
-        .map(|(name, value)| (name.as_str().to_owned(), from_value(value)))
+        .map(|(name, value)| (name.as_str().to_owned(), from_value(value, depth)))
         .collect()
 }
 
-fn from_value(value: &AMQPValue) -> Value {
+fn from_value(value: &AMQPValue, depth: usize) -> Value {
     match value {
         AMQPValue::Boolean(v) => Value::Bool(*v),
         AMQPValue::ShortShortInt(v) => Value::I8(*v),
@@ -157,9 +165,13 @@ fn from_value(value: &AMQPValue) -> Value {
         // Never on the wire: RabbitMQ's 's' is a 16-bit integer.
         AMQPValue::ShortString(v) => Value::Str(v.as_str().as_bytes().to_vec()),
         AMQPValue::LongString(v) => Value::Str(v.as_bytes().to_vec()),
-        AMQPValue::FieldArray(v) => Value::Array(v.as_slice().iter().map(from_value).collect()),
+        AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) if depth >= NESTING_MAX => {
+            tracing::warn!("dropped a header nested deeper than {NESTING_MAX} levels");
+            Value::Void
+        }
+        AMQPValue::FieldArray(v) => Value::Array(v.as_slice().iter().map(|v| from_value(v, depth + 1)).collect()),
         AMQPValue::Timestamp(v) => Value::Timestamp(*v),
-        AMQPValue::FieldTable(v) => Value::Table(from_table(v)),
+        AMQPValue::FieldTable(v) => Value::Table(from_table(v, depth + 1)),
         AMQPValue::ByteArray(v) => Value::Bytes(v.as_slice().to_vec()),
         AMQPValue::Void => Value::Void,
     }
@@ -217,7 +229,22 @@ mod tests {
 
     #[test]
     fn headers_of_every_type_come_back_as_they_were() {
-        assert_eq!(from_table(&to_table(&every_type()).unwrap()), every_type());
+        assert_eq!(from_table(&to_table(&every_type()).unwrap(), 0), every_type());
+    }
+
+    #[test]
+    fn nesting_has_a_limit() {
+        let mut nested = AMQPValue::Void;
+        for _ in 0..500 {
+            nested = AMQPValue::FieldArray(FieldArray::from(vec![nested]));
+        }
+        let mut value = from_value(&nested, 0);
+        let mut depth = 0;
+        while let Value::Array(mut values) = value {
+            depth += 1;
+            value = values.remove(0);
+        }
+        assert_eq!((depth, value), (NESTING_MAX, Value::Void));
     }
 
     #[test]

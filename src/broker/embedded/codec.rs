@@ -4,8 +4,8 @@
 use super::reason::Reason;
 use crate::message::{Envelope, Headers, Value};
 
-/// The longest routing key, as on AMQP.
-const KEY_MAX: usize = 255;
+/// The longest routing key, header name or property, as on AMQP: what one transport carries all do.
+const SHORT_MAX: usize = 255;
 /// The largest body, as RabbitMQ's default.
 pub(super) const BODY_MAX: usize = 128 << 20;
 /// The largest headers and properties together, packed.
@@ -26,9 +26,9 @@ pub(super) struct Content {
 impl Content {
     /// Packs an envelope. One that is beyond the limits is a message fault.
     pub fn pack(envelope: &Envelope) -> Result<Content, Reason> {
-        if envelope.key.len() > KEY_MAX {
+        if envelope.key.len() > SHORT_MAX {
             return Err(Reason::message(format!(
-                "cannot publish a key of {} bytes; {KEY_MAX} are allowed",
+                "cannot publish a key of {} bytes; {SHORT_MAX} are allowed",
                 envelope.key.len()
             )));
         }
@@ -40,7 +40,8 @@ impl Content {
         }
         let properties = pack_properties(envelope).ok_or_else(|| {
             Reason::message(format!(
-                "cannot publish headers nested deeper than {DEPTH_MAX} or larger than {PROPERTIES_MAX} bytes"
+                "cannot publish headers nested deeper than {DEPTH_MAX} or larger than {PROPERTIES_MAX} bytes, or a \
+                 property or header name longer than {SHORT_MAX} bytes"
             ))
         })?;
         Ok(Content {
@@ -89,7 +90,7 @@ fn pack_properties(envelope: &Envelope) -> Option<Vec<u8>> {
     ] {
         out.push(u8::from(text.is_some()));
         if let Some(text) = text {
-            pack_bytes(&mut out, text.as_bytes())?;
+            pack_short(&mut out, text)?;
         }
     }
     out.push(u8::from(envelope.priority.is_some()));
@@ -114,10 +115,17 @@ fn pack_bytes(out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
     Some(())
 }
 
+fn pack_short(out: &mut Vec<u8>, text: &str) -> Option<()> {
+    if text.len() > SHORT_MAX {
+        return None;
+    }
+    pack_bytes(out, text.as_bytes())
+}
+
 fn pack_table(out: &mut Vec<u8>, table: &Headers, depth: usize) -> Option<()> {
     pack_length(out, table.len())?;
     for (name, value) in table {
-        pack_bytes(out, name.as_bytes())?;
+        pack_short(out, name)?;
         pack_value(out, value, depth.checked_sub(1)?)?;
     }
     Some(())
@@ -279,7 +287,7 @@ mod tests {
         leaf.prop_recursive(4, 24, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
-                prop::collection::btree_map(".*", inner, 0..4).prop_map(Value::Table),
+                prop::collection::btree_map(".{0,60}", inner, 0..4).prop_map(Value::Table),
             ]
         })
     }
@@ -287,8 +295,8 @@ mod tests {
     proptest! {
         #[test]
         fn an_envelope_comes_back_as_it_was(
-            headers in prop::collection::btree_map(".*", any_value(), 0..6),
-            texts in prop::collection::vec(prop::option::of(".*"), 8),
+            headers in prop::collection::btree_map(".{0,60}", any_value(), 0..6),
+            texts in prop::collection::vec(prop::option::of(".{0,60}"), 8),
             priority in any::<Option<u8>>(),
             timestamp in any::<Option<u64>>(),
             body in any::<Vec<u8>>(),
@@ -333,11 +341,19 @@ mod tests {
         };
         let table = [
             Envelope {
-                key: "k".repeat(KEY_MAX + 1),
+                key: "k".repeat(SHORT_MAX + 1),
                 ..Envelope::default()
             },
             Envelope {
                 body: vec![0; BODY_MAX + 1],
+                ..Envelope::default()
+            },
+            Envelope {
+                message_id: Some("i".repeat(SHORT_MAX + 1)),
+                ..Envelope::default()
+            },
+            Envelope {
+                headers: [("n".repeat(SHORT_MAX + 1), Value::Void)].into(),
                 ..Envelope::default()
             },
             with_header(nested),

@@ -4,17 +4,17 @@
 //! An error of the file ends the connection: the transaction is rolled back, and what was claimed goes back as soon
 //! as another process sees the lock freed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::{mpsc, oneshot};
 
-use super::messages::{self, Claimed};
+use super::consumers::Consumers;
+use super::messages;
 use super::presence::{self, DeadLock, Presence};
 use super::reason::Reason;
 use super::request::{Bell, Channel, Delivery, Left, Reply, Request, Subscribed};
@@ -23,43 +23,10 @@ use super::{schema, topology};
 
 /// The net under the wake-ups, and how soon a dead process is noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a consumer leaves messages to those whose turn it is.
-const GRACE: Duration = Duration::from_millis(10);
 /// Between two rounds of moving what is overdue.
 const OVERDUE_PAUSE: Duration = Duration::from_millis(10);
 /// Calls in one transaction.
 const BATCH_MAX: usize = 512;
-/// Messages one consumer claims in one transaction.
-const CLAIM_MAX: usize = 256;
-/// Bytes of bodies that wait in one subscription; one message may go over it.
-const BACKLOG_MAX: usize = 16 << 20;
-
-/// A consumer of this connection.
-struct Consumer {
-    queue: i64,
-    queue_name: String,
-    prefetch: usize,
-    unsettled: usize,
-    is_active: bool,
-    /// Has room for `prefetch` deliveries and the last word.
-    deliveries: mpsc::Sender<Result<Delivery, Reason>>,
-    backlog: Arc<AtomicUsize>,
-    /// Leave what is ready to the others until then.
-    patient_until: Option<Instant>,
-}
-
-impl Consumer {
-    fn room(&self) -> usize {
-        if !self.is_active || self.backlog.load(Ordering::Acquire) >= BACKLOG_MAX {
-            return 0;
-        }
-        self.prefetch.saturating_sub(self.unsettled)
-    }
-
-    fn is_impatient(&self) -> bool {
-        self.patient_until.is_some_and(|until| until <= Instant::now())
-    }
-}
 
 /// What a transaction leads to once it is committed.
 #[derive(Default)]
@@ -68,8 +35,6 @@ struct Effects {
     deliveries: Vec<(i64, Delivery)>,
     /// Queues that have more to claim than before.
     filled: Vec<i64>,
-    /// Consumers that have settled something.
-    relieved: BTreeSet<i64>,
     buried: Vec<(String, DeadLock)>,
 }
 
@@ -87,9 +52,9 @@ pub(super) struct Engine {
     bell: Arc<Bell>,
     requests: mpsc::Receiver<Request>,
     routes: Routes,
-    consumers: BTreeMap<i64, Consumer>,
-    /// Claims that could not be delivered because the subscription was being cancelled.
-    undelivered: Vec<(i64, i64)>,
+    consumers: Consumers,
+    /// Dropped things that are not put away yet.
+    left: Vec<Left>,
     data_version: i64,
     next_due_ms: Option<i64>,
     look_at: Instant,
@@ -122,8 +87,8 @@ impl Engine {
             bell,
             requests,
             routes,
-            consumers: BTreeMap::new(),
-            undelivered: Vec::new(),
+            consumers: Consumers::default(),
+            left: Vec::new(),
             data_version: 0,
             next_due_ms: None,
             look_at: Instant::now(),
@@ -158,8 +123,10 @@ impl Engine {
             };
             until = until.min(now.checked_add(pause).unwrap_or(until));
         }
-        let patience = self.consumers.values().filter_map(|consumer| consumer.patient_until);
-        let until = patience.min().map_or(until, |patience| until.min(patience));
+        let until = self
+            .consumers
+            .patient_until()
+            .map_or(until, |patience| until.min(patience));
         let pause = until.saturating_duration_since(now);
         let timeout = Timespec {
             tv_sec: pause.as_secs().try_into().unwrap_or(1),
@@ -179,37 +146,42 @@ impl Engine {
     fn round(&mut self) -> Result<Next, Reason> {
         let is_rung = self.bell.silence();
         let is_poked = self.presence.take_pokes();
+        // Before the calls: what was called before something was dropped is applied before it is put away.
+        self.left.extend(self.bell.take_left());
         let (batch, is_disconnected) = self.take_requests();
-        let left = self.bell.take_left();
         let has_changed = self.read_if_changed()?;
         let dead = self.find_dead();
         let is_due = self.due_ms().is_some_and(|due_ms| due_ms <= super::now_ms());
-        let must_write = !batch.is_empty()
-            || !left.is_empty()
-            || !self.undelivered.is_empty()
-            || !dead.is_empty()
-            || is_due
-            || is_disconnected;
-        let is_impatient = self.consumers.values().any(Consumer::is_impatient);
+        let must_write = is_disconnected || is_due || !(batch.is_empty() && self.left.is_empty() && dead.is_empty());
+        let is_impatient = self
+            .consumers
+            .patient_until()
+            .is_some_and(|until| until <= Instant::now());
         let must_look = is_rung || is_poked || has_changed || is_impatient;
-        if !(must_write || must_look && self.could_claim()?) {
-            return Ok(Next::Wait);
+        if must_write || (must_look && self.consumers.could_claim(&self.db, super::now_ms())?) {
+            return self.write(batch, is_disconnected, dead, is_due);
         }
-        let is_full_batch = batch.len() == BATCH_MAX;
+        Ok(Next::Wait)
+    }
 
+    /// One transaction and what follows from it.
+    fn write(
+        &mut self,
+        batch: Vec<Request>,
+        is_disconnected: bool,
+        dead: Vec<String>,
+        is_due: bool,
+    ) -> Result<Next, Reason> {
+        let is_full_batch = batch.len() == BATCH_MAX;
         // Only a promise to a publisher or declarer must survive a power cut; a lost claim or ack is a redelivery.
-        self.set_syncing(
-            batch
-                .iter()
-                .any(|request| matches!(request, Request::Publish { .. } | Request::Declare { .. })),
-        )?;
+        let is_promise = |request: &Request| matches!(request, Request::Publish { .. } | Request::Declare { .. });
+        self.set_syncing(batch.iter().any(is_promise))?;
         self.db.execute_batch("BEGIN IMMEDIATE")?;
         let mut effects = Effects::default();
         if Routes::version(&self.db)? != self.routes.version {
             self.read_routes()?;
         }
         self.bury(dead, &mut effects)?;
-        self.put_away(left, &mut effects)?;
         let mut closing = None;
         for request in batch {
             if let Some(reply) = self.apply(request, &mut effects)? {
@@ -217,14 +189,17 @@ impl Engine {
                 break; // what comes after a close is not answered: its callers hear that the connection is closed
             }
         }
-        let is_end = is_disconnected || closing.is_some();
+        let is_dropped = !is_full_batch && self.put_away(&mut effects)?;
+        let is_end = is_disconnected || is_dropped || closing.is_some();
         let mut is_again = is_full_batch;
         if is_end {
             let refilled = topology::remove_owner(&self.db, &self.presence.name, super::now_ms())?;
             effects.filled.extend(refilled);
         } else {
             self.move_due(is_due, &mut effects)?;
-            is_again |= self.claim(&mut effects)?;
+            is_again |= self
+                .consumers
+                .claim(&self.db, super::now_ms(), &mut effects.deliveries)?;
             self.next_due_ms = messages::next_due_ms(&self.db)?;
         }
         self.db.execute_batch("COMMIT")?;
@@ -274,16 +249,7 @@ impl Engine {
                 "another process took this connection for dead; nobody should touch the files in PATH.d",
             ));
         }
-        let routes = &self.routes;
-        self.consumers.retain(|_, consumer| {
-            if routes.queue(consumer.queue).is_some() {
-                return true;
-            }
-            let gone = Reason::endpoint(format!("queue {} was deleted", consumer.queue_name));
-            // There is room for this last word; a subscription that is being dropped does not want it.
-            let _ = consumer.deliveries.try_send(Err(gone.at(&self.place)));
-            false
-        });
+        self.consumers.end_missing(&self.routes, &self.place);
         Ok(())
     }
 
@@ -329,48 +295,32 @@ impl Engine {
         Ok(())
     }
 
-    /// Does what dropped subscriptions and receipts would have asked for.
-    fn put_away(&mut self, left: Vec<Left>, effects: &mut Effects) -> Result<(), Reason> {
-        for (consumer, message) in std::mem::take(&mut self.undelivered) {
-            self.put_back(consumer, &[message], effects)?;
-        }
-        for left in left {
+    /// Does what dropped subscriptions and receipts would have asked for; true when the connection itself was dropped.
+    fn put_away(&mut self, effects: &mut Effects) -> Result<bool, Reason> {
+        let mut is_dropped = false;
+        for left in std::mem::take(&mut self.left) {
             match left {
                 Left::Subscription { consumer, unread } => self.cancel(consumer, &unread, effects)?,
                 Left::Channel { consumer } => {
                     let refilled = topology::remove_consumer(&self.db, consumer, super::now_ms())?;
                     effects.filled.extend(refilled);
-                    self.consumers.remove(&consumer);
+                    self.consumers.remove(consumer);
                     self.read_routes()?;
                 }
+                Left::Connection => is_dropped = true,
             }
         }
-        Ok(())
+        Ok(is_dropped)
     }
 
     fn cancel(&mut self, consumer: i64, unread: &[i64], effects: &mut Effects) -> Result<(), Reason> {
-        if let Some(consumer) = self.consumers.get_mut(&consumer) {
-            consumer.is_active = false;
-            consumer.patient_until = None;
-        }
-        self.put_back(consumer, unread, effects)?;
-        topology::cancel_consumer(&self.db, consumer, super::now_ms())?;
-        self.read_routes()
-    }
-
-    fn put_back(&mut self, consumer: i64, unread: &[i64], effects: &mut Effects) -> Result<(), Reason> {
+        self.consumers.stop(consumer);
         for message in unread {
             effects.filled.extend(messages::put_back(&self.db, *message, consumer)?);
-            self.note_settled(consumer, effects);
+            self.consumers.note_settled(consumer);
         }
-        Ok(())
-    }
-
-    fn note_settled(&mut self, consumer: i64, effects: &mut Effects) {
-        if let Some(state) = self.consumers.get_mut(&consumer) {
-            state.unsettled = state.unsettled.saturating_sub(1);
-            effects.relieved.insert(consumer);
-        }
+        topology::cancel_consumer(&self.db, consumer, super::now_ms())?;
+        self.read_routes()
     }
 
     /// Applies one call. Gives the reply of a close, which ends the round.
@@ -405,7 +355,7 @@ impl Engine {
             } => {
                 let claim = (message, consumer);
                 let answer = messages::settle(&self.db, &self.routes, claim, how, now_ms, &mut effects.filled)?;
-                self.note_settled(consumer, effects);
+                self.consumers.note_settled(consumer);
                 self.answer(effects, reply, answer);
             }
             Request::Cancel {
@@ -444,34 +394,12 @@ impl Engine {
         if let Some(refusal) = topology::locked(row, &self.presence.name) {
             return Ok(Err(refusal));
         }
-        let row_id = row.id;
-        let consumer = topology::add_consumer(&self.db, row_id, &self.presence.name, prefetch)?;
-        let (sender, deliveries) = mpsc::channel(prefetch + 1);
-        let backlog = Arc::new(AtomicUsize::new(0));
-        self.consumers.insert(
-            consumer,
-            Consumer {
-                queue: row_id,
-                queue_name: queue.to_string(),
-                prefetch,
-                unsettled: 0,
-                is_active: true,
-                deliveries: sender,
-                backlog: backlog.clone(),
-                patient_until: None,
-            },
-        );
+        let consumer = topology::add_consumer(&self.db, row.id, &self.presence.name, prefetch)?;
+        let stream = self.consumers.add(consumer, row, prefetch);
         self.read_routes()?;
-        let channel = Arc::new(Channel {
-            consumer,
-            bell: self.bell.clone(),
-        });
-        Ok(Ok(Subscribed {
-            consumer,
-            deliveries,
-            backlog,
-            channel,
-        }))
+        let bell = self.bell.clone();
+        let channel = Arc::new(Channel { consumer, bell });
+        Ok(Ok(Subscribed { stream, channel }))
     }
 
     fn move_due(&mut self, is_due: bool, effects: &mut Effects) -> Result<(), Reason> {
@@ -486,82 +414,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Is there anything to take for one of our consumers? Asked before a transaction, so that idle ones write nothing.
-    fn could_claim(&mut self) -> Result<bool, Reason> {
-        let now_ms = super::now_ms();
-        for (id, consumer) in &mut self.consumers {
-            let room = consumer.room().min(CLAIM_MAX);
-            if room == 0 {
-                consumer.patient_until = None;
-                continue;
-            }
-            let demand = messages::demand(&self.db, consumer.queue, room, now_ms)?;
-            if demand.share(*id, consumer.is_impatient()) > 0 {
-                return Ok(true);
-            }
-            consumer.patient_until = match demand.ready {
-                0 => None,
-                _ => consumer.patient_until.or(Some(Instant::now() + GRACE)),
-            };
-        }
-        Ok(false)
-    }
-
-    /// Claims what our consumers' turn is to take. True when one of them could take more at once.
-    fn claim(&mut self, effects: &mut Effects) -> Result<bool, Reason> {
-        for id in &effects.relieved {
-            if let Some(consumer) = self.consumers.get(id) {
-                messages::note_consumer(&self.db, *id, consumer.unsettled, false)?;
-            }
-        }
-        let now_ms = super::now_ms();
-        let mut is_again = false;
-        for (id, consumer) in &mut self.consumers {
-            let room = consumer.room().min(CLAIM_MAX);
-            if room == 0 {
-                consumer.patient_until = None;
-                continue;
-            }
-            let demand = messages::demand(&self.db, consumer.queue, room, now_ms)?;
-            let share = demand.share(*id, consumer.is_impatient()).min(room);
-            let mut taken = 0;
-            if share > 0 {
-                let bytes_max = BACKLOG_MAX.saturating_sub(consumer.backlog.load(Ordering::Acquire));
-                let claimed = messages::claim(&self.db, consumer.queue, *id, share, bytes_max, now_ms)?;
-                taken = claimed.len();
-                consumer.unsettled += taken;
-                messages::note_consumer(&self.db, *id, consumer.unsettled, true)?;
-                consumer.patient_until = None;
-                for claimed in claimed {
-                    effects.deliveries.push((*id, unpack(claimed)?));
-                }
-            }
-            let is_more = demand.ready > taken && consumer.unsettled < consumer.prefetch;
-            if !is_more {
-                consumer.patient_until = None;
-            } else if taken == CLAIM_MAX {
-                is_again = true;
-            } else {
-                consumer.patient_until = consumer.patient_until.or(Some(Instant::now() + GRACE));
-            }
-        }
-        Ok(is_again)
-    }
-
     /// Answers, delivers, wakes others: it is committed. True when there is something left to put back.
     fn finish(&mut self, effects: Effects) -> bool {
         for answer in effects.answers {
             answer();
         }
-        for (id, delivery) in effects.deliveries {
-            let message = delivery.message;
-            let size = delivery.envelope.body.len();
-            let is_sent = self.consumers.get(&id).is_some_and(|consumer| {
-                consumer.backlog.fetch_add(size, Ordering::AcqRel);
-                consumer.deliveries.try_send(Ok(delivery)).is_ok()
-            });
-            if !is_sent {
-                self.undelivered.push((id, message));
+        for (consumer, delivery) in effects.deliveries {
+            if let Err(message) = self.consumers.deliver(consumer, delivery) {
+                let unread = vec![message];
+                self.left.push(Left::Subscription { consumer, unread });
             }
         }
         let queues: BTreeSet<i64> = effects.filled.into_iter().collect();
@@ -573,24 +434,6 @@ impl Engine {
             self.presence.remove(&name);
             drop(lock);
         }
-        !self.undelivered.is_empty()
+        !self.left.is_empty()
     }
-}
-
-fn unpack(claimed: Claimed) -> Result<Delivery, Reason> {
-    let Claimed {
-        id,
-        redelivered,
-        content,
-    } = claimed;
-    let envelope = content.unpack().ok_or_else(|| {
-        Reason::own(format!(
-            "the properties of message {id} are not what px writes; the file is damaged, move it away or restore it"
-        ))
-    })?;
-    Ok(Delivery {
-        message: id,
-        redelivered,
-        envelope,
-    })
 }

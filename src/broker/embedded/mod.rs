@@ -11,6 +11,7 @@
 //! The file must be on a local file system.
 
 mod codec;
+mod consumers;
 mod engine;
 mod messages;
 mod presence;
@@ -33,7 +34,7 @@ use tokio::time::Instant;
 use self::codec::Content;
 use self::engine::Engine;
 use self::reason::Reason;
-use self::request::{Bell, Reply, Request, RingOnDrop};
+use self::request::{Bell, Left, Reply, Request, RingOnDrop};
 use super::{BrokerError, Capabilities, Confirm, Confirmed, Connection, Purpose, Returns, Subscription};
 use crate::config::BrokerUrl;
 use crate::message::{Envelope, Topology};
@@ -79,7 +80,7 @@ pub async fn connect(
         .map_err(|error| Reason::os("start a thread", error).at(&line.place))?;
     match tokio::time::timeout(reply_timeout, ready).await {
         Ok(Ok(opened)) => opened?,
-        Ok(Err(_)) => return Err(line.death().into()),
+        Ok(Err(_)) => return Err(line.death().await.into()),
         Err(_) => return Err(line.too_late("open the file").into()),
     }
     Ok(Box::new(Embedded { line }))
@@ -99,7 +100,6 @@ fn serve(
     let _ = ready.send(answer);
     let Some(mut engine) = engine else { return };
     let (reason, reply) = engine.run();
-    // First the reason, then everything that waits for an answer is dropped and finds it.
     death.send_replace(Some(reason));
     drop(engine);
     if let Some(reply) = reply {
@@ -108,10 +108,10 @@ fn serve(
     }
 }
 
-/// The async side's end of the line to the thread. When the last one is dropped the thread closes in good order.
+/// The async side's end of the line to the thread.
 struct Line {
     requests: mpsc::Sender<Request>,
-    // After the sender: it tells the thread to look whether anybody is left.
+    // After the sender: it tells the thread to look whether anybody is left, for a connect may be given up half-way.
     _ring: RingOnDrop,
     bell: Arc<Bell>,
     death: watch::Receiver<Option<Reason>>,
@@ -121,9 +121,16 @@ struct Line {
 }
 
 impl Line {
-    fn death(&self) -> Reason {
-        let known = self.death.borrow().clone();
-        known.unwrap_or_else(|| Reason::endpoint("the broker's thread died").at(&self.place))
+    fn is_dead(&self) -> bool {
+        self.death.borrow().is_some()
+    }
+
+    /// Waits until the connection has died. Answers that are dropped come a moment before their reason.
+    async fn death(&self) -> Reason {
+        match self.death.clone().wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(reason)) => reason.clone(),
+            Ok(None) | Err(_) => Reason::endpoint("the broker's thread died").at(&self.place),
+        }
     }
 
     fn too_late(&self, doing: &str) -> Reason {
@@ -140,7 +147,7 @@ impl Line {
                 self.bell.ring();
                 Ok(())
             }
-            Ok(Err(_)) => Err(self.death()),
+            Ok(Err(_)) => Err(self.death().await),
             Err(_) => Err(self.too_late(doing)),
         }
     }
@@ -153,7 +160,7 @@ impl Line {
     ) -> Result<T, Reason> {
         match tokio::time::timeout_at(until, answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(self.death()),
+            Ok(Err(_)) => Err(self.death().await),
             Err(_) => Err(self.too_late(doing)),
         }
     }
@@ -170,6 +177,12 @@ impl Line {
 /// A connection to the file.
 struct Embedded {
     line: Arc<Line>,
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.line.bell.leave(Left::Connection);
+    }
 }
 
 #[async_trait]
@@ -199,7 +212,7 @@ impl Connection for Embedded {
             .acquire_many_owned(bytes.min(PUBLISHING_BYTES_MAX));
         let memory = match tokio::time::timeout_at(until, share).await {
             Ok(Ok(memory)) => memory,
-            Ok(Err(_)) => return Err(self.line.death().into()),
+            Ok(Err(_)) => return Err(self.line.death().await.into()),
             Err(_) => return Err(self.line.too_late(doing).into()),
         };
         let (reply, answer) = oneshot::channel();
@@ -233,10 +246,7 @@ impl Connection for Embedded {
     }
 
     async fn closed(&self) -> BrokerError {
-        let mut death = self.line.death.clone();
-        // An error says that the thread ended without a reason, which `death` words.
-        let _ = death.wait_for(Option::is_some).await;
-        self.line.death().into()
+        self.line.death().await.into()
     }
 
     async fn close(&self) {

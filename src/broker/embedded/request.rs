@@ -1,13 +1,13 @@
 //! What passes between the async side and the thread that owns the file.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::EventfdFlags;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::codec::Content;
+use super::consumers::Stream;
 use super::reason::Reason;
 use crate::broker::{Confirmed, Settlement};
 use crate::message::{Envelope, Topology};
@@ -62,11 +62,7 @@ pub(super) struct Delivery {
 
 /// What a new subscription works with.
 pub(super) struct Subscribed {
-    pub consumer: i64,
-    /// `Err` is the last one.
-    pub deliveries: mpsc::Receiver<Result<Delivery, Reason>>,
-    /// Bytes of bodies in `deliveries`.
-    pub backlog: Arc<AtomicUsize>,
+    pub stream: Stream,
     pub channel: Arc<Channel>,
 }
 
@@ -76,6 +72,8 @@ pub(super) enum Left {
     Subscription { consumer: i64, unread: Vec<i64> },
     /// The subscription and all of its receipts: nobody can settle any more.
     Channel { consumer: i64 },
+    /// The connection: it closes in good order, and what subscriptions and receipts are left are useless.
+    Connection,
 }
 
 /// Shared by a subscription and its receipts. When the last of them is dropped, what is unsettled goes back.

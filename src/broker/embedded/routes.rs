@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, Row};
 
+use crate::message::topic;
+
 /// A queue as declared.
 #[derive(Debug, Clone)]
 pub(super) struct QueueRow {
@@ -125,7 +127,7 @@ impl Routes {
             .filter(|(pattern, _)| match kind {
                 Kind::Fanout => true,
                 Kind::Direct => pattern == key,
-                Kind::Topic => matches_topic(pattern, key),
+                Kind::Topic => topic::matches(pattern, key),
             })
             .map(|(_, queue)| *queue)
             .collect();
@@ -166,84 +168,4 @@ fn each(db: &Connection, sql: &str, mut read: impl FnMut(&Row<'_>) -> rusqlite::
         read(row)?;
     }
     Ok(())
-}
-
-/// AMQP's topic match: `*` is one word, `#` any number of words, an empty key has no word.
-/// Linear in pattern × key at worst, for keys come from strangers.
-fn matches_topic(pattern: &str, key: &str) -> bool {
-    let words = |text: &'_ str| -> Vec<String> {
-        if text.is_empty() {
-            return Vec::new();
-        }
-        text.split('.').map(str::to_string).collect()
-    };
-    let (pattern, key) = (words(pattern), words(key));
-    let (mut p, mut k) = (0, 0);
-    let mut last_hash = None; // where to go on when the words after the last `#` do not fit here
-    while k < key.len() {
-        match pattern.get(p).map(String::as_str) {
-            Some("#") => {
-                last_hash = Some((p, k));
-                p += 1;
-            }
-            Some(word) if word == "*" || word == key[k] => {
-                p += 1;
-                k += 1;
-            }
-            _ => {
-                let Some((hash, swallowed)) = last_hash else {
-                    return false;
-                };
-                last_hash = Some((hash, swallowed + 1));
-                p = hash + 1;
-                k = swallowed + 1;
-            }
-        }
-    }
-    pattern[p..].iter().all(|word| word == "#")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn topics_match_word_by_word() {
-        let table = [
-            ("", "", true),
-            ("a", "", false),
-            ("#", "", true),
-            ("#", "a.b.c", true),
-            ("*", "", false),
-            ("*", "a", true),
-            ("*", "a.b", false),
-            ("a.*.c", "a.b.c", true),
-            ("a.*.c", "a..c", true),
-            ("a.*.c", "a.c", false),
-            ("a.#", "a", true),
-            ("a.#", "a.b.c", true),
-            ("a.#", "ab", false),
-            ("#.c", "c", true),
-            ("#.c", "a.b.c", true),
-            ("#.c", "a.b.d", false),
-            ("a.#.c.#.e", "a.b.c.c.d.e", true),
-            ("a.#.c.#.e", "a.b.d.e", false),
-            ("#.a.#", "b.a.c", true),
-            ("#.#", "x", true),
-            ("*.#.*", "a", false),
-            ("*.#.*", "a.b", true),
-            ("a*", "ab", false),
-            ("v02.post.#", "v02.post", true),
-        ];
-        for (pattern, key, expected) in table {
-            assert_eq!(matches_topic(pattern, key), expected, "{pattern} on {key}");
-        }
-    }
-
-    #[test]
-    fn a_hostile_pattern_and_key_take_no_time() {
-        let pattern = "#.a.".repeat(60) + "b";
-        let key = "a.".repeat(120) + "a";
-        assert!(!matches_topic(&pattern, &key));
-    }
 }

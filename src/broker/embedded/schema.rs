@@ -124,16 +124,20 @@ fn patient(patience: Duration) -> impl FnMut(i32) -> bool + Send + 'static {
 }
 
 fn refuse_foreign(db: &Connection) -> Result<(), Reason> {
-    let number = |sql: &str| {
-        db.query_row(sql, [], |row| row.get::<_, i32>(0))
-            .map_err(|error| Reason::file("read the file", &error))
+    // One reading transaction: another process may be making the tables right now.
+    let read = || -> rusqlite::Result<(i32, i32, i32)> {
+        let number = |sql: &str| db.query_row(sql, [], |row| row.get(0));
+        db.execute_batch("BEGIN")?;
+        let tables = number("SELECT count(*) FROM sqlite_master")?;
+        let found = (number("PRAGMA application_id")?, number("PRAGMA user_version")?, tables);
+        db.execute_batch("COMMIT")?;
+        Ok(found)
     };
-    match (number("PRAGMA application_id")?, number("PRAGMA user_version")?) {
-        (APPLICATION_ID, VERSION) => Ok(()),
-        (APPLICATION_ID, other) => Err(Reason::own(format!(
+    match read().map_err(|error| Reason::file("read the file", &error))? {
+        (APPLICATION_ID, VERSION, _) | (0, 0, 0) => Ok(()),
+        (APPLICATION_ID, other, _) => Err(Reason::own(format!(
             "the file has layout {other} and this px knows {VERSION}; use the px that wrote it or another file"
         ))),
-        (0, 0) if number("SELECT count(*) FROM sqlite_master")? == 0 => Ok(()),
         _ => Err(Reason::own(
             "this is an SQLite file of another program; name another file",
         )),

@@ -1,11 +1,11 @@
 //! Deliveries of one consumer, and the receipts to settle them with.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 
 use super::Line;
+use super::reason::Reason;
 use super::request::{Channel, Left, Request, Subscribed};
 use crate::broker::{BrokerError, Receipt, Received, Settlement, Subscription};
 
@@ -14,48 +14,36 @@ pub(super) fn new(line: Arc<Line>, subscribed: Subscribed) -> Box<dyn Subscripti
     Box::new(EmbeddedSubscription {
         line,
         subscribed,
-        is_cancelled: false,
+        end: None,
+        is_told: false,
     })
 }
 
 struct EmbeddedSubscription {
     line: Arc<Line>,
     subscribed: Subscribed,
-    is_cancelled: bool,
-}
-
-impl EmbeddedSubscription {
-    fn note_taken(&self, size: usize) {
-        self.subscribed.backlog.fetch_sub(size, Ordering::AcqRel);
-    }
-
-    /// Ends the stream and takes out what was not handed out.
-    fn take_unread(&mut self) -> Vec<i64> {
-        self.is_cancelled = true;
-        self.subscribed.deliveries.close();
-        let mut unread = Vec::new();
-        while let Ok(delivery) = self.subscribed.deliveries.try_recv() {
-            // An error in here says that the queue is gone, and then nothing can go back to it.
-            unread.extend(delivery.map(|delivery| delivery.message));
-        }
-        unread
-    }
+    /// Why there are no more deliveries.
+    end: Option<Reason>,
+    /// The thread knows that it was cancelled.
+    is_told: bool,
 }
 
 #[async_trait]
 impl Subscription for EmbeddedSubscription {
     async fn next(&mut self) -> Result<Received, BrokerError> {
-        let delivery = match self.subscribed.deliveries.recv().await {
-            Some(Ok(delivery)) => delivery,
-            Some(Err(reason)) => return Err(reason.into()),
-            None if self.is_cancelled => {
-                return Err(super::Reason::endpoint("the subscription was cancelled")
-                    .at(&self.line.place)
-                    .into());
-            }
-            None => return Err(self.line.death().into()),
+        if let Some(end) = &self.end {
+            return Err(end.clone().into());
+        }
+        // What a dead connection had claimed could not be settled: it is not handed out.
+        let delivery = match self.subscribed.stream.deliveries.recv().await {
+            _ if self.line.is_dead() => Err(self.line.death().await),
+            Some(delivery) => delivery,
+            None => Err(self.line.death().await),
         };
-        self.note_taken(delivery.envelope.body.len());
+        let delivery = delivery.map_err(|end| self.end.insert(end).clone())?;
+        if self.subscribed.stream.note_taken(delivery.envelope.body.len()) {
+            self.line.bell.ring();
+        }
         Ok(Received {
             envelope: delivery.envelope,
             redelivered: delivery.redelivered,
@@ -68,28 +56,42 @@ impl Subscription for EmbeddedSubscription {
     }
 
     async fn cancel(&mut self) {
-        if self.is_cancelled {
+        if self.end.is_some() {
             return;
         }
-        let unread = self.take_unread();
-        let consumer = self.subscribed.consumer;
+        let place = &self.line.place;
+        self.end = Some(Reason::endpoint("the subscription was cancelled").at(place));
+        let deliveries = &mut self.subscribed.stream.deliveries;
+        deliveries.close();
+        let mut unread = Vec::new();
+        while let Some(delivery) = deliveries.recv().await {
+            // An error in here says that the queue is gone, and then nothing can go back to it.
+            unread.extend(delivery.map(|delivery| delivery.message));
+        }
+        let consumer = self.subscribed.channel.consumer;
         let cancel = |reply| Request::Cancel {
             consumer,
             unread,
             reply,
         };
         // On an error the connection is dead or stuck, and everything goes back at its end.
-        let _ = self.line.ask("cancel", cancel).await;
+        self.is_told = self.line.ask("cancel", cancel).await.is_ok();
     }
 }
 
 impl Drop for EmbeddedSubscription {
     fn drop(&mut self) {
-        if !self.is_cancelled {
-            let unread = self.take_unread();
-            let consumer = self.subscribed.consumer;
-            self.line.bell.leave(Left::Subscription { consumer, unread });
+        if self.is_told {
+            return;
         }
+        let deliveries = &mut self.subscribed.stream.deliveries;
+        deliveries.close();
+        let mut unread = Vec::new();
+        while let Ok(delivery) = deliveries.try_recv() {
+            unread.extend(delivery.map(|delivery| delivery.message));
+        }
+        let consumer = self.subscribed.channel.consumer;
+        self.line.bell.leave(Left::Subscription { consumer, unread });
     }
 }
 

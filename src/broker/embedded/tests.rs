@@ -1,9 +1,11 @@
 //! What the embedded broker promises beyond the suite that every transport passes; several processes are in `processes`.
 
+mod faults;
 mod processes;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -129,12 +131,6 @@ async fn wait_until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -
     }
 }
 
-fn own(result: Result<impl Sized, crate::broker::BrokerError>) -> String {
-    let error = result.map(|_| ()).unwrap_err();
-    assert_eq!(error.fault, Fault::Own, "{error}");
-    error.what
-}
-
 #[tokio::test]
 async fn every_kind_of_exchange_routes_and_returns_are_known() {
     let site = Site::new();
@@ -186,59 +182,6 @@ async fn every_kind_of_exchange_routes_and_returns_are_known() {
         assert_eq!(broker.depth("b").await.unwrap(), Some(b), "{exchange} {key}");
     }
     assert_eq!(broker.depth("c").await.unwrap(), None);
-}
-
-#[tokio::test]
-async fn what_is_missing_or_refused_is_our_own_fault_and_says_what_to_do() {
-    let site = Site::new();
-    let broker = site.connect().await;
-    let envelope = Envelope::default();
-    let confirm = broker.publish("nowhere", &envelope, Returns::Counted).await.unwrap();
-    assert!(own(confirm.await).contains("no exchange nowhere; declare it"));
-    assert!(own(broker.subscribe("nowhere", 1).await).contains("no queue nowhere; declare it"));
-    let bind = |exchange: &str, queue: &str| Topology {
-        bindings: vec![binding(exchange, queue, "k")],
-        ..Topology::default()
-    };
-    assert!(own(broker.declare(&bind("nowhere", "q")).await).contains("no such exchange"));
-    assert!(own(broker.declare(&bind("amq.topic", "q")).await).contains("no such queue"));
-    assert!(own(broker.declare(&bind("", "q")).await).contains("default exchange"));
-    assert!(own(broker.declare(&only(queue(""))).await).contains("name"));
-    assert!(own(broker.declare(&only(queue(&"q".repeat(300)))).await).contains("300 bytes"));
-    let headers = Topology {
-        exchanges: vec![exchange("h", ExchangeKind::Headers)],
-        ..Topology::default()
-    };
-    assert!(own(broker.declare(&headers).await).contains("topic, direct and fanout"));
-    // The connection is none the worse for it.
-    declare(&*broker, queue("q")).await;
-    fill(&*broker, "q", &["x"]).await;
-}
-
-#[tokio::test]
-async fn what_exists_with_other_properties_is_accepted_with_a_warning() {
-    let site = Site::new();
-    let broker = site.connect().await;
-    let first = Topology {
-        exchanges: vec![exchange("x", ExchangeKind::Topic)],
-        queues: vec![queue("q")],
-        bindings: vec![],
-    };
-    assert!(broker.declare(&first).await.unwrap().is_empty());
-    let mut second = first.clone();
-    second.exchanges[0].durable = false;
-    second.queues[0].expires = Some(Duration::from_secs(60));
-    let warnings = broker.declare(&second).await.unwrap();
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(
-        warnings[0].contains("exchange x exists as topic, durable = true"),
-        "{warnings:?}"
-    );
-    assert!(
-        warnings[1].contains("queue q exists with expires = none"),
-        "{warnings:?}"
-    );
-    assert!(broker.declare(&first).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -389,10 +332,8 @@ async fn closing_gives_everything_back_and_ends_the_connection() {
         held.receipt.settle(Settlement::Ack).await.unwrap_err().fault,
         Fault::Endpoint
     );
-    // What was claimed and not handed out may still be read from memory, and cannot be settled.
-    while let Ok(received) = subscription.next().await {
-        received.receipt.settle(Settlement::Ack).await.unwrap_err();
-    }
+    // What was claimed and not handed out stays where it is.
+    assert_eq!(subscription.next().await.err().unwrap().fault, Fault::Endpoint);
     let mut other = b.subscribe("q", 2).await.unwrap();
     assert_eq!(next_body(&mut other, Settlement::Ack).await, ("1".into(), true));
     assert_eq!(next_body(&mut other, Settlement::Ack).await, ("2".into(), true));
@@ -410,8 +351,14 @@ async fn a_dropped_connection_closes_in_good_order() {
         },
     )
     .await;
-    assert!(own(b.subscribe("mine", 1).await).contains("exclusive"));
-    assert!(own(b.declare(&only(queue("mine"))).await).contains("exclusive"));
+    for refusal in [
+        b.subscribe("mine", 1).await.err(),
+        b.declare(&only(queue("mine"))).await.err(),
+    ] {
+        let refusal = refusal.unwrap();
+        assert_eq!(refusal.fault, Fault::Endpoint);
+        assert!(refusal.what.contains("exclusive"), "{refusal}");
+    }
     drop(a);
     wait_until("the exclusive queue is gone", || async {
         b.depth("mine").await.unwrap().is_none()
@@ -449,7 +396,7 @@ async fn an_auto_delete_queue_goes_with_its_last_consumer_and_its_exchange_with_
     })
     .await;
     let confirm = broker.publish("x", &Envelope::default(), Returns::Known).await.unwrap();
-    assert!(own(confirm.await).contains("no exchange x"));
+    assert!(confirm.await.unwrap_err().what.contains("no exchange x"));
 }
 
 #[tokio::test]
@@ -485,21 +432,6 @@ async fn an_unused_queue_expires_and_a_used_one_does_not() {
         broker.depth("used").await.unwrap().is_none()
     })
     .await;
-}
-
-#[tokio::test]
-async fn a_subscription_ends_when_its_queue_is_deleted() {
-    let site = Site::new();
-    let broker = site.connect().await;
-    declare(&*broker, queue("q")).await;
-    let mut subscription = broker.subscribe("q", 1).await.unwrap();
-    let other = rusqlite::Connection::open(site.path()).unwrap();
-    other
-        .execute_batch("DELETE FROM queues; UPDATE meta SET value = value + 1 WHERE name = 'topology'")
-        .unwrap();
-    let error = timeout(SOON, subscription.next()).await.unwrap().err().unwrap();
-    assert_eq!(error.fault, Fault::Endpoint);
-    assert!(error.what.contains("queue q was deleted"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -566,84 +498,6 @@ async fn large_bodies_go_through_within_the_memory_bound() {
     }
 }
 
-#[tokio::test]
-async fn a_bad_file_or_directory_is_our_own_fault() {
-    let site = Site::new();
-    let path = site.path();
-    std::fs::write(&path, "not a database ".repeat(100)).unwrap();
-    let what = own(open(path.clone()).await);
-    assert!(
-        what.contains("not a database") && what.contains("another one"),
-        "{what}"
-    );
-    std::fs::remove_file(&path).unwrap();
-    let foreign = rusqlite::Connection::open(&path).unwrap();
-    foreign
-        .execute_batch("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)")
-        .unwrap();
-    drop(foreign);
-    let what = own(open(path.clone()).await);
-    assert!(what.contains("of another program"), "{what}");
-    assert!(!path.with_extension("db.d").exists());
-    let what = own(open(site.0.path().join("none/broker.db")).await);
-    assert!(what.contains("directory must exist"), "{what}");
-    let later = Site::new();
-    later.connect().await.close().await;
-    let file = rusqlite::Connection::open(later.path()).unwrap();
-    file.pragma_update(None, "user_version", 99).unwrap();
-    let what = own(open(later.path()).await);
-    assert!(what.contains("layout 99"), "{what}");
-}
-
-#[tokio::test]
-async fn a_broken_file_ends_the_connection_with_its_reason() {
-    let site = Site::new();
-    let broker = site.connect().await;
-    declare(&*broker, queue("q")).await;
-    let mut subscription = broker.subscribe("q", 1).await.unwrap();
-    let other = rusqlite::Connection::open(site.path()).unwrap();
-    other.execute_batch("DROP TABLE contents").unwrap();
-    let envelope = Envelope {
-        key: "q".into(),
-        ..Envelope::default()
-    };
-    let confirm = broker.publish("", &envelope, Returns::Known);
-    confirm.await.unwrap().await.unwrap_err();
-    let error = timeout(SOON, broker.closed()).await.unwrap();
-    assert!(error.what.contains("contents"), "{error}");
-    assert!(timeout(SOON, subscription.next()).await.unwrap().is_err());
-    timeout(SOON, broker.close()).await.unwrap();
-}
-
-#[tokio::test]
-async fn whoever_lost_its_lock_file_is_told_and_nothing_is_lost() {
-    let site = Site::new();
-    let (a, b) = (site.connect().await, site.connect().await);
-    declare(&*a, queue("q")).await;
-    fill(&*a, "q", &["x"]).await;
-    let mut held = a.subscribe("q", 1).await.unwrap();
-    let received = next(&mut held).await;
-    let label = rusqlite::Connection::open(site.path()).unwrap();
-    let owner: String = label
-        .query_row("SELECT owner FROM consumers", [], |row| row.get(0))
-        .unwrap();
-    std::fs::remove_file(site.path().with_extension("db.d").join(format!("{owner}.lock"))).unwrap();
-    wait_until("it went back", || async { b.depth("q").await.unwrap() == Some(1) }).await;
-    assert_eq!(
-        received.receipt.settle(Settlement::Ack).await.unwrap_err().fault,
-        Fault::Endpoint
-    );
-    assert!(
-        timeout(SOON, a.closed())
-            .await
-            .unwrap()
-            .what
-            .contains("took this connection for dead")
-    );
-    let mut other = b.subscribe("q", 1).await.unwrap();
-    assert_eq!(next_body(&mut other, Settlement::Ack).await, ("x".into(), true));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn many_can_open_a_new_file_at_the_same_time() {
     let site = Site::new();
@@ -662,4 +516,45 @@ async fn many_can_open_a_new_file_at_the_same_time() {
         names.insert(next_body(&mut subscription, Settlement::Ack).await);
     }
     assert_eq!(names, [("x".to_string(), false)].into());
+}
+
+#[tokio::test]
+async fn what_was_called_before_a_drop_is_done() {
+    let site = Site::new();
+    let (a, b) = (site.connect().await, site.connect().await);
+    declare(&*a, queue("q")).await;
+    for _ in 0..1000 {
+        let envelope = Envelope {
+            key: "q".into(),
+            ..Envelope::default()
+        };
+        drop(a.publish("", &envelope, Returns::Counted).await.unwrap());
+    }
+    drop(a);
+    wait_until("all are there", || async { b.depth("q").await.unwrap() == Some(1000) }).await;
+}
+
+#[tokio::test]
+async fn a_cancel_that_is_given_up_still_counts() {
+    let site = Site::new();
+    let broker = site.connect().await;
+    declare(&*broker, queue("q")).await;
+    fill(&*broker, "q", &["1", "2"]).await;
+    let mut subscription = broker.subscribe("q", 1).await.unwrap();
+    let held = next(&mut subscription).await;
+    // One poll: it has closed the stream and perhaps sent the call.
+    {
+        let mut cancel = subscription.cancel();
+        let once = std::future::poll_fn(|context| Poll::Ready(cancel.as_mut().poll(context)));
+        // It may even be done.
+        let _: Poll<()> = once.await;
+    }
+    held.receipt.settle(Settlement::Ack).await.unwrap();
+    wait_until("the other is back", || async {
+        broker.depth("q").await.unwrap() == Some(1)
+    })
+    .await;
+    drop(subscription);
+    let mut other = broker.subscribe("q", 1).await.unwrap();
+    assert_eq!(next_body(&mut other, Settlement::Ack).await.0, "2");
 }

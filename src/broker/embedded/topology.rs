@@ -67,6 +67,9 @@ fn name_refused(what: &str, name: &str) -> Option<Reason> {
 }
 
 fn declare_exchange(db: &Connection, exchange: &Exchange) -> Answered<Option<String>> {
+    if exchange.name.is_empty() {
+        return Ok(Ok(None)); // the default exchange is always there
+    }
     if let Some(refusal) = name_refused("an exchange", &exchange.name) {
         return Ok(Err(refusal));
     }
@@ -105,11 +108,11 @@ fn find_queue(db: &Connection, name: &str) -> rusqlite::Result<Option<QueueRow>>
         .optional()
 }
 
-/// The refusal when another connection alone may use the queue.
+/// The refusal when another connection alone may use the queue. It passes when that one closes.
 pub(super) fn locked(queue: &QueueRow, owner: &str) -> Option<Reason> {
     let other = queue.exclusive.as_ref().is_some_and(|exclusive| exclusive != owner);
     other.then(|| {
-        Reason::own(format!(
+        Reason::endpoint(format!(
             "queue {} is exclusive to another connection; use another name, or stop the other one",
             queue.name
         ))
@@ -179,9 +182,7 @@ fn bind(db: &Connection, binding: &Binding, owner: &str) -> Answered<Option<Stri
     let Binding { exchange, queue, key } = binding;
     let refuse = |why: &str| Reason::own(format!("cannot bind queue {queue} to exchange {exchange}: {why}"));
     if exchange.is_empty() {
-        return Ok(Err(refuse(
-            "every queue is bound to the default exchange by its name already",
-        )));
+        return Ok(Ok(None)); // every queue is bound to the default exchange by its name
     }
     if key.len() > NAME_MAX {
         return Ok(Err(refuse(&format!(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use px::broker::{Confirmed, Settlement};
-use px::message::{ExchangeKind, Fault, Queue, Topology};
+use px::message::{ExchangeKind, Fault, Headers, Queue, Topology, Value};
 
 use crate::child::start_holder;
 use crate::fixture::*;
@@ -224,7 +224,8 @@ pub async fn a_delivery_can_be_parked(fixture: &dyn Fixture) {
     let received = take(&mut subscription).await;
     let parked = std::time::Instant::now();
     if capabilities.delayed_redelivery {
-        settle(received, Settlement::RequeueAfter(DELAY)).await;
+        let headers = Headers::from([("x-attempts".into(), Value::I64(1))]);
+        settle(received, Settlement::RequeueAfter(DELAY, headers)).await;
     } else {
         assert!(capabilities.dead_lettering, "a transport can do one or the other");
         assert_eq!(
@@ -240,6 +241,9 @@ pub async fn a_delivery_can_be_parked(fixture: &dyn Fixture) {
         parked.elapsed()
     );
     assert_eq!(again.envelope.key, "its.own.key");
+    if capabilities.delayed_redelivery {
+        assert_eq!(again.envelope.headers.get("x-attempts"), Some(&Value::I64(1)));
+    }
     assert_eq!(settle(again, Settlement::Ack).await, "parked");
 }
 

@@ -15,7 +15,7 @@ use super::*;
 
 const ROLE: &str = "PX_EMBEDDED_ROLE";
 const QUEUE: &str = "q";
-/// Open confirms of a publishing helper, prefetch of a consuming one.
+/// Open confirms of a publishing helper; prefetch of a consuming one unless its name is a number.
 const WINDOW: usize = 50;
 const KILLS: usize = 30;
 
@@ -25,7 +25,13 @@ struct Helper(Child);
 
 impl Helper {
     fn start(site: &Site, role: &str, name: &str, limit: usize) -> Helper {
-        let child = Command::new(std::env::current_exe().unwrap())
+        Helper::start_by(Command::new("env"), site, role, name, limit)
+    }
+
+    /// `program` gets the helper's command line as its last arguments and runs it in its own place.
+    fn start_by(mut program: Command, site: &Site, role: &str, name: &str, limit: usize) -> Helper {
+        let child = program
+            .arg(std::env::current_exe().unwrap())
             .args(["--exact", "broker::embedded::tests::processes::helper", "--nocapture"])
             .env(ROLE, role)
             .env("PX_EMBEDDED_ROOT", site.0.path())
@@ -89,8 +95,9 @@ async fn helper() {
     let log = open_log(&root);
     match role.as_str() {
         "publish" => publish_all(&*broker, &name, limit, log).await,
-        "consume" => consume_all(&*broker, limit, log).await,
+        "consume" => consume_all(&*broker, name.parse().unwrap_or(WINDOW), limit, log).await,
         "hold" => hold_all(&*broker, limit, log).await,
+        "fill" => fill_up(&*broker, &name, log).await,
         "idle" => {
             let _subscription = broker.subscribe(QUEUE, 10).await.unwrap();
             note(&log, "idle -");
@@ -125,8 +132,8 @@ async fn publish_all(broker: &dyn Connection, name: &str, limit: usize, log: Fil
     }
 }
 
-async fn consume_all(broker: &dyn Connection, limit: usize, log: File) {
-    let mut subscription = broker.subscribe(QUEUE, WINDOW.try_into().unwrap()).await.unwrap();
+async fn consume_all(broker: &dyn Connection, prefetch: usize, limit: usize, log: File) {
+    let mut subscription = broker.subscribe(QUEUE, prefetch.try_into().unwrap()).await.unwrap();
     let mut settling = FuturesUnordered::new();
     for _ in 0..limit {
         let received = subscription.next().await.unwrap();
@@ -136,7 +143,7 @@ async fn consume_all(broker: &dyn Connection, limit: usize, log: File) {
             received.receipt.settle(Settlement::Ack).await.unwrap();
             body
         });
-        if settling.len() >= WINDOW / 2 {
+        if settling.len() >= prefetch.div_ceil(2) {
             note(&log, &format!("acked {}", settling.next().await.unwrap()));
         }
     }
@@ -154,6 +161,28 @@ async fn hold_all(broker: &dyn Connection, limit: usize, log: File) {
     }
     note(&log, "holding -");
     std::future::pending::<()>().await;
+}
+
+/// Publishes large messages until the file cannot grow.
+async fn fill_up(broker: &dyn Connection, name: &str, log: File) {
+    for number in 0.. {
+        let mut body = format!("{name}-{number} ").into_bytes();
+        body.resize(20_000, b'x');
+        let envelope = Envelope {
+            key: QUEUE.into(),
+            body,
+            ..Envelope::default()
+        };
+        let confirm = broker.publish("", &envelope, Returns::Counted).await.unwrap();
+        match confirm.await {
+            Ok(_) => note(&log, &format!("confirmed {name}-{number}")),
+            Err(error) => {
+                note(&log, &format!("refused {:?} {}", error.fault, error.what));
+                break;
+            }
+        }
+    }
+    note(&log, &format!("closed {:?}", broker.closed().await.fault));
 }
 
 /// No message that was confirmed is lost, none that was acked comes back, and whatever comes twice says so.
@@ -264,6 +293,32 @@ async fn a_frozen_consumer_keeps_its_claims_and_a_killed_one_does_not() {
     assert_eq!(seen, ["1", "2", "3"].map(|body| (body.to_string(), true)));
 }
 
+/// A file that cannot grow is our own fault, ends the connection, and loses nothing that was confirmed.
+#[tokio::test]
+async fn a_file_that_cannot_grow_is_our_own_fault() {
+    let site = Site::new();
+    let broker = site.connect().await;
+    declare(&*broker, queue(QUEUE)).await;
+    // The limit on file sizes stands in for a full disk; without the trap it would kill the process.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\""]);
+    let _helper = Helper::start_by(command, &site, "fill", "f", 0);
+    wait_until("it is full", || async {
+        !lines_of(&read_log(&site), "closed").is_empty()
+    })
+    .await;
+    let log = read_log(&site);
+    assert_eq!(lines_of(&log, "refused"), ["Own"]);
+    assert_eq!(lines_of(&log, "closed"), ["Own"]);
+    let confirmed = lines_of(&log, "confirmed");
+    assert!(confirmed.len() > 10);
+    let mut subscription = broker.subscribe(QUEUE, 10).await.unwrap();
+    for name in confirmed {
+        let (body, _) = next_body(&mut subscription, Settlement::Ack).await;
+        assert!(body.starts_with(&format!("{name} ")));
+    }
+}
+
 /// The queue of a killed consumer is deleted when it was auto-delete, and its files are swept.
 #[tokio::test]
 async fn what_a_killed_process_leaves_is_put_away() {
@@ -298,7 +353,7 @@ async fn what_a_killed_process_leaves_is_put_away() {
 #[tokio::test]
 #[ignore = "measures"]
 async fn the_throughput_between_processes() {
-    for (publishers, consumers) in [(1, 1), (2, 2), (2, 3)] {
+    for (publishers, consumers, prefetch) in [(1, 1, 50_usize), (2, 2, 50), (2, 3, 50), (1, 1, 1), (1, 3, 1)] {
         let site = Site::new();
         let broker = site.connect().await;
         declare(&*broker, queue(QUEUE)).await;
@@ -306,15 +361,16 @@ async fn the_throughput_between_processes() {
         let begin = Instant::now();
         let helpers: Vec<_> = (0..publishers)
             .map(|number| Helper::start(&site, "publish", &format!("p{number}"), count / publishers))
-            .chain((0..consumers).map(|_| Helper::start(&site, "consume", "c", usize::MAX)))
+            .chain((0..consumers).map(|_| Helper::start(&site, "consume", &prefetch.to_string(), usize::MAX)))
             .collect();
-        let acked = || async { lines_of(&read_log(&site), "acked").len() + consumers * WINDOW / 2 >= count };
-        while !acked().await {
+        // The last acks of a window are not in the log.
+        let acked = || lines_of(&read_log(&site), "acked").len() + consumers * prefetch.div_ceil(2);
+        while acked() < count {
             assert!(begin.elapsed() < Duration::from_secs(120));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let rate = count as f64 / begin.elapsed().as_secs_f64();
-        println!("{publishers} publishing, {consumers} consuming: {rate:.0} msg/s");
+        println!("{publishers} publishing, {consumers} consuming with prefetch {prefetch}: {rate:.0} msg/s");
         drop(helpers);
     }
 }
@@ -331,18 +387,15 @@ async fn an_idle_process_costs_nothing() {
         lines_of(&read_log(&site), "idle").len() == 4
     })
     .await;
-    let ticks = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/schedstat", helpers[0].0.id())).unwrap();
+    let spent_ns = || -> u64 {
         let threads = std::fs::read_dir(format!("/proc/{}/task", helpers[0].0.id())).unwrap();
-        let nanos: u64 = threads
+        threads
             .map(|thread| std::fs::read_to_string(thread.unwrap().path().join("schedstat")).unwrap())
             .map(|text| text.split(' ').next().unwrap().parse::<u64>().unwrap())
-            .sum();
-        drop(stat);
-        nanos
+            .sum()
     };
-    let (before, begin) = (ticks(), Instant::now());
+    let (before, begin) = (spent_ns(), Instant::now());
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let share = (ticks() - before) as f64 / begin.elapsed().as_nanos() as f64;
+    let share = (spent_ns() - before) as f64 / begin.elapsed().as_nanos() as f64;
     println!("idle: {:.4} % of a processor", share * 100.0);
 }
