@@ -138,7 +138,7 @@ mod tests {
             alternates.note(announced_by(host, "aa"), start, keep);
         }
         let others = alternates.of(&announced_by("urp-1", "aa"));
-        assert_eq!(others.iter().map(|a| a.source()).collect::<Vec<_>>(), ["urp-2"]);
+        assert_eq!(others.iter().map(|a| a.source()).collect::<Vec<_>>(), ["urp-2:80"]);
         assert!(alternates.of(&announced_by("urp-1", "bb")).is_empty());
         alternates.note(announced_by("urp-3", "cc"), start + Duration::from_secs(11), keep);
         assert!(alternates.of(&announced_by("urp-1", "aa")).is_empty());

@@ -4,6 +4,7 @@
 //! one test each, and beside them its own oddities. What a transport may lack is named in `Capabilities`.
 
 mod child;
+mod embedded;
 mod fixture;
 mod promises;
 mod rabbitmq;

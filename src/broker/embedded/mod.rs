@@ -8,7 +8,8 @@
 //!
 //! Exchanges and queues that are not durable stay as long as durable ones, for there is no server to stop. Every
 //! return is known exactly. `expiration` and `priority` of a message travel and have no effect. There are no policies.
-//! The file must be on a local file system.
+//! The file must be on a local file system. Only px may open it while px runs in the same process, and nobody should
+//! touch what is in `PATH.d`.
 
 mod codec;
 mod consumers;

@@ -34,7 +34,9 @@ pub(super) struct Presence {
 }
 
 /// The lock of a dead connection, held so that only one cleaner takes its place.
-pub(super) struct DeadLock(#[allow(dead_code)] Option<OwnedFd>);
+pub(super) struct DeadLock {
+    _lock: Option<OwnedFd>,
+}
 
 impl Presence {
     /// Takes a name in the companion directory of the broker's file.
@@ -72,10 +74,10 @@ impl Presence {
         match rustix::fs::openat(&self.directory, format!("{name}{LOCK}"), flags, Mode::empty()) {
             Ok(lock) => {
                 let free = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
-                free.then_some(DeadLock(Some(lock)))
+                free.then_some(DeadLock { _lock: Some(lock) })
             }
             // Somebody emptied the directory: what its owner had is delivered again, which is safe.
-            Err(Errno::NOENT) => Some(DeadLock(None)),
+            Err(Errno::NOENT) => Some(DeadLock { _lock: None }),
             Err(_) => None,
         }
     }

@@ -88,7 +88,7 @@ fn classify(error: &rusqlite::Error) -> (Fault, &'static str) {
         }
         ErrorCode::CannotOpen => (
             Fault::Own,
-            "; its directory must exist and be writable, and descriptors must be left",
+            "; its directory must exist and be writable, and a file descriptor be free",
         ),
         ErrorCode::NotADatabase => (Fault::Own, "; move the file away or name another one"),
         ErrorCode::DatabaseCorrupt => (Fault::Own, "; the file is damaged, move it away or restore it"),

@@ -1,4 +1,4 @@
-//! What the embedded broker promises beyond the suite that every transport passes; several processes are in `processes`.
+//! What the embedded broker promises beyond the suite that every transport passes.
 
 mod faults;
 mod processes;

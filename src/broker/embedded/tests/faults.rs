@@ -152,3 +152,55 @@ async fn what_exists_with_other_properties_is_accepted_with_a_warning() {
     );
     assert!(broker.declare(&first).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_file_that_another_process_holds_is_the_endpoints_fault_in_time() {
+    let site = Site::new();
+    let patience = Duration::from_millis(700);
+    let impatient = || async { connect(&url(site.path()), Purpose::Publish, "test", patience).await };
+    let broker = impatient().await.unwrap();
+    declare(&*broker, queue("q")).await;
+    let other = rusqlite::Connection::open(site.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let envelope = Envelope {
+        key: "q".into(),
+        ..Envelope::default()
+    };
+    let confirm = broker.publish("", &envelope, Returns::Counted).await.unwrap();
+    let error = timeout(patience * 3, confirm).await.unwrap().unwrap_err();
+    assert_eq!(error.fault, Fault::Endpoint, "{error}");
+    let error = timeout(SOON, broker.closed()).await.unwrap();
+    assert_eq!(error.fault, Fault::Endpoint, "{error}");
+    assert!(error.what.contains("another process holds the file"), "{error}");
+    timeout(patience * 3, broker.close()).await.unwrap();
+    let error = timeout(patience * 3, impatient()).await.unwrap().err().unwrap();
+    assert_eq!(error.fault, Fault::Endpoint, "{error}");
+    other.execute_batch("COMMIT").unwrap();
+    let again = impatient().await.unwrap();
+    fill(&*again, "q", &["x"]).await;
+}
+
+/// While the machine was off nobody could use the queue; while px was merely stopped, somebody could have.
+#[tokio::test]
+async fn leases_start_anew_after_a_reboot_and_only_then() {
+    let site = Site::new();
+    let expires = Some(Duration::from_secs(60));
+    let broker = site.connect().await;
+    declare(&*broker, Queue { expires, ..queue("q") }).await;
+    broker.close().await;
+    let file = rusqlite::Connection::open(site.path()).unwrap();
+    let long_ago = "UPDATE queues SET used_ms = 1000";
+    file.execute_batch(long_ago).unwrap();
+    file.execute_batch("UPDATE meta SET value = 'another' WHERE name = 'boot'")
+        .unwrap();
+    let broker = site.connect().await;
+    declare(&*broker, queue("other")).await;
+    assert_eq!(broker.depth("q").await.unwrap(), Some(0));
+    broker.close().await;
+    file.execute_batch(long_ago).unwrap();
+    let broker = site.connect().await;
+    wait_until("the queue is gone", || async {
+        broker.depth("q").await.unwrap().is_none()
+    })
+    .await;
+}
