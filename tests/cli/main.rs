@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 mod check;
 mod life;
 mod messages;
+mod readme;
 mod units;
 mod usage;
 
