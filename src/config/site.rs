@@ -21,7 +21,7 @@
 //! | `urls` | | failover candidates of one protocol, see below |
 //! | `order` | `"random"` | in which order the candidates are tried; `"given"`: as written |
 //! | `exchange` | none | for units that name none: a name, or `{ name, type = "topic", durable = true }` |
-//! | `management` | none | `{ url, user }` of the management API, for administration |
+//! | `management` | none | `{ url, user }` of the management API; checked, and not used by this version |
 //! | `ca_file` | the system's | PEM file of the CA that signs the broker's certificate |
 //! | `connect_timeout` | 10 s | for each candidate |
 //! | `reply_timeout` | 30 s | for a confirm and for every other answer; then the connection counts as broken |
@@ -33,7 +33,7 @@
 //! | `embedded:PATH` | px's own broker in one SQLite file, for one host; PATH is below the spool unless absolute |
 //!
 //! After `?` a URL takes `heartbeat` (seconds, 30), `frame_max` (bytes, 16384) and `connection_timeout` (milliseconds).
-//! `${NAME}` in `urls` and in `management.url` is a variable of the environment.
+//! `${NAME}` in `urls`, in `management.url` and in secrets is a variable of the environment.
 //!
 //! # Log
 //!
@@ -56,8 +56,8 @@
 //!
 //! # Secrets
 //!
-//! Passwords stand by broker and user in `secrets.toml`, next to `px.toml`. It is refused unless its mode is 0600 or
-//! 0400.
+//! Passwords stand by broker and user in `secrets.toml`, next to `px.toml`. It is refused where anybody but its owner
+//! can read or write it: its mode is 0600.
 //!
 //! ```toml
 //! [bunny]

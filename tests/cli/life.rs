@@ -1,9 +1,12 @@
 //! Starting, looking at, reloading, reviving and stopping a unit.
 
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{DISPATCH, Site, wait_until};
+use crate::{DISPATCH, SOON, Site, wait_until};
 
 fn status(site: &Site) -> Value {
     serde_json::from_str(&site.run(&["status", "--json"]).out).unwrap()
@@ -66,4 +69,36 @@ fn a_bad_configuration_is_not_reloaded() {
     assert_eq!(site.run_ok(&["reload"]), "dispatch/d reads its configuration anew\n");
     wait_until("the unit has read it", || log().contains("has been reloaded"));
     assert_eq!(site.run(&["status"]).code, 0);
+}
+
+/// As `etc/systemd/px@.service` runs it.
+#[test]
+fn under_systemd_a_unit_tells_that_it_is_ready_and_lives() {
+    let site = Site::new();
+    site.write("dispatch/d.toml", DISPATCH);
+    let path = site.root().join("notify");
+    let notified = UnixDatagram::bind(&path).unwrap();
+    notified.set_read_timeout(Some(SOON)).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_px"))
+        .args(["run", "--log-file", "dispatch-d"])
+        .env("PX_ROOT", site.root())
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "300000")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for word in ["READY=1", "WATCHDOG=1", "WATCHDOG=1"] {
+        let mut buffer = [0; 256];
+        let length = notified.recv(&mut buffer).unwrap();
+        assert_eq!(String::from_utf8_lossy(&buffer[..length]).trim(), word);
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    let log = std::fs::read_to_string(site.root().join("log/dispatch_d.log")).unwrap();
+    assert!(log.contains("has been stopped"), "{log}");
 }
