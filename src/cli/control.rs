@@ -45,8 +45,7 @@ pub fn start(places: &Places, units: &[Unit]) -> anyhow::Result<ExitCode> {
 pub fn stop(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for (name, _) in units {
-        forget_started(places, name)?;
-        if !stop_one(places, name)? {
+        if !end(places, name)? {
             if were_named {
                 println!("{name} is not running");
                 code = ExitCode::from(NOT_RUNNING);
@@ -56,6 +55,12 @@ pub fn stop(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Result
         }
     }
     Ok(code)
+}
+
+/// Ends one unit for good and waits until it has. `false` when it does not run.
+pub fn end(places: &Places, name: &UnitName) -> anyhow::Result<bool> {
+    forget_started(places, name)?;
+    stop_one(places, name)
 }
 
 /// Ends what runs and starts everything.
@@ -165,6 +170,10 @@ fn command(places: &Places, name: &UnitName) -> anyhow::Result<Command> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    if let Some(root) = places.root() {
+        // The starter's root may be relative to its working directory, or not be the environment's at all.
+        command.env("PX_ROOT", root);
+    }
     if places.is_system_root() && rustix::process::geteuid().is_root() {
         drop_privileges(places, &mut command)?;
     }

@@ -12,6 +12,7 @@ use crate::daemon::log::Rendering;
 mod broker;
 mod check;
 mod control;
+mod demo;
 mod failed;
 mod listen;
 mod man;
@@ -81,6 +82,8 @@ enum Command {
     Post(post::Arguments),
     /// Print what is announced, as it comes, on a queue of its own
     Listen(listen::Arguments),
+    /// Show the whole chain at work: producers, dispatcher, pull workers, in a temporary root
+    Demo(demo::Arguments),
     /// Write the manual pages
     #[command(hide = true)]
     Man { directory: PathBuf },
@@ -170,6 +173,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Failed(command) => failed::run(places, command),
         Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Man { directory } => man::man(&directory),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Broker, Item, Site, Table, quantity};
 
-use crate::message::{Binding, Exchange, ExchangeKind, Masks, Queue, Topology, Verdict};
+use crate::message::{AnnounceAs, Binding, DigestOf, Exchange, ExchangeKind, Format, Masks, Queue, Topology, Verdict};
 
 const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
 const KEY: &str = "a key or pattern of at most 255 bytes";
@@ -205,6 +205,53 @@ fn mask(verdict: Verdict, pattern: &str) -> Result<(Verdict, String), String> {
             let problem = errors.first().map(ToString::to_string).unwrap_or_default();
             let last = problem.lines().last().unwrap_or_default();
             Err(last.trim_start_matches("error: ").to_string())
+        }
+    }
+}
+
+/// What `announce` accepts.
+pub const ANNOUNCE: &str = r#"a list of "exp", "v00", "v02", "v03" or { format = "…", key = "…", digest = "name" or "content" }, at least one"#;
+
+/// `announce = ["v02", { format = "v00", key = "v00.urp.input", digest = "name" }]`: at least one format.
+pub fn announce(table: &mut Table) -> Option<Vec<AnnounceAs>> {
+    let mut formats = Vec::new();
+    let items = table.values("announce");
+    let count = items.len();
+    for (index, item) in items.into_iter().enumerate() {
+        match item {
+            Item::Text(name) => match Format::from_name(&name) {
+                Some(format) => formats.push(AnnounceAs::from(format)),
+                None => table.reject_element("announce", index, ANNOUNCE),
+            },
+            Item::Table(mut spelled) => {
+                formats.extend(announce_as(&mut spelled));
+                spelled.finish();
+            }
+        }
+    }
+    if count == 0 && table.has("announce") {
+        table.reject("announce", ANNOUNCE);
+    }
+    (count > 0 && formats.len() == count).then_some(formats)
+}
+
+fn announce_as(table: &mut Table) -> Option<AnnounceAs> {
+    let format = table.choice("format", &Format::ALL.map(|format| (format.name(), format)));
+    let key = table.string("key");
+    let digest = table.choice("digest", &[("name", DigestOf::Name), ("content", DigestOf::Content)]);
+    if !table.has("format") {
+        table.reject("format", r#""exp", "v00", "v02", "v03""#);
+    }
+    match AnnounceAs::new(format?, key.as_deref(), digest) {
+        Ok(how) => Some(how),
+        Err(error) => {
+            let key = if table.has("digest") && format != Some(Format::V00) {
+                "digest"
+            } else {
+                "key"
+            };
+            table.refuse(key, &error.to_string());
+            None
         }
     }
 }

@@ -57,6 +57,11 @@ impl Places {
         }
     }
 
+    /// What moves everything, unless these are the system's own places.
+    pub fn root(&self) -> Option<&Path> {
+        (!self.is_system_root()).then_some(self.spool.as_path())
+    }
+
     /// Whether these are the system's own: only there privileges are dropped.
     pub fn is_system_root(&self) -> bool {
         *self == Places::system()
@@ -107,5 +112,6 @@ mod tests {
         assert_eq!(places.status_file(&unit), Path::new("/r/run/rx_pull_urp.status.json"));
         assert_eq!(places.log_file(&unit), Path::new("/r/log/rx_pull_urp.log"));
         assert_eq!(places.spool, Path::new("/r"));
+        assert_eq!((places.root(), Places::system().root()), (Some(Path::new("/r")), None));
     }
 }

@@ -7,6 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use super::{Unit, consume};
 use crate::config::{Broker, Table, options};
 use crate::message::{
@@ -41,6 +43,7 @@ impl Config {
 #[derive(Default)]
 pub struct Alternates {
     known: Mutex<Known>,
+    noted: Notify,
 }
 
 #[derive(Default)]
@@ -98,6 +101,20 @@ impl Alternates {
             sources.push(Arc::new(announcement));
             known.order.push_back((now, key));
         }
+        drop(known);
+        self.noted.notify_waiters();
+    }
+
+    /// The other sources of this product: at once where any is known, else those that are announced within `patience`.
+    pub async fn soon_of(&self, announcement: &Announcement, patience: Duration) -> Vec<Arc<Announcement>> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let noted = self.noted.notified(); // before the look: nothing is missed in between
+            let others = self.of(announcement);
+            if !others.is_empty() || tokio::time::timeout_at(deadline, noted).await.is_err() {
+                return others;
+            }
+        }
     }
 
     /// The other sources of this product.
@@ -129,6 +146,20 @@ mod tests {
             of: DigestOf::Name,
         });
         announcement
+    }
+
+    #[tokio::test]
+    async fn a_source_that_is_announced_just_now_is_waited_for() {
+        let (alternates, first) = (Alternates::default(), announced_by("urp-1", "aa"));
+        assert!(alternates.soon_of(&first, Duration::ZERO).await.is_empty());
+        let (others, ()) = tokio::join!(alternates.soon_of(&first, Duration::from_secs(60)), async {
+            for (host, digest) in [("urp-1", "aa"), ("urp-2", "bb"), ("urp-2", "aa")] {
+                tokio::task::yield_now().await;
+                alternates.note(announced_by(host, digest), Instant::now(), KEEP);
+            }
+        });
+        assert_eq!(others.len(), 1);
+        assert_eq!(others[0].source(), announced_by("urp-2", "aa").source());
     }
 
     #[test]

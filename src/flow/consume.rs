@@ -105,7 +105,7 @@ pub async fn run<H: Handle>(
         tokio::spawn(Arc::clone(&desk).take_from_lot(Arc::clone(&gate))),
         tokio::spawn(Arc::clone(&desk).take_replays(Arc::clone(&gate))),
     ];
-    Taker::new(Arc::clone(&desk), gate, troubles).run().await;
+    let connection = Taker::new(Arc::clone(&desk), gate, troubles).run().await;
     for task in local {
         task.abort(); // what it holds in hand goes on; what it had not taken waits for the next start
     }
@@ -117,6 +117,9 @@ pub async fn run<H: Handle>(
             count = desk.in_hand.len(),
             "left in hand; the broker will deliver these again"
         );
+    }
+    if let Some(connection) = connection {
+        connection.close().await;
     }
     Ok(())
 }

@@ -62,6 +62,10 @@ use crate::transfer::policy::Policy;
 use crate::transfer::{self, Credential, Facts, Fetched, Fetcher, Kind, Mismatch, TransferError, Wanted};
 
 const ADOPT_AFTER: Duration = Duration::from_secs(600);
+/// Since its announcement, which v00 tells in whole seconds.
+const FRESH: Duration = Duration::from_secs(2);
+/// For the second of two redundant announcements.
+const ALTERNATES_WITHIN: Duration = Duration::from_millis(500);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(12 * 3600);
 
 /// A unit of `rx/` with `type = "pull"`.
@@ -85,6 +89,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// The broker it works on.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
     /// Reads the unit's table; what is wrong is noted in it.
     pub fn read(table: &mut Table, site: &Site) -> Option<Config> {
         let broker = options::broker(table, site);
@@ -313,17 +322,14 @@ impl Worker {
         };
         // Held until it is settled or handed back: tells the syncer whether more is coming.
         let _in_flight = self.safety.enter();
-        let mut others = Vec::new();
-        if let Some(alternates) = &self.alternates {
-            others = alternates.of(&announcement);
-        }
         let announcement = Arc::new(announcement);
-        let candidates = std::iter::once(&announcement).chain(&others);
+        let (mut candidate, mut others) = (Arc::clone(&announcement), None);
         let mut worst: Option<Cause> = None;
-        for (index, candidate) in candidates.enumerate() {
-            match self.try_source(candidate, &place).await {
+        loop {
+            match self.try_source(&candidate, &place).await {
                 Ok(Stored::Placed(placed, bytes)) => {
-                    return self.done(&announcement, candidate, &place, placed, bytes, index > 0);
+                    let is_alternate = others.is_some();
+                    return self.done(&announcement, &candidate, &place, placed, bytes, is_alternate);
                 }
                 Ok(Stored::Superseded) => {
                     self.unit.metrics.count(Count::Superseded);
@@ -332,8 +338,26 @@ impl Worker {
                 Err(cause) if cause.fault == Fault::Own => return Outcome::Park(cause),
                 Err(cause) => worst = Some(worse(worst, cause)),
             }
+            if others.is_none() {
+                others = Some(self.others(&announcement, place.time).await.into_iter());
+            }
+            match others.as_mut().and_then(Iterator::next) {
+                Some(other) => candidate = other,
+                None => break,
+            }
         }
         Outcome::Park(worst.unwrap_or_else(|| Cause::new(Fault::Endpoint, "no source was tried")))
+    }
+
+    /// The other sources of a product. Those of a fresh one may be announced just now: they are waited for a moment.
+    /// Of an older one they are not, so that the products of a dead source cannot hold up the queue.
+    async fn others(&self, announcement: &Announcement, time: Timestamp) -> Vec<Arc<Announcement>> {
+        let Some(alternates) = &self.alternates else {
+            return Vec::new();
+        };
+        let age = Timestamp::now().duration_since(time).unsigned_abs();
+        let patience = if age < FRESH { ALTERNATES_WITHIN } else { Duration::ZERO };
+        alternates.soon_of(announcement, patience).await
     }
 
     fn skip(&self, reason: String) -> Outcome {

@@ -195,12 +195,11 @@ impl Fetcher {
             let what = format!("cannot fetch {target}: {size} bytes are announced, {max} are allowed");
             return Err(TransferError::new(Fault::Message, Kind::TooLarge, what));
         }
-        let places = target.places();
-        if let Some(left) = places
-            .iter()
-            .filter_map(|place| self.resting().left(place, Instant::now()))
-            .max()
-        {
+        let (places, url) = (target.places(), hash_of(&wanted.url));
+        let turns = places
+            .each_ref()
+            .map(|place| self.resting().turn(place, url, Instant::now()));
+        if let Some(left) = turns.into_iter().filter_map(Result::err).max() {
             let mut err = TransferError::new(Fault::Endpoint, Kind::Resting, format!("not trying {target}: it rests"));
             err.retry_after = Some(left);
             return Err(err);
@@ -216,7 +215,7 @@ impl Fetcher {
             }
             Target::File { root, path } => file::fetch(root.clone(), path.clone(), bounds, expected, open).await,
         };
-        self.note(&places, &result);
+        self.note(&places, url, &result);
         result
     }
 
@@ -231,7 +230,7 @@ impl Fetcher {
     }
 
     /// The places are the host and the directory on it; a refusal of rights concerns the directory only.
-    fn note<W>(&self, places: &[String; 2], result: &Result<Fetched<W>, TransferError>) {
+    fn note<W>(&self, places: &[String; 2], url: u64, result: &Result<Fetched<W>, TransferError>) {
         let now = Instant::now();
         let mut resting = self.resting();
         match result {
@@ -239,7 +238,7 @@ impl Fetcher {
             Err(err) if err.fault == Fault::Endpoint => {
                 let [host, directory] = places;
                 let place = if err.kind == Kind::Forbidden { directory } else { host };
-                resting.note_fault(place, err.retry_after, now);
+                resting.note_fault(place, url, err.retry_after, now);
             }
             // A 404 is an answer: the host is well.
             Err(err) if err.fault == Fault::Message => resting.note_success(&places[0]),
@@ -259,6 +258,13 @@ pub fn is_superseded(first: &Facts, second: &Facts, announced: Timestamp) -> boo
     let is_newer = second.last_modified.is_some_and(|modified| modified > announced);
     let has_changed = matches!((&first.etag, &second.etag), (Some(a), Some(b)) if a != b);
     is_newer || has_changed
+}
+
+fn hash_of(url: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    url.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Text of unknown length for an error message.

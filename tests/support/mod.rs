@@ -4,13 +4,19 @@
 #![allow(dead_code, unused_imports)]
 
 mod broker;
+mod feed;
 mod http;
 mod keeper;
+mod products;
 mod rabbit;
+mod site;
 mod wait;
 
 pub use broker::{TestBroker, broker_of};
+pub use feed::{Feed, Reader, v00_urp, v02};
 pub use http::{Reply, request};
 pub use keeper::spawn_kept;
+pub use products::{Answer, ProductServer};
 pub use rabbit::{RabbitServer, free_port};
+pub use site::{PX, Process, SOON, Said, TestSite};
 pub use wait::{eventually, wait_until, within};

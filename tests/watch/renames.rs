@@ -138,6 +138,22 @@ fn files_come_by_rename_and_by_link_and_only_under_names_that_count() {
     assert_eq!(watcher.paths(), ["linked", "moved", "x", "n\u{fffd}n"]);
 }
 
+/// It looks like a file that was just made and will be closed.
+#[test]
+fn a_file_that_is_linked_in_and_loses_its_other_name_is_announced() {
+    let site = Site::new();
+    let mut watcher = site.watch();
+    for n in 0..50 {
+        let hidden = format!(".{n}");
+        site.write(&hidden, "1");
+        fs::hard_link(site.root.join(&hidden), site.root.join(format!("f{n}"))).unwrap();
+        fs::remove_file(site.root.join(&hidden)).unwrap();
+    }
+    watcher.until_announced(50);
+    watcher.until_quiet();
+    assert_eq!(watcher.paths().len(), 50);
+}
+
 /// Such a file has one name only, and its close is told to nobody.
 #[test]
 fn a_nameless_file_that_is_linked_in_is_announced_when_its_writer_is_done() {

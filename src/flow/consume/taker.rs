@@ -42,14 +42,16 @@ impl<H: Handle> Taker<H> {
         }
     }
 
-    pub async fn run(&mut self) {
+    /// Takes until the unit stops. The answer is the connection that then stands: what is in hand is settled on it.
+    pub async fn run(&mut self) -> Option<Arc<dyn Connection>> {
         let stop = self.desk.unit.stop.clone();
         while let Some(connection) = self.link.connect(&self.desk.intake.topology, &stop).await {
             match self.generation(&connection, &stop).await {
-                Ok(()) => return,
+                Ok(()) => return Some(connection),
                 Err(error) => self.link.broken(&error),
             }
         }
+        None
     }
 
     /// One connection. `Ok` when the unit stops.

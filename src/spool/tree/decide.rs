@@ -8,8 +8,9 @@ use crate::spool::inventory::Version;
 
 /// Where no lease can tell whether a writer holds a file, it must have stood still for so long at least.
 pub(super) const STILL: Duration = Duration::from_secs(2);
-/// A file that was made and not closed is looked at after so long, then ever more rarely.
-pub(super) const MADE_FIRST: Duration = Duration::from_secs(1);
+/// A file that was made and not closed is looked at after so long, then ever more rarely. Not later: a file that was
+/// linked in, and has lost its other name since, looks the same.
+pub(super) const MADE_FIRST: Duration = Duration::from_millis(20);
 const MADE_LAST: Duration = Duration::from_secs(60);
 
 /// What to do with a file.

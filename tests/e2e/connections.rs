@@ -1,0 +1,136 @@
+//! Connections: candidates, restarts, forced closes, TLS, the default virtual host.
+
+use std::process::Command;
+
+use crate::support::{Feed, ProductServer, RabbitServer, TestBroker, TestSite, broker_of, free_port, v02};
+
+const UNIT: &str = "rx/pull";
+
+/// Announces a product and waits for it.
+#[track_caller]
+fn one_product(site: &TestSite, feed: &Feed, server: &ProductServer, name: &str) {
+    server.serve(name, name.as_bytes());
+    feed.announce(v02(&server.url(), name, name.as_bytes()));
+    site.wait_that(&format!("{name} has arrived"), || {
+        site.arrived(name).as_deref() == Some(name.as_bytes())
+    });
+}
+
+#[test]
+fn a_dead_candidate_is_passed_over() {
+    let broker = TestBroker::new("failover");
+    let feed = Feed::new(&broker.config());
+    feed.queue("pull", &["v02.post.#"]);
+    let site = TestSite::with_site_file(&format!(
+        "[brokers.main]\norder = \"given\"\nurls = [\"amqp://u:p@127.0.0.1:{}/\", {:?}]\nexchange = {{ name = \"xp\" }}\n",
+        free_port(),
+        broker.amqp_url()
+    ));
+    site.puller(UNIT, "");
+    let _unit = site.run_ready(UNIT);
+    one_product(&site, &feed, &ProductServer::start(), "file");
+}
+
+/// Three ways to lose a connection, one after the other on one node; each time the unit comes back by itself.
+#[test]
+fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
+    let mut node = RabbitServer::start();
+    let broker = TestBroker::on(&node, "restart");
+    let site = TestSite::new(&broker);
+    site.puller(UNIT, "");
+    let server = ProductServer::start();
+    let open = || {
+        let feed = Feed::new(&broker.config());
+        feed.queue("pull", &["v02.post.#"]);
+        feed
+    };
+    let feed = open();
+    let mut unit = site.run_ready(UNIT);
+    one_product(&site, &feed, &server, "before");
+    drop(feed);
+
+    node.ctl(&["close_all_connections", "--global", "a test"]);
+    site.wait_count(UNIT, "reconnects", 1);
+    let feed = open();
+    one_product(&site, &feed, &server, "after-the-close");
+
+    // Announced, and then the broker is killed before anybody fetches it: it is still there afterwards.
+    node.flush_definitions();
+    unit.kill();
+    server.serve("kept", b"kept");
+    feed.announce(v02(&server.url(), "kept", b"kept"));
+    let mut unit = site.run_ready(UNIT);
+    site.wait_that("kept has arrived", || site.arrived("kept").is_some());
+    node.kill();
+    site.wait(UNIT, "shows that it is cut off", |status| {
+        status["links"]["consume"]["connected"] == false && !status["links"]["consume"]["error"].is_null()
+    });
+    let said = site.px_ends(0, &["status", UNIT]);
+    assert!(said.out.contains("; consume: "), "{said:?}");
+    unit.assert_runs();
+    node.start_again();
+    site.wait(UNIT, "is connected again", |status| {
+        status["links"]["consume"]["connected"] == true
+    });
+    let feed = open();
+    one_product(&site, &feed, &server, "after-the-kill");
+    assert_eq!(site.count(UNIT, "failed"), 0);
+    assert_eq!(site.state(UNIT), "running");
+    // The queue deleted under the consumer: declared again, and work goes on.
+    broker.delete_queue("pull");
+    site.wait_that("the queue is there again", || feed.depth("pull").is_some());
+    site.wait_that("it is consumed again", || {
+        let queue = broker.api("GET", &format!("/api/queues/{}/pull", broker.vhost), None);
+        queue.status == 200
+            && queue.json()["consumer_details"]
+                .as_array()
+                .is_some_and(|list| !list.is_empty())
+    });
+    one_product(&site, &feed, &server, "after-the-deletion");
+    drop(unit);
+}
+
+#[test]
+fn amqps_with_a_ca_of_ones_own_and_the_default_virtual_host() {
+    let directory = tempfile::tempdir().expect("directory");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/make-ca");
+    let made = Command::new(script).arg(directory.path()).output().expect("make-ca");
+    assert!(made.status.success(), "{made:?}");
+    let (tls, certificates) = (free_port(), directory.path().display());
+    let node = RabbitServer::start_with(
+        &format!(
+            "listeners.ssl.1 = 127.0.0.1:{tls}\nssl_options.cacertfile = {certificates}/ca.pem\n\
+             ssl_options.certfile = {certificates}/server.pem\nssl_options.keyfile = {certificates}/server.key"
+        ),
+        "[].",
+    );
+    let broker = TestBroker::on(&node, "unused");
+    let mut plain = broker.config().urls.remove(0);
+    plain.vhost = "/".into();
+    let feed = Feed::new(&broker_of(vec![plain]));
+    feed.queue("pull", &["v02.post.#"]);
+    let server = ProductServer::start();
+
+    // `amqp://h/` is the virtual host `/`, and so is `amqp://h`.
+    for (unit, end) in [("one", "/"), ("two", "")] {
+        let site = TestSite::at(&format!("amqp://admin:admin@127.0.0.1:{}{end}", node.amqp_port()));
+        site.puller(UNIT, "");
+        let _unit = site.run_ready(UNIT);
+        one_product(&site, &feed, &server, unit);
+    }
+    let with = |ca: &str| {
+        let site = TestSite::with_site_file(&format!(
+            "[brokers.main]\nurls = [\"amqps://admin:admin@localhost:{tls}/\"]\n{ca}exchange = {{ name = \"xp\" }}\n"
+        ));
+        site.puller(UNIT, "");
+        site
+    };
+    let site = with(&format!("ca_file = \"{certificates}/ca.pem\"\n"));
+    let _unit = site.run_ready(UNIT);
+    one_product(&site, &feed, &server, "by-tls");
+    // Not signed by anybody the system knows: an operator's affair.
+    let site = with("");
+    let _unit = site.run(UNIT);
+    site.wait_state(UNIT, "paused: ");
+    assert!(site.state(UNIT).contains("ca_file"), "{}", site.state(UNIT));
+}

@@ -1,0 +1,12 @@
+//! From end to end: units as processes, a real broker, real files; killed, cut off and brought back.
+
+mod alternates;
+mod chain;
+mod connections;
+mod dispatcher;
+mod life;
+mod parking;
+#[path = "../support/mod.rs"]
+mod support;
+mod sync_order;
+mod vip;
