@@ -39,7 +39,10 @@ const CONFINED: [(&str, &[&str]); 22] = [
     ("lru", &["src/spool", "src/transfer"]),
     ("md5", &["src/message", "src/spool"]),
     ("notify", &["src/spool/tree"]),
-    ("percent_encoding", &["src/message", "src/config", "src/transfer"]),
+    (
+        "percent_encoding",
+        &["src/message", "src/config", "src/transfer", "src/cli/demo"],
+    ),
     ("regex", &["src/message/mask.rs"]),
     ("reqwest", &["src/transfer/http.rs"]),
     ("rusqlite", &["src/spool", "src/broker/embedded"]),
@@ -57,7 +60,7 @@ const CONFINED: [(&str, &[&str]); 22] = [
             "src/cli",
         ],
     ),
-    ("toml", &["src/config"]),
+    ("toml", &["src/config", "src/cli/demo"]),
     ("tracing_subscriber", &["src/daemon/log.rs"]),
 ];
 

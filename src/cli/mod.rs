@@ -191,6 +191,14 @@ impl Units {
     }
 }
 
+/// Prints a line. Where nobody reads any more, as behind `head`, the command goes on to its end all the same.
+fn say(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout();
+    // Nothing is lost: there is nobody to read it.
+    drop(writeln!(out, "{line}").and_then(|()| out.flush()));
+}
+
 /// Without control characters: a terminal is no place for what a wire brought.
 fn plain(text: &str) -> String {
     text.chars()

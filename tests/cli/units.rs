@@ -1,5 +1,7 @@
 //! Naming units, and what is said of those that do not run.
 
+use std::process::Command;
+
 use serde_json::Value;
 
 use crate::{DISPATCH, Site, data, px};
@@ -104,5 +106,24 @@ fn nothing_has_failed_yet() {
             (1, "px: dispatch/d has no failed message 7\n"),
             "{command}"
         );
+    }
+}
+
+/// As behind `head -1` or `grep -q`.
+#[test]
+fn a_reader_that_has_gone_changes_nothing() {
+    let site = Site::new();
+    site.write("dispatch/d.toml", DISPATCH);
+    for (command, code) in [(&["status"][..], 3), (&["check", "--json"], 0), (&["stop", "d"], 3)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_px"))
+            .args(command)
+            .env("PX_ROOT", site.root())
+            .stdout(writer)
+            .output()
+            .unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*err), (Some(code), ""), "{command:?}");
     }
 }

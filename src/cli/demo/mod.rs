@@ -15,8 +15,8 @@ use jiff::Timestamp;
 
 use self::chain::{Broker, Interrupt, Root, Server, Units};
 use self::products::Product;
-use self::report::{Counted, Progress, Verdict, files_below, say, table, there};
-use super::REFUSED;
+use self::report::{Counted, Progress, Verdict, files_below, table, there};
+use super::{REFUSED, say};
 use crate::config::{BrokerUrl, Places};
 
 mod chain;
