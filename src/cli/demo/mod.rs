@@ -83,7 +83,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let root = Root::make(arguments.root.as_deref(), arguments.keep)?;
     let places = Places::under(&root.path);
     if arguments.keep {
-        say(&format!(
+        say(format_args!(
             "everything is in {0}; to look at it: PX_ROOT={0} px status",
             root.path.display()
         ));
@@ -231,7 +231,7 @@ impl Demo<'_> {
             failed: everywhere("failed"),
         };
         let verdict = Verdict::of(self.products, written, &self.root.delivered())?;
-        say(&format!("\n{}", table(&counted, &verdict)));
+        say(format_args!("\n{}", table(&counted, &verdict)));
         for lost in verdict.lost.iter().take(LOST_SHOWN_MAX) {
             eprintln!("px: lost: {lost}");
         }
