@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{NOT_RUNNING, REFUSED};
+use super::{NOT_RUNNING, REFUSED, say};
 use crate::config::{Places, UnitName};
 use crate::daemon::process::STOP_DEADLINE;
 use crate::daemon::{lock, status};
@@ -30,7 +30,7 @@ pub fn start(places: &Places, units: &[Unit]) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for (name, _) in units {
         if let Some(pid) = lock::holder(&places.lock_file(name))? {
-            println!("{name} is already running (pid {pid})");
+            say(&format!("{name} is already running (pid {pid})"));
             continue;
         }
         if let Err(error) = start_one(places, name) {
@@ -47,11 +47,11 @@ pub fn stop(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Result
     for (name, _) in units {
         if !end(places, name)? {
             if were_named {
-                println!("{name} is not running");
+                say(&format!("{name} is not running"));
                 code = ExitCode::from(NOT_RUNNING);
             }
         } else {
-            println!("{name} has been stopped");
+            say(&format!("{name} has been stopped"));
         }
     }
     Ok(code)
@@ -82,9 +82,9 @@ pub fn reload(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Resu
             eprintln!("px: {name} is not reloaded: the configuration in force stays");
             code = ExitCode::from(REFUSED);
         } else if signal(places, name, Signal::HUP)?.is_some() {
-            println!("{name} reads its configuration anew");
+            say(&format!("{name} reads its configuration anew"));
         } else if were_named {
-            println!("{name} is not running");
+            say(&format!("{name} is not running"));
             code = ExitCode::from(NOT_RUNNING);
         }
     }
@@ -97,7 +97,7 @@ pub fn revive(places: &Places, units: &[Unit]) -> anyhow::Result<ExitCode> {
     for unit in units {
         let (name, _) = unit;
         if started_file(places, name).exists() && lock::holder(&places.lock_file(name))?.is_none() {
-            println!("{name} has died and is started again");
+            say(&format!("{name} has died and is started again"));
             died.push(unit.clone());
         }
     }
@@ -131,7 +131,7 @@ fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", started.display()))?;
     let (said, pid) = (word(&mut child), child.id());
     match said {
-        Word::Ready => println!("{name} has been started (pid {pid})"),
+        Word::Ready => say(&format!("{name} has been started (pid {pid})")),
         Word::NotYet => {
             let state = status::read(&places.status_file(name)).filter(|status| status.pid == pid);
             let why = state.map_or_else(String::new, |status| {
@@ -144,7 +144,9 @@ fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
                 }
                 why
             });
-            println!("{name} has been started (pid {pid}) and is not ready yet: {why}; it goes on trying");
+            say(&format!(
+                "{name} has been started (pid {pid}) and is not ready yet: {why}; it goes on trying"
+            ));
         }
         Word::Ended(text) => {
             forget_started(places, name)?;

@@ -191,6 +191,12 @@ impl Units {
     }
 }
 
+/// A line on standard output. A reader that has gone away must not end half of what was asked for.
+fn say(line: &str) {
+    use std::io::Write;
+    drop(writeln!(std::io::stdout(), "{line}"));
+}
+
 /// Without control characters: a terminal is no place for what a wire brought.
 fn plain(text: &str) -> String {
     text.chars()
