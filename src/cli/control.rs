@@ -135,12 +135,14 @@ fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
         Word::NotYet => {
             let state = status::read(&places.status_file(name)).filter(|status| status.pid == pid);
             let why = state.map_or_else(String::new, |status| {
-                let errors = status.links.as_object().into_iter().flatten();
-                let errors = errors.filter_map(|(_, link)| link["error"].as_str().map(str::to_owned));
-                std::iter::once(status.state)
-                    .chain(errors)
-                    .collect::<Vec<_>>()
-                    .join("; ")
+                let mut why = status.state;
+                for (_, link) in status.links.as_object().into_iter().flatten() {
+                    // A pause names the error already, and connections fail alike.
+                    if let Some(error) = link["error"].as_str().filter(|error| !why.contains(error)) {
+                        why = format!("{why}; {error}");
+                    }
+                }
+                why
             });
             say(format_args!(
                 "{name} has been started (pid {pid}) and is not ready yet: {why}; it goes on trying"

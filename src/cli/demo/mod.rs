@@ -4,6 +4,9 @@
 //! the dispatcher lets the first announcement of each through, two pull workers take turns in fetching. Half-way the
 //! first producer's server is killed, and what it alone would have served comes from the other one. Then every byte
 //! that was delivered is compared with what was written.
+//!
+//! Everything it started is ended and removed however it ends, except by SIGKILL: then `PX_ROOT=… px stop` ends the
+//! units; the file servers end by themselves.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
