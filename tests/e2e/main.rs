@@ -10,3 +10,4 @@ mod parking;
 mod support;
 mod sync_order;
 mod vip;
+mod watcher;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout};
 use std::time::{Duration, Instant};
 
+use px::metrics::Count;
 use px::spool::tree::CatchUp;
 
 use crate::support::{DEADLINE, Site, Watcher, options, spawn_test};
@@ -16,6 +17,7 @@ use crate::support::{DEADLINE, Site, Watcher, options, spawn_test};
 struct Process {
     child: Child,
     lines: BufReader<ChildStdout>,
+    has_overflowed: bool,
 }
 
 impl Process {
@@ -26,7 +28,11 @@ impl Process {
         ];
         let mut child = spawn_test(prefix, "limits::watch_and_print", &environment);
         let lines = BufReader::new(child.stdout.take().unwrap());
-        let mut process = Process { child, lines };
+        let mut process = Process {
+            child,
+            lines,
+            has_overflowed: false,
+        };
         process.until_line("ready");
         process
     }
@@ -45,9 +51,9 @@ impl Process {
     fn announced(&mut self, count: usize) -> Vec<String> {
         let mut announced = Vec::new();
         while announced.len() < count {
-            if let Some(path) = self.line().strip_prefix("announced ") {
-                announced.push(path.to_string());
-            }
+            let line = self.line();
+            self.has_overflowed |= line == "overflowed";
+            announced.extend(line.strip_prefix("announced ").map(str::to_string));
         }
         announced
     }
@@ -81,6 +87,9 @@ fn watch_and_print() {
     while Instant::now() < deadline {
         watcher.during(Instant::now() + Duration::from_millis(20));
         let mut out = std::io::stdout().lock();
+        if watcher.metrics.get(Count::Overflows) > 0 {
+            writeln!(out, "overflowed").unwrap();
+        }
         for (path, _) in &watcher.announced[printed..] {
             writeln!(out, "announced {path}").unwrap();
         }
@@ -88,7 +97,7 @@ fn watch_and_print() {
     }
 }
 
-/// The kernel keeps 16 384 notices; these are more, and in directories that nobody could watch in time.
+/// The kernel keeps 16 384 notices, two for each file: there are more, and others of directories that nobody watched.
 #[test]
 fn an_overflow_loses_nothing() {
     let site = Site::new();
@@ -96,16 +105,16 @@ fn an_overflow_loses_nothing() {
     let mut process = Process::start(&["env"], &site);
     process.signal(rustix::process::Signal::STOP);
     for n in 0..15_000 {
-        let directory = if n % 3 == 0 {
-            "flat".into()
-        } else {
-            format!("d{}/e{}", n % 50, n % 7)
+        let directory = match n % 3 {
+            0 => format!("d{}/e{}", n % 50, n % 7),
+            _ => "flat".into(),
         };
         site.write(&format!("{directory}/f{n}"), "x");
     }
     process.signal(rustix::process::Signal::CONT);
     let announced: BTreeSet<String> = process.announced(15_000).into_iter().collect();
     assert_eq!(announced.len(), 15_000);
+    assert!(process.has_overflowed);
 }
 
 #[test]

@@ -167,4 +167,36 @@ mod tests {
         recorder.close();
         assert_eq!(tree.page(None, 2000).unwrap().len(), 1000);
     }
+
+    #[test]
+    fn what_cannot_be_written_now_is_told_and_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("inventory.db");
+        let tree = Rows::open(&file, Path::new("/t")).unwrap();
+        let recorder = Recorder::open(&file).unwrap();
+        let other = Connection::open(&file).unwrap();
+        other.execute_batch("ALTER TABLE file RENAME TO away").unwrap();
+        let version = Version {
+            inode: 1,
+            mtime_ns: 1,
+            size: 1,
+        };
+        recorder.record(Record {
+            tree: tree.tree(),
+            path: b"a".to_vec().into(),
+            row: Row {
+                version,
+                digest: None,
+                recorded_at_ns: 1,
+            },
+            receipt: Box::new(()),
+        });
+        let mut fault = recorder.fault();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let told = runtime.block_on(fault.wait_for(Option::is_some)).unwrap().clone();
+        assert!(told.unwrap().contains("cannot write the inventory"));
+        other.execute_batch("ALTER TABLE away RENAME TO file").unwrap();
+        runtime.block_on(fault.wait_for(Option::is_none)).unwrap();
+        assert_eq!(tree.get(b"a").unwrap().map(|row| row.version), Some(version));
+    }
 }
