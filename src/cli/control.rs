@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -120,8 +120,13 @@ fn forget_started(places: &Places, name: &UnitName) -> anyhow::Result<()> {
 }
 
 fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
+    if let Some(service) = service(places, name) {
+        systemctl("start", &service)?;
+        say(format_args!("{name} has been started by systemd as {service}"));
+        return Ok(());
+    }
     let mut command = command(places, name)?;
-    let mut child = command.spawn().context("cannot run px itself")?;
+    // Before the unit runs: should this process be killed in between, the unit is revived all the same.
     let started = started_file(places, name);
     OpenOptions::new()
         .create(true)
@@ -129,6 +134,7 @@ fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
         .write(true)
         .open(&started)
         .with_context(|| format!("cannot write {}", started.display()))?;
+    let mut child = command.spawn().context("cannot run px itself")?;
     let (said, pid) = (word(&mut child), child.id());
     match said {
         Word::Ready => say(format_args!("{name} has been started (pid {pid})")),
@@ -160,6 +166,32 @@ fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// The service of a unit where systemd runs the units of the system root: px@.service is installed there.
+fn service(places: &Places, name: &UnitName) -> Option<String> {
+    const BOOTED: &str = "/run/systemd/system";
+    const INSTALLED: [&str; 3] = [
+        "/etc/systemd/system/px@.service",
+        "/usr/lib/systemd/system/px@.service",
+        "/lib/systemd/system/px@.service",
+    ];
+    let is_theirs = places.is_system_root()
+        && Path::new(BOOTED).is_dir()
+        && INSTALLED.iter().any(|template| Path::new(template).exists());
+    is_theirs.then(|| format!("px@{}-{}.service", name.dir.name(), name.name))
+}
+
+/// Asks systemd. A start is not waited for: ready means connected, and that may take as long as the broker likes.
+fn systemctl(verb: &str, service: &str) -> anyhow::Result<()> {
+    let mut command = Command::new("systemctl");
+    command.arg(verb);
+    if verb == "start" {
+        command.arg("--no-block");
+    }
+    let ended = command.arg(service).status().context("cannot run systemctl")?;
+    anyhow::ensure!(ended.success(), "systemctl {verb} {service}: {ended}");
     Ok(())
 }
 
@@ -277,6 +309,14 @@ fn signal(places: &Places, name: &UnitName, signal: Signal) -> anyhow::Result<Op
 
 /// Ends one unit and waits until it has. `false` when it does not run.
 fn stop_one(places: &Places, name: &UnitName) -> anyhow::Result<bool> {
+    if let Some(service) = service(places, name) {
+        let did_run = lock::holder(&places.lock_file(name))?.is_some();
+        systemctl("stop", &service)?; // also ends the wait for a restart
+        if lock::holder(&places.lock_file(name))?.is_none() {
+            return Ok(did_run);
+        }
+        // It was not systemd's: ended as any other.
+    }
     let Some(pid) = signal(places, name, Signal::TERM)? else {
         return Ok(false);
     };
