@@ -131,6 +131,9 @@ impl Life {
                 _ = interrupt.recv() => Why::End,
                 loaded = self.reload(&mut hang_up) => Why::Reload(Box::new(loaded)),
             };
+            if matches!(why, Why::End) {
+                info!("is stopping: what is in hand is finished first");
+            }
             let ended = finish(running, &unit, &mut terminate).await;
             match why {
                 Why::End => break ended,

@@ -207,3 +207,37 @@ fn a_wrong_password_pauses_until_it_is_right() {
     site.wait_that("it has arrived", || site.arrived("file").as_deref() == Some(b"file"));
     site.wait_state(UNIT, "running");
 }
+
+/// A dispatcher that may not publish: what it has in hand stays unsettled, and goes out when it may.
+#[test]
+fn a_user_without_the_right_to_write_pauses_until_it_is_given() {
+    let world = World::new("nowrite", "");
+    let user = world.broker.user("dispatcher", "^$", "^$", ".*");
+    let url = &user.urls[0];
+    let site = TestSite::at(&format!(
+        "amqp://{}:canary-password@127.0.0.1:{}/{}",
+        url.user, url.port, url.vhost
+    ));
+    let unit = "dispatch/urp";
+    site.unit(
+        unit,
+        "broker = \"main\"\nqueue = \"in\"\nbind = [\"v02.post.#\"]\nrekey = { key = \"first\" }\n\
+         seen = { by = \"path\" }\n",
+    );
+    world.feed.queue("in", &["v02.post.#"]);
+    world.feed.queue("out", &["first"]);
+    for n in 0..10 {
+        world.announce_only(&format!("a/{n}"), b"file");
+    }
+    let mut process = site.run(unit);
+    site.wait_state(unit, "paused: ");
+    let state = site.state(unit);
+    assert!(state.contains("403"), "{state}");
+    assert_eq!(site.count(unit, "forwarded"), 0);
+    process.assert_runs();
+    world.broker.permit(&url.user, "^$", ".*", ".*");
+    site.wait_count(unit, "forwarded", 10);
+    site.wait_state(unit, "running");
+    assert_eq!(world.feed.depth("out"), Some(10));
+    assert!(site.failed(unit).is_empty());
+}
