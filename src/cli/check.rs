@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::REFUSED;
+use super::{REFUSED, say};
 use crate::config::Places;
 
 /// Prints every finding. 1 when anything is refused; warnings are not.
@@ -16,11 +16,11 @@ pub fn check(places: &Places, as_json: bool) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|f| json!({"file": f.file, "line": f.line, "key": f.key, "value": f.value, "accepted": f.accepted, "warning": f.warning}))
             .collect();
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        say(serde_json::to_string_pretty(&findings)?);
     } else {
         for finding in report.findings() {
             if finding.warning {
-                println!("{finding}");
+                say(finding);
             } else {
                 eprintln!("{finding}");
             }

@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{NOT_RUNNING, REFUSED};
+use super::{NOT_RUNNING, REFUSED, say};
 use crate::config::{Places, UnitName};
 use crate::daemon::process::STOP_DEADLINE;
 use crate::daemon::{lock, status};
@@ -30,7 +30,7 @@ pub fn start(places: &Places, units: &[Unit]) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for (name, _) in units {
         if let Some(pid) = lock::holder(&places.lock_file(name))? {
-            println!("{name} is already running (pid {pid})");
+            say(format_args!("{name} is already running (pid {pid})"));
             continue;
         }
         if let Err(error) = start_one(places, name) {
@@ -47,11 +47,11 @@ pub fn stop(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Result
     for (name, _) in units {
         if !end(places, name)? {
             if were_named {
-                println!("{name} is not running");
+                say(format_args!("{name} is not running"));
                 code = ExitCode::from(NOT_RUNNING);
             }
         } else {
-            println!("{name} has been stopped");
+            say(format_args!("{name} has been stopped"));
         }
     }
     Ok(code)
@@ -82,9 +82,9 @@ pub fn reload(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Resu
             eprintln!("px: {name} is not reloaded: the configuration in force stays");
             code = ExitCode::from(REFUSED);
         } else if signal(places, name, Signal::HUP)?.is_some() {
-            println!("{name} reads its configuration anew");
+            say(format_args!("{name} reads its configuration anew"));
         } else if were_named {
-            println!("{name} is not running");
+            say(format_args!("{name} is not running"));
             code = ExitCode::from(NOT_RUNNING);
         }
     }
@@ -97,7 +97,7 @@ pub fn revive(places: &Places, units: &[Unit]) -> anyhow::Result<ExitCode> {
     for unit in units {
         let (name, _) = unit;
         if started_file(places, name).exists() && lock::holder(&places.lock_file(name))?.is_none() {
-            println!("{name} has died and is started again");
+            say(format_args!("{name} has died and is started again"));
             died.push(unit.clone());
         }
     }
@@ -120,8 +120,13 @@ fn forget_started(places: &Places, name: &UnitName) -> anyhow::Result<()> {
 }
 
 fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
+    if let Some(service) = service(places, name) {
+        systemctl("start", &service)?;
+        say(format_args!("{name} has been started by systemd as {service}"));
+        return Ok(());
+    }
     let mut command = command(places, name)?;
-    let mut child = command.spawn().context("cannot run px itself")?;
+    // Before the unit runs: should this process be killed in between, the unit is revived all the same.
     let started = started_file(places, name);
     OpenOptions::new()
         .create(true)
@@ -129,20 +134,25 @@ fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
         .write(true)
         .open(&started)
         .with_context(|| format!("cannot write {}", started.display()))?;
+    let mut child = command.spawn().context("cannot run px itself")?;
     let (said, pid) = (word(&mut child), child.id());
     match said {
-        Word::Ready => println!("{name} has been started (pid {pid})"),
+        Word::Ready => say(format_args!("{name} has been started (pid {pid})")),
         Word::NotYet => {
             let state = status::read(&places.status_file(name)).filter(|status| status.pid == pid);
             let why = state.map_or_else(String::new, |status| {
-                let errors = status.links.as_object().into_iter().flatten();
-                let errors = errors.filter_map(|(_, link)| link["error"].as_str().map(str::to_owned));
-                std::iter::once(status.state)
-                    .chain(errors)
-                    .collect::<Vec<_>>()
-                    .join("; ")
+                let mut why = status.state;
+                for (_, link) in status.links.as_object().into_iter().flatten() {
+                    // A pause names the error already, and connections fail alike.
+                    if let Some(error) = link["error"].as_str().filter(|error| !why.contains(error)) {
+                        why = format!("{why}; {error}");
+                    }
+                }
+                why
             });
-            println!("{name} has been started (pid {pid}) and is not ready yet: {why}; it goes on trying");
+            say(format_args!(
+                "{name} has been started (pid {pid}) and is not ready yet: {why}; it goes on trying"
+            ));
         }
         Word::Ended(text) => {
             forget_started(places, name)?;
@@ -156,6 +166,32 @@ fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// The service of a unit where systemd runs the units of the system root: px@.service is installed there.
+fn service(places: &Places, name: &UnitName) -> Option<String> {
+    const BOOTED: &str = "/run/systemd/system";
+    const INSTALLED: [&str; 3] = [
+        "/etc/systemd/system/px@.service",
+        "/usr/lib/systemd/system/px@.service",
+        "/lib/systemd/system/px@.service",
+    ];
+    let is_theirs = places.is_system_root()
+        && Path::new(BOOTED).is_dir()
+        && INSTALLED.iter().any(|template| Path::new(template).exists());
+    is_theirs.then(|| format!("px@{}-{}.service", name.dir.name(), name.name))
+}
+
+/// Asks systemd. A start is not waited for: ready means connected, and that may take as long as the broker likes.
+fn systemctl(verb: &str, service: &str) -> anyhow::Result<()> {
+    let mut command = Command::new("systemctl");
+    command.arg(verb);
+    if verb == "start" {
+        command.arg("--no-block");
+    }
+    let ended = command.arg(service).status().context("cannot run systemctl")?;
+    anyhow::ensure!(ended.success(), "systemctl {verb} {service}: {ended}");
     Ok(())
 }
 
@@ -273,6 +309,14 @@ fn signal(places: &Places, name: &UnitName, signal: Signal) -> anyhow::Result<Op
 
 /// Ends one unit and waits until it has. `false` when it does not run.
 fn stop_one(places: &Places, name: &UnitName) -> anyhow::Result<bool> {
+    if let Some(service) = service(places, name) {
+        let did_run = lock::holder(&places.lock_file(name))?.is_some();
+        systemctl("stop", &service)?; // also ends the wait for a restart
+        if lock::holder(&places.lock_file(name))?.is_none() {
+            return Ok(did_run);
+        }
+        // It was not systemd's: ended as any other.
+    }
     let Some(pid) = signal(places, name, Signal::TERM)? else {
         return Ok(false);
     };

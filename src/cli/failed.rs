@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{REFUSED, one_unit, plain};
+use super::{REFUSED, one_unit, plain, say};
 use crate::config::{Places, UnitName, units};
 use crate::spool::failed::{FailedStore, Failure, Limits, Which};
 
@@ -95,7 +95,7 @@ fn list(places: &Places, unit: Option<&str>, limit: u32, as_json: bool) -> anyho
         }
         for entry in entries {
             let replay = if entry.replay { " (to be replayed)" } else { "" };
-            println!(
+            say(format_args!(
                 "{name} {} {} {} attempts={} {}: {}{replay}",
                 entry.id,
                 entry.last,
@@ -103,19 +103,19 @@ fn list(places: &Places, unit: Option<&str>, limit: u32, as_json: bool) -> anyho
                 entry.attempts,
                 plain(&entry.key),
                 plain(&entry.reason)
-            );
+            ));
         }
         for rubbish in counted {
-            println!(
+            say(format_args!(
                 "{name} - {} counted only, {} times: {}",
                 rubbish.last,
                 rubbish.count,
                 plain(&rubbish.reason)
-            );
+            ));
         }
     }
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        say(serde_json::to_string_pretty(&document)?);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -132,12 +132,12 @@ fn show(places: &Places, unit: &str, id: i64, as_json: bool) -> anyhow::Result<E
     };
     let document = describe(&failure);
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        say(serde_json::to_string_pretty(&document)?);
     } else {
         for (field, value) in document.as_object().into_iter().flatten() {
             match value {
-                Value::String(text) => println!("{field}: {}", plain(text)),
-                other => println!("{field}: {other}"),
+                Value::String(text) => say(format_args!("{field}: {}", plain(text))),
+                other => say(format_args!("{field}: {other}")),
             }
         }
     }
@@ -199,6 +199,6 @@ fn change(
         }
         count += changed;
     }
-    println!("{name}: {count} {done}");
+    say(format_args!("{name}: {count} {done}"));
     Ok(ExitCode::SUCCESS)
 }

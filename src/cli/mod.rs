@@ -15,6 +15,7 @@ mod control;
 mod demo;
 mod failed;
 mod listen;
+mod man;
 mod post;
 mod show;
 
@@ -43,6 +44,9 @@ enum Command {
         /// The least important level that is written
         #[arg(long, value_enum)]
         level: Option<LogLevel>,
+        /// Log to the unit's file under /var/log/px, as a started unit does
+        #[arg(long)]
+        log_file: bool,
         /// As `px start` runs it: log to the unit's file, say "ready" on standard output
         #[arg(long, hide = true)]
         detached: bool,
@@ -80,6 +84,9 @@ enum Command {
     Listen(listen::Arguments),
     /// Show the whole chain at work: producers, dispatcher, pull workers, in a temporary root
     Demo(demo::Arguments),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man { directory: PathBuf },
 }
 
 #[derive(Debug, clap::Args)]
@@ -141,11 +148,13 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
             unit,
             log,
             level,
+            log_file,
             detached,
         } => {
             let (name, file) = one_unit(places, &unit)?;
             let options = crate::daemon::process::Options {
                 detached,
+                log_file: log_file || detached,
                 rendering: match log {
                     LogForm::Text => Rendering::Text,
                     LogForm::Json => Rendering::Json,
@@ -165,6 +174,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Man { directory } => man::man(&directory),
     }
 }
 
@@ -179,6 +189,14 @@ impl Units {
         }
         self.names.iter().map(|name| one_unit(places, name)).collect()
     }
+}
+
+/// Prints a line. Where nobody reads any more, as behind `head`, the command goes on to its end all the same.
+fn say(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout();
+    // Nothing is lost: there is nobody to read it.
+    drop(writeln!(out, "{line}").and_then(|()| out.flush()));
 }
 
 /// Without control characters: a terminal is no place for what a wire brought.

@@ -11,7 +11,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::broker;
-use super::{REFUSED, plain};
+use super::{REFUSED, plain, say};
 use crate::broker::{Confirmed, Returns};
 use crate::config::Places;
 use crate::flow::publish::{Options, Publisher};
@@ -95,7 +95,7 @@ async fn publish(
         for envelope in envelopes {
             let key = plain(&envelope.key);
             match publisher.submit(exchange, envelope, Returns::Known).await.await? {
-                Confirmed::Routed => println!("{} announced as {key}", file.display()),
+                Confirmed::Routed => say(format_args!("{} announced as {key}", file.display())),
                 Confirmed::Returned => {
                     eprintln!(
                         "px: {} announced as {key}, but no queue is bound for it",

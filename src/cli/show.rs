@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::NOT_RUNNING;
+use super::{NOT_RUNNING, say};
 use crate::config::{Places, UnitName};
 use crate::daemon::{lock, status};
 
@@ -39,11 +39,11 @@ pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> 
             .iter()
             .map(|(name, pid, status)| json!({"unit": name.to_string(), "running": pid.is_some(), "pid": pid, "status": status}))
             .collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        say(serde_json::to_string_pretty(&rows)?);
     } else {
         let width = rows.iter().map(|(name, ..)| name.to_string().len()).max().unwrap_or(0);
         for (name, pid, status) in &rows {
-            println!("{}", line(&name.to_string(), width, *pid, status.as_ref()));
+            say(line(&name.to_string(), width, *pid, status.as_ref()));
         }
     }
     let any_runs = rows.iter().any(|(_, pid, _)| pid.is_some());

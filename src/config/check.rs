@@ -83,9 +83,7 @@ pub fn is_served(name: &UnitName, path: &Path) -> bool {
 
 /// What is wrong with a table whose keys nobody here knows.
 fn syntax_errors(mut table: Table) -> Vec<ConfigError> {
-    for key in table.keys() {
-        table.know(&key);
-    }
+    table.know_all();
     table.read_whole(|_| Some(())).1
 }
 

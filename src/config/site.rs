@@ -1,4 +1,83 @@
-//! `px.toml`: what all units of a site share.
+//! The site file: what all units of a site share. `px check` prints every error of every file at once.
+//!
+//! ```toml
+//! [brokers.bunny]
+//! urls     = ["amqps://feeder@bunny1-op", "amqps://feeder@bunny2-op"]
+//! exchange = { name = "cmc", type = "topic" }
+//!
+//! [log]
+//! keep = 30
+//! ```
+//!
+//! Durations are written `250ms`, `30s`, `10m`, `24h` or `7d`; sizes `512B`, `50MB` (decimal) or `50MiB` (binary). An
+//! unknown key is an error.
+//!
+//! # Brokers
+//!
+//! Each table `[brokers.NAME]` is one broker, or the nodes of one cluster. Units name it.
+//!
+//! | option | default | meaning |
+//! | --- | --- | --- |
+//! | `urls` | | failover candidates of one protocol, see below |
+//! | `order` | `"random"` | in which order the candidates are tried; `"given"`: as written |
+//! | `exchange` | none | for units that name none: a name, or `{ name, type = "topic", durable = true }` |
+//! | `management` | none | `{ url, user }` of the management API; checked, and not used by this version |
+//! | `ca_file` | the system's | PEM file of the CA that signs the broker's certificate |
+//! | `connect_timeout` | 10 s | for each candidate |
+//! | `reply_timeout` | 30 s | for a confirm and for every other answer; then the connection counts as broken |
+//!
+//! | URL | broker |
+//! | --- | --- |
+//! | `amqp://USER@HOST:PORT/VHOST` | RabbitMQ, port 5672; without a path the virtual host is `/` |
+//! | `amqps://USER@HOST:PORT/VHOST` | the same by TLS, port 5671 |
+//! | `embedded:PATH` | px's own broker in one SQLite file, for one host; PATH is below the spool unless absolute |
+//!
+//! After `?` a URL takes `heartbeat` (seconds, 30), `frame_max` (bytes, 16384) and `connection_timeout` (milliseconds).
+//! `${NAME}` in `urls`, in `management.url` and in secrets is a variable of the environment.
+//!
+//! # Log
+//!
+//! The table `[log]`:
+//!
+//! | option | default | meaning |
+//! | --- | --- | --- |
+//! | `keep` | 30 | days for which old logs are kept |
+//! | `level` | `"info"` | the least important level that is written: error, warn, info, debug, trace |
+//!
+//! A product is one line, and its name is always field 7:
+//!
+//! ```text
+//! 2026-11-21 21:03:37,617 [INFO] (498081 Bytes) Forwarded NAME  from urp-1 (lat=0.004210,ignored=1)
+//! ```
+//!
+//! # Reaper
+//!
+//! The table `[reaper]` (`broker`, `max_messages`, `max_bytes`) is checked and not served by this version.
+//!
+//! # Secrets
+//!
+//! Passwords stand by broker and user in `secrets.toml`, next to `px.toml`. It is refused where anybody but its owner
+//! can read or write it: its mode is 0600.
+//!
+//! ```toml
+//! [bunny]
+//! feeder = "the password"
+//! ```
+//!
+//! Where the environment has `CREDENTIALS_DIRECTORY`, as systemd provides it, a file named `bunny.feeder` in that
+//! directory comes first. No password is ever printed.
+//!
+//! # Places
+//!
+//! With `PX_ROOT=R` in the environment they are those in brackets.
+//!
+//! | place | holds |
+//! | --- | --- |
+//! | `/etc/px` (`R/etc`) | `px.toml`, `secrets.toml`, and the units in `watch/`, `dispatch/`, `rx/` |
+//! | `/var/spool/px` (`R`) | the file of an embedded broker |
+//! | `/var/spool/px/state` (`R/state`) | of each unit `DIR_NAME/`: what failed, what is parked, what was seen |
+//! | `/var/log/px` (`R/log`) | `DIR_NAME.log`, and `DIR_NAME.log.YYYY-MM-DD` of past days |
+//! | `/run/px` (`R/run`) | `DIR_NAME.lock`, `DIR_NAME.status.json` |
 
 use std::collections::BTreeMap;
 

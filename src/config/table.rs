@@ -396,6 +396,13 @@ impl Table {
         }
     }
 
+    /// Takes every key as it is: nobody here knows them.
+    pub fn know_all(&mut self) {
+        for key in self.keys() {
+            self.know(&key);
+        }
+    }
+
     fn take(&mut self, key: &str) -> Option<Value> {
         self.know(key);
         self.entry(key).map(|entry| entry.value.clone())

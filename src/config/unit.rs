@@ -152,14 +152,19 @@ fn unit_of(dir: UnitDir, path: &Path) -> Option<Result<UnitName, String>> {
     Some(UnitName::new(dir, &stem))
 }
 
-/// The unit an operator means: `rx/NAME`, or `NAME` where only one directory has it.
+/// The unit an operator means: `rx/NAME`, or `NAME` where only one directory has it, or `rx-NAME`, since the name of a
+/// systemd unit has no slash.
 pub fn find_unit(places: &Places, text: &str) -> Result<(UnitName, PathBuf), String> {
     let (units, _) = units(places);
     let meant: Vec<_> = if text.contains('/') {
         let name: UnitName = text.parse()?;
         units.iter().filter(|(unit, _)| *unit == name).collect()
     } else {
-        units.iter().filter(|(unit, _)| unit.name == text).collect()
+        let dashed = |unit: &UnitName| text.strip_prefix(unit.dir.name())?.strip_prefix('-');
+        units
+            .iter()
+            .filter(|(unit, _)| unit.name == text || dashed(unit) == Some(unit.name.as_str()))
+            .collect()
     };
     match meant[..] {
         [one] => Ok(one.clone()),
@@ -251,5 +256,14 @@ mod tests {
                 .contains("there are: tx/a, tx/b, rx/a")
         );
         assert!(find_unit(&places, "../a").is_err());
+    }
+
+    #[test]
+    fn a_dash_stands_for_the_slash_that_systemd_cannot_have() {
+        let (_root, places) = site(&["rx/pull-urp.toml", "rx/a.toml", "watch/rx-a.toml"]);
+        assert_eq!(find_unit(&places, "rx-pull-urp").unwrap().0.to_string(), "rx/pull-urp");
+        assert!(find_unit(&places, "rx-a").unwrap_err().contains("watch/rx-a or rx/a"));
+        assert_eq!(find_unit(&places, "watch-rx-a").unwrap().0.to_string(), "watch/rx-a");
+        assert!(find_unit(&places, "tx-a").is_err());
     }
 }

@@ -31,8 +31,10 @@ const STACK_BYTES: usize = 2 << 20;
 /// How a unit's process is run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Log to the unit's file and say `ready` on standard output; else log to standard error.
+    /// Say `ready`, or the last error, to whoever started it.
     pub detached: bool,
+    /// Log to the unit's file; else to standard error.
+    pub log_file: bool,
     /// Text columns or JSON.
     pub rendering: Rendering,
     /// The least important level that is written; the site's when absent.
@@ -55,7 +57,7 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
         let by = lock::holder(&lock_file)?.map_or_else(String::new, |pid| format!(" (pid {pid})"));
         anyhow::bail!("{name} is already running{by}");
     };
-    let to = if options.detached {
+    let to = if options.log_file {
         Destination::File(places.log_file(&name), loaded.log_keep)
     } else {
         Destination::Stderr
@@ -79,7 +81,7 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
     runtime.shutdown_timeout(ABANDON);
     if let Err(error) = &ended {
         error!("ended: {error:#}");
-        if options.detached {
+        if options.log_file {
             eprintln!("{error:#}");
         }
     }
@@ -129,6 +131,9 @@ impl Life {
                 _ = interrupt.recv() => Why::End,
                 loaded = self.reload(&mut hang_up) => Why::Reload(Box::new(loaded)),
             };
+            if matches!(why, Why::End) {
+                info!("is stopping: what is in hand is finished first");
+            }
             let ended = finish(running, &unit, &mut terminate).await;
             match why {
                 Why::End => break ended,

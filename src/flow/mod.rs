@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, ConfigError, Places, Report, Site, Table, UnitDir, UnitName};
+use crate::config::{self, Broker, ConfigError, Places, Report, Site, Table, UnitDir, UnitName};
 use crate::message::{DecodeOptions, DigestOf, Envelope, Fault, Format};
 use crate::metrics::Metrics;
 
@@ -163,7 +163,8 @@ impl Component {
             UnitDir::Rx => match table.choice("type", &[("pull", true), ("amqp", false)]) {
                 Some(true) => puller::Config::read(table, site).map(Component::Puller),
                 Some(false) => {
-                    table.refuse("type", config::NOT_SERVED);
+                    table.warn("type", config::NOT_SERVED);
+                    table.know_all();
                     None
                 }
                 None => {
@@ -174,6 +175,15 @@ impl Component {
                 }
             },
             UnitDir::Tx | UnitDir::Process => None,
+        }
+    }
+
+    /// The broker it works on.
+    fn broker(&self) -> &Broker {
+        match self {
+            Component::Watcher(config) => config.broker(),
+            Component::Dispatcher(config) => config.broker(),
+            Component::Puller(config) => config.broker(),
         }
     }
 
@@ -217,6 +227,11 @@ pub fn load(places: &Places, name: &UnitName, file: &Path) -> Result<Loaded, Vec
         }
     } else {
         report.add_file(file, config::NOT_SERVED, false);
+    }
+    if let Some(url) = component.as_ref().and_then(|component| component.broker().urls.first())
+        && !url.scheme.is_served()
+    {
+        report.add_file(file, &format!("its broker {url} is {}", config::NOT_SERVED), false);
     }
     match component {
         Some(component) if !report.refused() => Ok(Loaded {

@@ -1,6 +1,6 @@
 //! Ready, running or paused, and why: what `px status` shows of a running unit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -38,10 +38,12 @@ impl Snapshot {
     /// `starting`, `running`, `standby` or `paused: REASON`.
     pub fn word(&self) -> String {
         match self.paused.values().next() {
-            Some(_) => format!(
-                "paused: {}",
-                self.paused.values().cloned().collect::<Vec<_>>().join("; ")
-            ),
+            Some(_) => {
+                // Several parts often have one reason.
+                let reasons: BTreeSet<&str> = self.paused.values().map(String::as_str).collect();
+                let reasons: Vec<&str> = reasons.into_iter().collect();
+                format!("paused: {}", reasons.join("; "))
+            }
             None if self.standby => "standby".into(),
             None if self.ready => "running".into(),
             None => "starting".into(),

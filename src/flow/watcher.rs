@@ -94,6 +94,11 @@ struct Watched {
 }
 
 impl Config {
+    /// The broker it works on.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
     /// Reads the unit's table; what is wrong is noted in it.
     pub fn read(table: &mut Table, site: &Site) -> Option<Config> {
         let broker = options::broker(table, site);

@@ -134,3 +134,28 @@ fn amqps_with_a_ca_of_ones_own_and_the_default_virtual_host() {
     site.wait_state(UNIT, "paused: ");
     assert!(site.state(UNIT).contains("ca_file"), "{}", site.state(UNIT));
 }
+
+/// A broker that answers nothing any more, its connections open: heartbeats tell, and the next candidate is taken.
+#[test]
+fn a_frozen_broker_is_left_for_the_next_candidate() {
+    let node = RabbitServer::start();
+    let frozen = TestBroker::on(&node, "frozen");
+    let other = TestBroker::new("next");
+    let site = TestSite::with_site_file(&format!(
+        "[brokers.main]\norder = \"given\"\nconnect_timeout = \"1s\"\nurls = [\"{}?heartbeat=2\", {:?}]\n\
+         exchange = {{ name = \"xp\" }}\n",
+        frozen.amqp_url(),
+        other.amqp_url()
+    ));
+    site.puller(UNIT, "");
+    let server = ProductServer::start();
+    let feed = Feed::new(&frozen.config());
+    let _unit = site.run_ready(UNIT);
+    one_product(&site, &feed, &server, "before");
+    node.freeze();
+    site.wait_count(UNIT, "reconnects", 1);
+    let feed = Feed::new(&other.config());
+    one_product(&site, &feed, &server, "after");
+    // A stop does not wait for the frozen one either.
+    node.thaw();
+}

@@ -181,7 +181,7 @@ fn failed_messages_are_replayed_or_dropped_when_the_operator_says_so() {
         let failed = world.site.failed(UNIT);
         failed
             .iter()
-            .any(|entry| entry["id"].to_string() == gone && entry["replay"] == false)
+            .any(|entry| entry["id"].as_i64() == gone.parse().ok() && entry["replay"] == false)
     });
     world.site.px_ends(0, &["failed", "drop", UNIT, "--all"]);
     assert!(world.site.failed(UNIT).is_empty());

@@ -64,7 +64,7 @@ fn trace_of_one_product(name: &str, options: &str) -> (TestSite, Vec<Call>) {
     site.puller(UNIT, &format!("mirror = true\n{options}"));
     let server = ProductServer::start();
     server.serve("a/b/product", b"bytes");
-    let unit = site.run_ready(UNIT);
+    let mut unit = site.run_ready(UNIT);
     let output = site.path("trace");
     let mut strace = Command::new("setpriv");
     strace.args([
@@ -98,7 +98,7 @@ fn trace_of_one_product(name: &str, options: &str) -> (TestSite, Vec<Call>) {
     site.wait_that("it is acked", || {
         std::fs::read_to_string(&output).unwrap_or_default().contains(ACK)
     });
-    drop(unit); // strace ends with it
+    assert!(unit.terminate().success()); // strace ends with it
     strace.wait().expect("strace");
     let trace = std::fs::read_to_string(&output).expect("trace");
     let calls = calls(&trace);

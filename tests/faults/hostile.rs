@@ -1,7 +1,7 @@
 //! Messages that nobody should send: the worker stays alive, each is kept aside with a reason, and nothing is written
 //! outside the destination.
 
-use px::message::Envelope;
+use px::message::{Envelope, Headers, Value};
 
 use crate::support::{Answer, ProductServer, v02};
 use crate::{UNIT, World};
@@ -121,4 +121,38 @@ fn hostile_messages_are_kept_aside_with_a_reason_and_touch_nothing() {
         !listed.out.contains('\u{0}') && listed.out.lines().count() == count,
         "{listed:?}"
     );
+}
+
+/// Our own marks, forged: they count for what they say at most, and break nothing.
+#[test]
+fn forged_marks_of_parking_break_nothing() {
+    let world = World::new("forged", "");
+    let mut unit = world.site.run_ready(UNIT);
+    let forged = |path: &str, attempts: Value, first_seen: Value| {
+        let mut envelope = v02(&world.server.url(), path, b"gone");
+        envelope.headers.insert("x-px-attempts".into(), attempts);
+        envelope.headers.insert("x-px-first-seen".into(), first_seen);
+        envelope
+    };
+    let most = Value::I64(i64::from(u32::MAX));
+    world.feed.announce_all([
+        forged("a/most", most.clone(), Value::I64(i64::MAX)),
+        forged("a/least", Value::I64(i64::MIN), Value::I64(i64::MIN)),
+        forged(
+            "a/other",
+            Value::Str(b"many".to_vec()),
+            Value::Table(Headers::default()),
+        ),
+    ]);
+    world.site.wait_count(UNIT, "failed", 1);
+    world.announce("a/file", b"file");
+    world.wait_arrived("file", b"file");
+    world.site.wait_count(UNIT, "failed", 3);
+    unit.assert_runs();
+    // What claims to come from the future has been waited for as long as anything else.
+    world.server.answer("a/future", Answer::status(503));
+    let year_3000 = Value::I64(32_503_680_000_000);
+    world.feed.announce(forged("a/future", Value::I64(0), year_3000));
+    world.site.wait_count(UNIT, "received", 9);
+    assert!(!world.site.said(UNIT).contains("panicked"), "{}", world.site.logs());
 }

@@ -66,10 +66,17 @@ fn the_first_start_tells_old_files_from_new_ones_while_both_are_written() {
         watcher.until_quiet();
         let marker: i64 = marker_ns(&site);
         let counts = watcher.counts();
+        let mut closed_meanwhile = Vec::new();
         for (path, status) in written {
             let ctime_ns = status.ctime() * 1_000_000_000 + status.ctime_nsec();
-            assert_eq!(counts.get(&path), (ctime_ns > marker).then_some(&1), "{path}");
+            match counts.get(&path) {
+                count if ctime_ns > marker => assert_eq!(count, Some(&1), "{path}"),
+                Some(1) => closed_meanwhile.push(path),
+                count => assert_eq!(count, None, "{path}"),
+            }
         }
+        // One writer has one file open: it may have written before the marker and closed after the watch.
+        assert!(closed_meanwhile.len() <= 1, "{closed_meanwhile:?}");
     }
 }
 
@@ -86,8 +93,8 @@ fn a_first_start_that_was_killed_goes_on_from_its_own_marker() {
     let site = Site::new();
     let outside = site.beside("outside");
     for n in 0..10 {
-        site.write(&format!("d/old{n}"), "x");
         site.write(&format!("sub/d/old{n}"), "x");
+        site.write(&format!("d/old{n}"), "x"); // the last to be written: its ctime is the latest
         write(&outside.join(format!("e/f{n}")), "x");
     }
     let status = fs::metadata(&site.root).unwrap();

@@ -17,8 +17,8 @@ use crate::cli::control;
 use crate::config::{Places, UnitName, units};
 use crate::daemon::{lock, status};
 
-/// Starters have waited 5 s for each unit before.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+/// `px start` has waited 5 s before.
+const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Of the log of a unit that died.
 const LAST_LINES: usize = 5;
 
@@ -273,26 +273,34 @@ impl<'a> Units<'a> {
             running.started.push(unit.0.clone());
             let code = control::start(places, std::slice::from_ref(&unit))?;
             anyhow::ensure!(code == ExitCode::SUCCESS, "{} did not start", unit.0);
-        }
-        let deadline = Instant::now() + READY_WITHIN;
-        while let Some((unit, state)) = running.not_ready() {
-            running.check()?;
-            anyhow::ensure!(Instant::now() < deadline, "{unit} is not ready: {state}");
-            interrupt.sleep_until(Instant::now() + Duration::from_millis(20))?;
+            running.await_ready(&unit.0, interrupt)?;
         }
         Ok(running)
     }
 
-    /// A unit that is not at work yet, and its state. Its connections stand, too: alternates are read from then on.
-    fn not_ready(&self) -> Option<(&UnitName, String)> {
-        self.started.iter().find_map(|unit| {
-            let Some(status) = status::read(&self.places.status_file(unit)) else {
-                return Some((unit, "no status yet".into()));
-            };
-            let mut links = status.links.as_object().into_iter().flatten();
-            let stands = links.all(|(_, link)| link["connected"].as_bool() == Some(true));
-            (!status.ready || !stands).then_some((unit, status.state))
-        })
+    /// Waits until the unit is at work and its connections stand: from then on it misses nothing.
+    fn await_ready(&self, unit: &UnitName, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            let (mut state, mut is_paused) = ("no status yet".to_owned(), false);
+            if let Some(status) = status::read(&self.places.status_file(unit)) {
+                let links: Vec<_> = status.links.as_object().into_iter().flatten().collect();
+                let mut stand = links.iter().map(|(_, link)| link["connected"].as_bool() == Some(true));
+                if status.ready && stand.all(|stands| stands) {
+                    return Ok(());
+                }
+                let error = links.iter().find_map(|(_, link)| link["error"].as_str());
+                is_paused = status.state.starts_with("paused");
+                state = match error {
+                    Some(error) if !is_paused => error.to_owned(), // a pause names it
+                    _ => status.state,
+                };
+            }
+            self.check()?;
+            let is_hopeless = is_paused || Instant::now() >= deadline;
+            anyhow::ensure!(!is_hopeless, "{unit} is not ready: {state}");
+            interrupt.sleep_until(Instant::now() + Duration::from_millis(20))?;
+        }
     }
 
     /// An error when a unit has died, with its last words.

@@ -4,6 +4,9 @@
 //! the dispatcher lets the first announcement of each through, two pull workers take turns in fetching. Half-way the
 //! first producer's server is killed, and what it alone would have served comes from the other one. Then every byte
 //! that was delivered is compared with what was written.
+//!
+//! Everything it started is ended and removed however it ends, except by SIGKILL: then `PX_ROOT=… px stop` ends the
+//! units; the file servers end by themselves.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,8 +18,8 @@ use jiff::Timestamp;
 
 use self::chain::{Broker, Interrupt, Root, Server, Units};
 use self::products::Product;
-use self::report::{Counted, Progress, Verdict, files_below, say, table, there};
-use super::REFUSED;
+use self::report::{Counted, Progress, Verdict, files_below, table, there};
+use super::{REFUSED, say};
 use crate::config::{BrokerUrl, Places};
 
 mod chain;
@@ -83,7 +86,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let root = Root::make(arguments.root.as_deref(), arguments.keep)?;
     let places = Places::under(&root.path);
     if arguments.keep {
-        say(&format!(
+        say(format_args!(
             "everything is in {0}; to look at it: PX_ROOT={0} px status",
             root.path.display()
         ));
@@ -231,7 +234,7 @@ impl Demo<'_> {
             failed: everywhere("failed"),
         };
         let verdict = Verdict::of(self.products, written, &self.root.delivered())?;
-        say(&format!("\n{}", table(&counted, &verdict)));
+        say(format_args!("\n{}", table(&counted, &verdict)));
         for lost in verdict.lost.iter().take(LOST_SHOWN_MAX) {
             eprintln!("px: lost: {lost}");
         }

@@ -7,17 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::products::Product;
+use crate::cli::say;
 
 /// On a terminal the line changes this often.
 const CHANGE_EVERY: Duration = Duration::from_millis(200);
 /// Elsewhere there is one this often.
 const LINE_EVERY: Duration = Duration::from_secs(1);
-
-/// Prints, whoever listens: where nobody does, the demo still ends in good order.
-pub fn say(text: &str) {
-    let mut out = io::stdout();
-    drop(writeln!(out, "{text}").and_then(|()| out.flush()));
-}
 
 /// How far it is: one line that changes on a terminal, else a line now and then.
 pub struct Progress {

@@ -146,11 +146,13 @@ impl<H: Handle> Desk<H> {
             } = received?;
             self.unit.metrics.count(Count::Received);
             let (attempts, first_seen) = park::history(&envelope);
+            let now = Timestamp::now();
             let input = Input {
                 envelope: park::without_history(envelope),
                 redelivered,
                 attempts,
-                first_seen: first_seen.unwrap_or_else(Timestamp::now),
+                // Nobody has seen it in the future, whatever its header says.
+                first_seen: first_seen.map_or(now, |seen| seen.min(now)),
             };
             if attempts > 0 || first_seen.is_some() {
                 self.unit.metrics.count(Count::Retried);
@@ -307,7 +309,7 @@ impl<H: Handle> Desk<H> {
         if let Source::Failed(id) = source {
             return self.failed_again(id, &cause).await;
         }
-        let attempts = input.attempts + u32::from(cause.fault == Fault::Message);
+        let attempts = input.attempts.saturating_add(u32::from(cause.fault == Fault::Message));
         let age = Timestamp::now().duration_since(input.first_seen);
         let age = Duration::try_from(age).unwrap_or_default();
         let next = match park::next_step(&cause, attempts, age, self.intake.give_up_after) {

@@ -50,7 +50,9 @@ pub(super) fn next_step(
                 let pause = MADE_FIRST.saturating_mul(2u32.saturating_pow(times));
                 Next::Wait(pause.min(MADE_LAST), Look::Made(times + 1))
             }
-            Writers::Gone | Writers::Unknown => Next::Leave,
+            // Usually its own close is told. One that was linked in and lost its other name has none to come.
+            Writers::Unknown => Next::Wait(MADE_LAST.max(settle), Look::Still(version)),
+            Writers::Gone => Next::Leave,
         },
     }
 }
@@ -91,7 +93,7 @@ mod tests {
             (Look::Still(now), NONE, NONE, Writers::Unknown, Next::Announce),
             (Look::Still(then), LONG, NONE, Writers::Unknown, still(STILL)),
             (Look::Made(0), NONE, NONE, Writers::None, Next::Announce),
-            (Look::Made(0), NONE, NONE, Writers::Unknown, Next::Leave),
+            (Look::Made(0), NONE, NONE, Writers::Unknown, still(MADE_LAST)),
             (
                 Look::Made(1),
                 NONE,

@@ -1,0 +1,185 @@
+//! `px man DIR`: the manual pages. px(1) comes from the command line's own definition, every other page from the `//!`
+//! manual of the source file that reads what it describes.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Arg, Command, CommandFactory};
+
+mod roff;
+
+/// A page that is written in a source file.
+struct Page {
+    name: &'static str,
+    section: u8,
+    /// What it describes, after the name in the NAME section.
+    about: &'static str,
+    source: &'static str,
+}
+
+/// The site file and every component.
+const PAGES: [Page; 4] = [
+    Page {
+        name: "px.toml",
+        section: 5,
+        about: "the site file of px, its secrets and its places",
+        source: include_str!("../config/site.rs"),
+    },
+    Page {
+        name: "px-watcher",
+        section: 5,
+        about: "a unit of watch/: announces the files of a tree",
+        source: include_str!("../flow/watcher.rs"),
+    },
+    Page {
+        name: "px-dispatcher",
+        section: 5,
+        about: "a unit of dispatch/: lets the first of redundant announcements through",
+        source: include_str!("../flow/dispatcher.rs"),
+    },
+    Page {
+        name: "px-puller",
+        section: 5,
+        about: "a unit of rx/ with type = \"pull\": fetches announced products",
+        source: include_str!("../flow/puller.rs"),
+    },
+];
+
+/// The end of px(1), in the dialect of the manuals.
+const AFTER_COMMANDS: &str = "\
+# Units
+
+One file under `/etc/px` is one unit: one process, one log, one line of `px status`. The directory says which component
+it is: `watch/`, `dispatch/`, `rx/`. A unit is named `rx/NAME`, or `NAME` where only one directory has it; `rx-NAME`
+is the same unit, for systemd's `px@rx-NAME`.
+
+# Exit status
+
+| code | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | refused or failed; the reason is on standard error |
+| 2 | usage |
+| 3 | not running |
+
+# Environment
+
+| name | meaning |
+| --- | --- |
+| `PX_ROOT` | a directory that holds all places, see px.toml(5); `PXROOT` is the older name |
+| `CREDENTIALS_DIRECTORY` | passwords in files named BROKER.USER, as systemd provides them |
+
+# Signals
+
+| name | meaning |
+| --- | --- |
+| `SIGTERM`, `SIGINT` | a unit takes nothing new, finishes what is in hand within 20 s, and ends |
+| `SIGHUP` | a unit reads its configuration anew; a bad one is refused and the old one kept |
+";
+
+/// Writes every page into a directory, as `NAME.SECTION`.
+pub fn man(directory: &Path) -> anyhow::Result<ExitCode> {
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let commands = super::Arguments::command();
+    write(directory, "px", 1, &commands_page(commands))?;
+    for page in &PAGES {
+        write(directory, page.name, page.section, &page.render())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(directory: &Path, name: &str, section: u8, text: &str) -> anyhow::Result<()> {
+    let path: PathBuf = directory.join(format!("{name}.{section}"));
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+impl Page {
+    fn render(&self) -> String {
+        let mut page = head(self.name, self.section, self.about);
+        page.push_str(".SH DESCRIPTION\n");
+        page.push_str(&roff::from_markdown(&manual(self.source)));
+        page.push_str(&see_also(self.name));
+        page
+    }
+}
+
+fn head(name: &str, section: u8, about: &str) -> String {
+    format!(
+        ".TH {} {section} \"\" \"px {}\"\n.SH NAME\n{} \\- {}\n",
+        roff::escape(name),
+        env!("CARGO_PKG_VERSION"),
+        roff::escape(name),
+        roff::escape(about),
+    )
+}
+
+fn see_also(own: &str) -> String {
+    let all = std::iter::once(("px", 1)).chain(PAGES.iter().map(|page| (page.name, page.section)));
+    let others: Vec<String> = all
+        .filter(|(name, _)| *name != own)
+        .map(|(name, section)| format!("\\fB{}\\fR({section})", roff::escape(name)))
+        .collect();
+    format!(".SH SEE ALSO\n{}\n", others.join(", "))
+}
+
+/// The `//!` lines of a source file.
+fn manual(source: &str) -> String {
+    source
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .collect()
+}
+
+/// px(1): what it is, then every command with its own usage and options.
+fn commands_page(mut commands: Command) -> String {
+    commands.build();
+    let about = commands.get_about().map(ToString::to_string).unwrap_or_default();
+    let mut page = head("px", 1, &about);
+    page.push_str(".SH SYNOPSIS\n\\fBpx\\fR \\fICOMMAND\\fR [\\fIOPTIONS\\fR]\n.SH COMMANDS\n");
+    push_commands(&mut page, &commands);
+    page.push_str(&roff::from_markdown(AFTER_COMMANDS));
+    page.push_str(&see_also("px"));
+    page
+}
+
+/// Every visible command below `parent` as a subsection, depth first.
+fn push_commands(page: &mut String, parent: &Command) {
+    let is_shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
+    for command in parent.get_subcommands().filter(is_shown) {
+        if command.has_subcommands() {
+            push_commands(page, command);
+            continue;
+        }
+        let name = command.get_bin_name().unwrap_or(command.get_name());
+        let usage = command.clone().render_usage().to_string();
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        page.push_str(&format!(
+            ".SS {}\n\\fB{}\\fR\n.PP\n{}.\n",
+            roff::escape(name),
+            roff::escape(usage.trim_start_matches("Usage: ")),
+            roff::escape(&about)
+        ));
+        let arguments = command.get_arguments();
+        for argument in arguments.filter(|argument| !argument.is_hide_set() && argument.get_id() != "help") {
+            push_argument(page, argument);
+        }
+    }
+}
+
+fn push_argument(page: &mut String, argument: &Arg) {
+    let mut text = argument.get_help().map(ToString::to_string).unwrap_or_default();
+    if argument.get_action().takes_values() {
+        let words = argument.get_possible_values();
+        let words: Vec<&str> = words.iter().map(|word| word.get_name()).collect();
+        if !words.is_empty() {
+            text.push_str(&format!(": {}", words.join(", ")));
+        }
+        for default in argument.get_default_values() {
+            text.push_str(&format!(" [default: {}]", default.display()));
+        }
+    }
+    let name = roff::escape(&argument.to_string());
+    page.push_str(&format!(".TP\n\\fB{name}\\fR\n{}\n", roff::escape(&text)));
+}

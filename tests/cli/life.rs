@@ -1,0 +1,104 @@
+//! Starting, looking at, reloading, reviving and stopping a unit.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{DISPATCH, SOON, Site, wait_until};
+
+fn status(site: &Site) -> Value {
+    serde_json::from_str(&site.run(&["status", "--json"]).out).unwrap()
+}
+
+#[test]
+fn a_unit_is_started_once_and_stopped_once() {
+    let site = Site::new();
+    site.write("dispatch/d.toml", DISPATCH);
+    assert!(site.run_ok(&["start"]).starts_with("dispatch/d has been started (pid "));
+    assert!(
+        site.run_ok(&["start", "d"])
+            .starts_with("dispatch/d is already running (pid ")
+    );
+    assert!(site.run_ok(&["status"]).starts_with("dispatch/d  running (pid "));
+    let rows = status(&site);
+    assert_eq!(rows[0]["status"]["links"]["consume"]["connected"], true, "{rows:#}");
+    let said = site.run(&["run", "d"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("dispatch/d is already running (pid "), "{said:?}");
+    assert_eq!(site.run_ok(&["stop", "d"]), "dispatch/d has been stopped\n");
+    assert_eq!(site.run(&["stop", "d"]).code, 3);
+    let log = std::fs::read_to_string(site.root().join("log/dispatch_d.log")).unwrap();
+    assert!(
+        log.contains("has been started") && log.contains("has been stopped"),
+        "{log}"
+    );
+}
+
+#[test]
+fn what_has_died_is_revived_and_what_was_stopped_is_not() {
+    let site = Site::new();
+    site.write("dispatch/d.toml", DISPATCH);
+    site.run_ok(&["start"]);
+    assert_eq!(site.run_ok(&["revive"]), "");
+    let pid = Pid::from_raw(site.pid("dispatch_d")).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    wait_until("the unit is gone", || site.run(&["status"]).code == 3);
+    assert_eq!(site.run(&["status"]).out, "dispatch/d  died\n");
+    let said = site.run_ok(&["revive"]);
+    assert!(said.starts_with("dispatch/d has died and is started again\n"), "{said}");
+    assert_eq!(site.run(&["status"]).code, 0);
+    site.run_ok(&["stop"]);
+    assert_eq!(site.run_ok(&["revive"]), "");
+    assert_eq!(site.run(&["status"]).code, 3);
+}
+
+#[test]
+fn a_bad_configuration_is_not_reloaded() {
+    let site = Site::new();
+    site.write("dispatch/d.toml", DISPATCH);
+    site.run_ok(&["start"]);
+    let log = || std::fs::read_to_string(site.root().join("log/dispatch_d.log")).unwrap();
+    site.write("dispatch/d.toml", "broken");
+    let said = site.run(&["reload"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    kill_process(Pid::from_raw(site.pid("dispatch_d")).unwrap(), Signal::HUP).unwrap();
+    wait_until("the unit refuses it too", || log().contains("not reloaded"));
+    site.write("dispatch/d.toml", &DISPATCH.replace("first", "second"));
+    assert_eq!(site.run_ok(&["reload"]), "dispatch/d reads its configuration anew\n");
+    wait_until("the unit has read it", || log().contains("has been reloaded"));
+    assert_eq!(site.run(&["status"]).code, 0);
+}
+
+/// As `etc/systemd/px@.service` runs it.
+#[test]
+fn under_systemd_a_unit_tells_that_it_is_ready_and_lives() {
+    let site = Site::new();
+    site.write("dispatch/d.toml", DISPATCH);
+    let path = site.root().join("notify");
+    let notified = UnixDatagram::bind(&path).unwrap();
+    notified.set_read_timeout(Some(SOON)).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_px"))
+        .args(["run", "--log-file", "dispatch-d"])
+        .env("PX_ROOT", site.root())
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "300000")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for word in ["READY=1", "WATCHDOG=1", "WATCHDOG=1"] {
+        let mut buffer = [0; 256];
+        let length = notified.recv(&mut buffer).unwrap();
+        assert_eq!(String::from_utf8_lossy(&buffer[..length]).trim(), word);
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    let log = std::fs::read_to_string(site.root().join("log/dispatch_d.log")).unwrap();
+    assert!(log.contains("has been stopped"), "{log}");
+}
