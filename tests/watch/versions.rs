@@ -2,6 +2,8 @@
 
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use px::message::{Masks, Verdict};
@@ -42,10 +44,17 @@ fn other_content_under_equal_young_stamps_is_another_version() {
         fs::write(&path, "one").unwrap();
         watcher.until_announced(count + 1);
         watcher.until_quiet();
-        match site.row("a") {
-            Some(row) if row.digest.is_some() => break row,
-            _ => assert!(Instant::now() < deadline, "never young"),
+        let mtime_ns = mtime_ns(&path);
+        let row = loop {
+            match site.row("a") {
+                Some(row) if row.version.mtime_ns == mtime_ns => break row,
+                _ => assert!(Instant::now() < deadline, "never recorded"),
+            }
+        };
+        if row.digest.is_some() {
+            break row;
         }
+        assert!(Instant::now() < deadline, "never young");
     };
     let count = watcher.announced.len();
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
@@ -74,6 +83,11 @@ fn other_content_under_equal_young_stamps_is_another_version() {
     assert_eq!(watcher.paths(), ["a"]);
 }
 
+fn mtime_ns(path: &Path) -> i64 {
+    let status = fs::metadata(path).unwrap();
+    status.mtime() * 1_000_000_000 + status.mtime_nsec()
+}
+
 #[test]
 fn a_file_that_is_still_written_waits_for_its_close() {
     let site = Site::new();
@@ -94,15 +108,15 @@ fn a_file_that_is_still_written_waits_for_its_close() {
 #[test]
 fn a_file_settles_after_its_last_close() {
     let site = Site::new();
-    let settle = Duration::from_millis(700);
+    let settle = Duration::from_secs(3); // long, for a machine that is busy between two writes
     let mut options = site.options();
     options.settle = settle;
     let mut watcher = Watcher::start(options, &site.inventory);
     let mut last = Instant::now();
     for n in 0..4 {
-        site.write("a", &"x".repeat(n));
         last = Instant::now();
-        let wait = watcher_pause(&mut watcher, Duration::from_millis(200));
+        site.write("a", &"x".repeat(n));
+        let wait = watcher_pause(&mut watcher, Duration::from_millis(100));
         assert_eq!(wait, 0, "announced before it settled");
     }
     watcher.until_announced(1);
