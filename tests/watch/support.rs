@@ -109,8 +109,12 @@ impl Watcher {
     /// Watches, and waits until it does.
     pub fn start(options: Options, inventory: &Path) -> Watcher {
         let mut watcher = Watcher::begin(options, inventory);
-        watcher.until("ready", |watcher| watcher.is_ready);
+        watcher.until_ready();
         watcher
+    }
+
+    pub fn until_ready(&mut self) {
+        self.until("ready", |watcher| watcher.is_ready);
     }
 
     pub fn begin(options: Options, inventory: &Path) -> Watcher {
