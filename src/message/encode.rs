@@ -66,7 +66,8 @@ pub fn encode(
         return Err(EncodeError::Unnameable { format, problem });
     }
     base::normalized(&announcement.base)?;
-    if Url::parse(&announcement.base).is_ok_and(|url| url.password().is_some()) {
+    // Parsed only where there can be one: this is done for every file of a burst.
+    if announcement.base.contains('@') && Url::parse(&announcement.base).is_ok_and(|url| url.password().is_some()) {
         return Err(EncodeError::Password);
     }
     let time = announcement.time.unwrap_or(now);

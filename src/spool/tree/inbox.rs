@@ -17,6 +17,11 @@ const NOTICES_MAX: usize = 65_536;
 /// Files that may be on their way: found, not yet recorded.
 pub(super) const FLIGHTS_MAX: usize = 4096;
 const BUFFER: usize = 64 << 10;
+/// In a burst, notices are gathered for so long: waking every thread on the way for each file alone costs more than
+/// the file does. The kernel keeps far more than what comes in that time.
+const GATHER: Duration = Duration::from_millis(1);
+/// Notices that follow within so long are a burst; the first is never held back.
+const BURST: Duration = Duration::from_millis(3);
 
 /// One notice of the kernel.
 #[derive(Debug)]
@@ -214,6 +219,7 @@ impl Drop for Flight {
 pub(super) fn drain(inotify: &OwnedFd, stop: &OwnedFd, inbox: &Inbox) {
     let mut buffer = Vec::with_capacity(BUFFER);
     let mut notices = Vec::new();
+    let mut delivered: Option<Instant> = None;
     loop {
         let mut fds = [PollFd::new(inotify, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match rustix::event::poll(&mut fds, None) {
@@ -223,9 +229,13 @@ pub(super) fn drain(inotify: &OwnedFd, stop: &OwnedFd, inbox: &Inbox) {
         if fds[1].revents().contains(PollFlags::IN) {
             return;
         }
+        if delivered.is_some_and(|at| at.elapsed() < BURST) {
+            std::thread::sleep(GATHER);
+        }
         let overflowed = read_notices(inotify, &mut buffer, &mut notices);
         if overflowed || !notices.is_empty() {
             inbox.deliver(&mut notices, overflowed);
+            delivered = Some(Instant::now());
         }
     }
 }
