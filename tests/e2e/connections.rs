@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Feed, ProductServer, RabbitServer, TestBroker, TestSite, broker_of, free_port, v02};
+use crate::support::{Answer, Feed, ProductServer, RabbitServer, TestBroker, TestSite, broker_of, free_port, v02};
 
 const UNIT: &str = "rx/pull";
 
@@ -54,13 +54,11 @@ fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
     let feed = open();
     one_product(&site, &feed, &server, "after-the-close");
 
-    // Announced, and then the broker is killed before anybody fetches it: it is still there afterwards.
+    // The broker is killed while a delivery is in hand: it is delivered again, and fetched.
     node.flush_definitions();
-    unit.kill();
-    server.serve("kept", b"kept");
-    feed.announce(v02(&server.url(), "kept", b"kept"));
-    let mut unit = site.run_ready(UNIT);
-    site.wait_that("kept has arrived", || site.arrived("kept").is_some());
+    server.answer("held", Answer::Held(b"held".to_vec()));
+    feed.announce(v02(&server.url(), "held", b"held"));
+    site.wait_that("it is asked for", || server.hits("held").len() == 1);
     node.kill();
     site.wait(UNIT, "shows that it is cut off", |status| {
         status["links"]["consume"]["connected"] == false && !status["links"]["consume"]["error"].is_null()
@@ -72,8 +70,11 @@ fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
     site.wait(UNIT, "is connected again", |status| {
         status["links"]["consume"]["connected"] == true
     });
+    server.release();
+    site.wait_that("held has arrived", || site.arrived("held").is_some());
     let feed = open();
     one_product(&site, &feed, &server, "after-the-kill");
+    site.wait_that("nothing is left", || feed.depth("pull") == Some(0));
     assert_eq!(site.count(UNIT, "failed"), 0);
     assert_eq!(site.state(UNIT), "running");
     // The queue deleted under the consumer: declared again, and work goes on.
