@@ -31,7 +31,7 @@ fn a_dead_candidate_is_passed_over() {
     one_product(&site, &feed, &ProductServer::start(), "file");
 }
 
-/// Three ways to lose a connection, one after the other on one node; each time the unit comes back by itself.
+/// Three ways to lose a connection or its queue, one after the other on one node; each time the unit comes back by itself.
 #[test]
 fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
     let mut node = RabbitServer::start();
@@ -47,10 +47,15 @@ fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
     let feed = open();
     let mut unit = site.run_ready(UNIT);
     one_product(&site, &feed, &server, "before");
+    // The queue deleted under the consumer: declared again, and work goes on.
+    broker.delete_queue("pull");
+    site.wait_count(UNIT, "reconnects", 1);
+    one_product(&site, &feed, &server, "after-the-deletion");
     drop(feed);
 
+    let reconnects = site.count(UNIT, "reconnects");
     node.ctl(&["close_all_connections", "--global", "a test"]);
-    site.wait_count(UNIT, "reconnects", 1);
+    site.wait_count(UNIT, "reconnects", reconnects + 1);
     let feed = open();
     one_product(&site, &feed, &server, "after-the-close");
 
@@ -77,17 +82,6 @@ fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
     site.wait_that("nothing is left", || feed.depth("pull") == Some(0));
     assert_eq!(site.count(UNIT, "failed"), 0);
     assert_eq!(site.state(UNIT), "running");
-    // The queue deleted under the consumer: declared again, and work goes on.
-    broker.delete_queue("pull");
-    site.wait_that("the queue is there again", || feed.depth("pull").is_some());
-    site.wait_that("it is consumed again", || {
-        let queue = broker.api("GET", &format!("/api/queues/{}/pull", broker.vhost), None);
-        queue.status == 200
-            && queue.json()["consumer_details"]
-                .as_array()
-                .is_some_and(|list| !list.is_empty())
-    });
-    one_product(&site, &feed, &server, "after-the-deletion");
     drop(unit);
 }
 
