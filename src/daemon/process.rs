@@ -22,6 +22,8 @@ use crate::metrics::Metrics;
 pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// For letting go, after the deadline.
 const ABANDON: Duration = Duration::from_secs(2);
+/// Exit code of a unit that met a defect of its own.
+const PANICKED: i32 = 101;
 /// Threads that run async work: products are moved by the kernel and by blocking threads.
 const WORKERS: usize = 2;
 const BLOCKING_THREADS_MAX: usize = 32;
@@ -64,6 +66,7 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
     };
     let level = options.level.unwrap_or(loaded.log_level);
     log::start(&name.to_string(), &to, options.rendering, level)?;
+    end_on_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -86,6 +89,15 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
         }
     }
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// A panic is a defect, and leaves a delivery in nobody's hand while the unit looks healthy. Better a process that ends,
+/// is seen to have died, and is started again: the broker delivers again what it had.
+fn end_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        error!("ends because of a defect: {panic}");
+        std::process::exit(PANICKED);
+    }));
 }
 
 struct Life {

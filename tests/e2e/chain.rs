@@ -174,3 +174,20 @@ fn with_every_component_killed_in_turn_and_the_broker_too_nothing_is_lost() {
         site.wait_state(unit, "running");
     }
 }
+
+/// Of every unit, connected and with nothing to do: what it keeps in memory for itself.
+#[test]
+fn an_idle_unit_is_small() {
+    const LIMIT_KIB: u64 = 15 << 10;
+    let broker = TestBroker::new("idle");
+    let chain = Chain::new(&broker);
+    for (unit, process) in chain.run() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("status");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("RssAnon:"))
+            .expect("RssAnon");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("kB");
+        assert!((100..LIMIT_KIB).contains(&kib), "{unit}: {line}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Feed, ProductServer, RabbitServer, TestBroker, TestSite, broker_of, free_port, v02};
+use crate::support::{Answer, Feed, ProductServer, RabbitServer, TestBroker, TestSite, broker_of, free_port, v02};
 
 const UNIT: &str = "rx/pull";
 
@@ -31,7 +31,7 @@ fn a_dead_candidate_is_passed_over() {
     one_product(&site, &feed, &ProductServer::start(), "file");
 }
 
-/// Three ways to lose a connection, one after the other on one node; each time the unit comes back by itself.
+/// Three ways to lose a connection or its queue, one after the other on one node; each time the unit comes back by itself.
 #[test]
 fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
     let mut node = RabbitServer::start();
@@ -47,20 +47,23 @@ fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
     let feed = open();
     let mut unit = site.run_ready(UNIT);
     one_product(&site, &feed, &server, "before");
+    // The queue deleted under the consumer: declared again, and work goes on.
+    broker.delete_queue("pull");
+    site.wait_count(UNIT, "reconnects", 1);
+    one_product(&site, &feed, &server, "after-the-deletion");
     drop(feed);
 
+    let reconnects = site.count(UNIT, "reconnects");
     node.ctl(&["close_all_connections", "--global", "a test"]);
-    site.wait_count(UNIT, "reconnects", 1);
+    site.wait_count(UNIT, "reconnects", reconnects + 1);
     let feed = open();
     one_product(&site, &feed, &server, "after-the-close");
 
-    // Announced, and then the broker is killed before anybody fetches it: it is still there afterwards.
+    // The broker is killed while a delivery is in hand: it is delivered again, and fetched.
     node.flush_definitions();
-    unit.kill();
-    server.serve("kept", b"kept");
-    feed.announce(v02(&server.url(), "kept", b"kept"));
-    let mut unit = site.run_ready(UNIT);
-    site.wait_that("kept has arrived", || site.arrived("kept").is_some());
+    server.answer("held", Answer::Held(b"held".to_vec()));
+    feed.announce(v02(&server.url(), "held", b"held"));
+    site.wait_that("it is asked for", || server.hits("held").len() == 1);
     node.kill();
     site.wait(UNIT, "shows that it is cut off", |status| {
         status["links"]["consume"]["connected"] == false && !status["links"]["consume"]["error"].is_null()
@@ -72,21 +75,13 @@ fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
     site.wait(UNIT, "is connected again", |status| {
         status["links"]["consume"]["connected"] == true
     });
+    server.release();
+    site.wait_that("held has arrived", || site.arrived("held").is_some());
     let feed = open();
     one_product(&site, &feed, &server, "after-the-kill");
+    site.wait_that("nothing is left", || feed.depth("pull") == Some(0));
     assert_eq!(site.count(UNIT, "failed"), 0);
     assert_eq!(site.state(UNIT), "running");
-    // The queue deleted under the consumer: declared again, and work goes on.
-    broker.delete_queue("pull");
-    site.wait_that("the queue is there again", || feed.depth("pull").is_some());
-    site.wait_that("it is consumed again", || {
-        let queue = broker.api("GET", &format!("/api/queues/{}/pull", broker.vhost), None);
-        queue.status == 200
-            && queue.json()["consumer_details"]
-                .as_array()
-                .is_some_and(|list| !list.is_empty())
-    });
-    one_product(&site, &feed, &server, "after-the-deletion");
     drop(unit);
 }
 

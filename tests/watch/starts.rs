@@ -63,7 +63,7 @@ fn the_first_start_tells_old_files_from_new_ones_while_both_are_written() {
             site.write(&path, "y");
             written.push((path.clone(), fs::metadata(site.root.join(&path)).unwrap()));
         }
-        watcher.until_ready();
+        watcher.until_ready(); // what is written before that may be older than the marker
         watcher.until_quiet();
         let marker: i64 = marker_ns(&site);
         let counts = watcher.counts();
