@@ -36,18 +36,18 @@ impl<H: Handle> Desk<H> {
                         attempts: parked.attempts,
                         first_seen: parked.first_seen,
                     });
-                    self.take_with(input, Source::Lot(parked.id), place).await;
+                    self.take_with(input, Source::Lot(parked.held), place).await;
                 }
                 Ok(None) => {
                     drop(place);
                     let wait = match self.lot.next_due(Timestamp::now()).await {
                         Ok(Some(wait)) => wait.max(Duration::from_millis(10)),
-                        Ok(None) => Duration::from_secs(3600), // woken when something is parked
+                        Ok(None) => Duration::from_secs(3600), // woken when something is parked or let go of
                         Err(error) => self.lot_trouble(&error).await,
                     };
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        () = self.lot_changed.notified() => {}
+                        () = self.lot.changed() => {}
                     }
                 }
                 Err(error) => tokio::time::sleep(self.lot_trouble(&error).await).await,
