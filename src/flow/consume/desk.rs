@@ -1,11 +1,12 @@
 //! From a delivery to its settlement: the component decides, its outputs are made safe, then the delivery is answered.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use jiff::Timestamp;
 use tokio::sync::{OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ use crate::spool::{SpoolError, off_thread};
 
 /// The part of the unit that says why work is paused.
 pub(super) const WORK: &str = "work";
+const BROKE: &str = "a fault of px itself broke off the work on a delivery: the log says where; please report it";
 
 /// Where this unit parks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +61,7 @@ pub(super) struct Desk<H> {
     pub troubles: mpsc::Sender<Cause>,
     pub in_hand: TaskTracker,
     pub replaying: Mutex<HashSet<i64>>,
-    samples: Sampler,
+    pub samples: Sampler,
 }
 
 impl<H: Handle> Desk<H> {
@@ -170,16 +172,24 @@ impl<H: Handle> Desk<H> {
 
     /// Lets the component begin, publishes in order, and goes on in the background while it holds `place`.
     pub async fn take_with(self: &Arc<Self>, input: Arc<Input>, source: Source, place: impl Send + 'static) {
-        let (begun, note) = self.begin(&input).await;
+        let (mut begun, mut note) = self.begin(&input).await;
         let desk = Arc::clone(self);
         self.in_hand.spawn(async move {
-            let (mut begun, mut note) = (begun, note);
-            while let Begun::Waiting(wait) = begun {
-                wait.await;
-                (begun, note) = desk.begin(&input).await;
-            }
-            if let Err(cause) = desk.finish(&input, &note, source, begun).await {
-                desk.trouble(cause).await;
+            let work = async {
+                while let Begun::Waiting(wait) = begun {
+                    wait.await;
+                    (begun, note) = desk.begin(&input).await;
+                }
+                desk.finish(&input, &note, source, begun).await
+            };
+            // After the deadline it is let go of: what runs on would meet the next configuration's work.
+            let abandon = &desk.unit.abandon;
+            let ended = abandon.run_until_cancelled(AssertUnwindSafe(work).catch_unwind()).await;
+            match ended {
+                Some(Ok(Ok(()))) | None => {}
+                Some(Ok(Err(cause))) => desk.trouble(cause).await,
+                // With new channels the broker delivers it again.
+                Some(Err(_)) => desk.trouble(Cause::new(Fault::Own, BROKE)).await,
             }
             drop(place);
         });
@@ -301,7 +311,7 @@ impl<H: Handle> Desk<H> {
         if let Source::Failed(id) = source {
             return self.failed_again(id, &cause).await;
         }
-        let attempts = input.attempts + u32::from(cause.fault == Fault::Message);
+        let attempts = input.attempts.saturating_add(u32::from(cause.fault == Fault::Message));
         let age = Timestamp::now().duration_since(input.first_seen);
         let age = Duration::try_from(age).unwrap_or_default();
         let next = match park::next_step(&cause, attempts, age, self.intake.give_up_after) {

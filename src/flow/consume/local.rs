@@ -14,6 +14,7 @@ use super::{Handle, Input};
 use crate::flow::{Cause, chain};
 use crate::message::Fault;
 use crate::metrics::Count;
+use crate::spool::failed::Failure;
 use crate::spool::{SpoolError, off_thread};
 
 impl<H: Handle> Desk<H> {
@@ -63,10 +64,7 @@ impl<H: Handle> Desk<H> {
             gate.until(true).await;
             let failed = self.failed.clone();
             let asked = off_thread(move || failed.replays(AT_ONCE)).await;
-            for (id, failure) in asked.unwrap_or_else(|error| {
-                warn!("{}", chain(&error));
-                Vec::new()
-            }) {
+            for (id, failure) in asked.unwrap_or_else(|error| self.replays_unread(&error)) {
                 if !self.replaying().insert(id) {
                     continue; // in hand
                 }
@@ -82,6 +80,14 @@ impl<H: Handle> Desk<H> {
             self.show_amounts().await;
             tokio::time::sleep(EVERY).await;
         }
+    }
+
+    fn replays_unread(&self, error: &SpoolError) -> Vec<(i64, Failure)> {
+        let what = chain(error);
+        if let Some(unsaid) = self.samples.take(&what) {
+            warn!(unsaid, "nothing is replayed: {what}");
+        }
+        Vec::new()
     }
 
     /// What is here now, for the status file.
