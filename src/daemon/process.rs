@@ -103,8 +103,10 @@ enum Why {
 
 impl Life {
     async fn run(self, first: Loaded) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut ends = Ends {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
         let mut hang_up = signal(SignalKind::hangup())?;
         let (metrics, state) = (Arc::new(Metrics::default()), State::default());
         let unit = || Unit {
@@ -125,13 +127,12 @@ impl Life {
                 warn!("{warning}");
             }
             let mut running = tokio::spawn(loaded.component.run(unit.clone()));
-            let why = tokio::select! {
+            let mut why = tokio::select! {
                 ended = &mut running => break flatten(ended),
-                _ = terminate.recv() => Why::End,
-                _ = interrupt.recv() => Why::End,
+                () = ends.told() => Why::End,
                 loaded = self.reload(&mut hang_up) => Why::Reload(Box::new(loaded)),
             };
-            let ended = finish(running, &unit, &mut terminate).await;
+            let ended = finish(running, &unit, &mut ends, &mut why).await;
             match why {
                 Why::End => break ended,
                 Why::Reload(new) => {
@@ -173,17 +174,45 @@ fn tell_refused(errors: &[ConfigError]) {
     error!("not reloaded: the configuration in force stays");
 }
 
-/// Lets the component finish what is in hand; after the deadline, or a second SIGTERM, it lets go.
+/// The signals that end a unit.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Lets the component finish what is in hand; after the deadline, or when told to end once more, it lets go. Who is
+/// told to end while reloading ends.
 async fn finish(
     mut running: tokio::task::JoinHandle<anyhow::Result<()>>,
     unit: &Unit,
-    terminate: &mut Signal,
+    ends: &mut Ends,
+    why: &mut Why,
 ) -> anyhow::Result<()> {
     unit.stop.cancel();
-    tokio::select! {
-        ended = &mut running => return flatten(ended),
-        () = tokio::time::sleep(STOP_DEADLINE) => {}
-        _ = terminate.recv() => {}
+    let deadline = tokio::time::sleep(STOP_DEADLINE);
+    tokio::pin!(deadline);
+    loop {
+        tokio::select! {
+            ended = &mut running => {
+                // A publisher with nothing to do may still be looking for a broker that the configuration has dropped.
+                unit.abandon.cancel();
+                return flatten(ended);
+            }
+            () = &mut deadline => break,
+            () = ends.told() => match why {
+                Why::Reload(_) => *why = Why::End,
+                Why::End => break,
+            }
+        }
     }
     unit.abandon.cancel();
     match tokio::time::timeout(ABANDON, &mut running).await {
