@@ -104,7 +104,7 @@ async fn world() -> World {
     World {
         unit: Unit {
             name: "rx/a".parse::<UnitName>().unwrap(),
-            places: places,
+            places,
             metrics: Arc::default(),
             state: State::default(),
             stop: CancellationToken::new(),
