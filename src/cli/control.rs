@@ -128,6 +128,7 @@ fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
     let mut command = command(places, name)?;
     // Before the unit runs: should this process be killed in between, the unit is revived all the same.
     let started = started_file(places, name);
+    let was_meant_to_run = started.exists();
     OpenOptions::new()
         .create(true)
         .truncate(true)
@@ -155,7 +156,11 @@ fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
             ));
         }
         Word::Ended(text) => {
-            forget_started(places, name)?;
+            // One that died is revived until it runs: what keeps it from that, a full disk, may pass. And another
+            // starter may have been faster.
+            if !was_meant_to_run {
+                forget_started(places, name)?;
+            }
             anyhow::bail!(
                 "{}",
                 if text.is_empty() {
@@ -322,10 +327,12 @@ fn stop_one(places: &Places, name: &UnitName) -> anyhow::Result<bool> {
     };
     let lock_file = places.lock_file(name);
     let deadline = Instant::now() + KILL_AFTER;
+    let mut is_killed = false;
     while lock::holder(&lock_file)? == Some(pid) {
-        if Instant::now() > deadline {
+        if !is_killed && Instant::now() > deadline {
             eprintln!("px: {name} (pid {pid}) did not end in time and is killed");
             signal(places, name, Signal::KILL)?;
+            is_killed = true;
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -72,10 +72,7 @@ pub fn run(places: &Places, command: Command) -> anyhow::Result<ExitCode> {
 /// The unit's store; `None` when nothing has ever failed there.
 fn store(places: &Places, name: &UnitName) -> anyhow::Result<Option<FailedStore>> {
     let path = places.unit_state(name).join("failed.db");
-    if !path.exists() {
-        return Ok(None);
-    }
-    Ok(Some(FailedStore::open(&path, Limits::default())?))
+    Ok(FailedStore::open_existing(&path, Limits::default())?)
 }
 
 fn list(places: &Places, unit: Option<&str>, limit: u32, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -137,7 +134,7 @@ fn show(places: &Places, unit: &str, id: i64, as_json: bool) -> anyhow::Result<E
         for (field, value) in document.as_object().into_iter().flatten() {
             match value {
                 Value::String(text) => say(format_args!("{field}: {}", plain(text))),
-                other => say(format_args!("{field}: {other}")),
+                other => say(format_args!("{field}: {}", plain(&other.to_string()))),
             }
         }
     }

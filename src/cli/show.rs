@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{NOT_RUNNING, say};
+use super::{NOT_RUNNING, plain, say};
 use crate::config::{Places, UnitName};
 use crate::daemon::{lock, status};
 
@@ -43,7 +43,7 @@ pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> 
     } else {
         let width = rows.iter().map(|(name, ..)| name.to_string().len()).max().unwrap_or(0);
         for (name, pid, status) in &rows {
-            say(line(&name.to_string(), width, *pid, status.as_ref()));
+            say(plain(&line(&name.to_string(), width, *pid, status.as_ref())));
         }
     }
     let any_runs = rows.iter().any(|(_, pid, _)| pid.is_some());

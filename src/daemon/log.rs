@@ -61,6 +61,10 @@ pub fn start(unit: &str, to: &Destination, rendering: Rendering, level: Level) -
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
         .try_init()?;
+    // A detached unit has no standard error: its faults would leave no trace.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("a fault of px itself, please report it: {panic}")
+    }));
     Ok(())
 }
 
@@ -272,30 +276,28 @@ impl LogFile {
         })
     }
 
+    /// Whatever becomes of the turning, the line is written.
     fn write(&mut self, line: &[u8], today: Date) -> std::io::Result<()> {
+        let mut turned = Ok(());
         if today != self.day {
-            self.turn(today)?;
+            turned = self.turn(today);
         } else if self.looked.elapsed() >= std::time::Duration::from_secs(1) {
             self.looked = std::time::Instant::now();
             let there = std::fs::metadata(&self.path).map(|m| m.ino());
             if there.ok() != Some(self.inode) {
-                self.reopen()?;
+                turned = self.reopen();
             }
         }
-        self.file.write_all(line)
+        self.file.write_all(line).and(turned)
     }
 
     fn turn(&mut self, today: Date) -> std::io::Result<()> {
-        let name = |day: Date| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{}", day.strftime("%Y-%m-%d")));
-            PathBuf::from(name)
-        };
-        let ended = name(self.day);
-        if !ended.exists() {
+        let mut ended = self.path.clone().into_os_string();
+        ended.push(format!(".{}", self.day.strftime("%Y-%m-%d")));
+        self.day = today;
+        if !Path::new(&ended).exists() {
             std::fs::rename(&self.path, &ended)?;
         }
-        self.day = today;
         self.reopen()?;
         for path in old_logs(&self.path)?.into_iter().rev().skip(self.keep) {
             std::fs::remove_file(path)?;
@@ -377,6 +379,22 @@ mod tests {
         let object: serde_json::Value = serde_json::from_str(&json(&at(), Level::WARN, "rx/a", &hostile)).unwrap();
         assert_eq!(object["path"], "a\nERROR b\u{1b}[31m");
         assert_eq!(object["unit"], "rx/a");
+    }
+
+    #[test]
+    fn a_day_that_cannot_be_turned_is_written_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rx_a.log");
+        let day = |d| Date::new(2026, 11, d).unwrap();
+        let mut log = LogFile::open(&path, 2, day(1)).unwrap();
+        log.write(b"one\n", day(1)).unwrap();
+        let aside = dir.path().join("moved");
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("in the way"), "").unwrap();
+        std::fs::create_dir(dir.path().join("rx_a.log.2026-11-01")).unwrap();
+        assert!(log.write(b"two\n", day(2)).is_err() && log.write(b"three\n", day(2)).is_ok());
+        assert_eq!(std::fs::read_to_string(aside).unwrap(), "one\ntwo\nthree\n");
     }
 
     #[test]

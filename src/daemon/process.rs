@@ -22,8 +22,6 @@ use crate::metrics::Metrics;
 pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// For letting go, after the deadline.
 const ABANDON: Duration = Duration::from_secs(2);
-/// Exit code of a unit that met a defect of its own.
-const PANICKED: i32 = 101;
 /// Threads that run async work: products are moved by the kernel and by blocking threads.
 const WORKERS: usize = 2;
 const BLOCKING_THREADS_MAX: usize = 32;
@@ -66,7 +64,6 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
     };
     let level = options.level.unwrap_or(loaded.log_level);
     log::start(&name.to_string(), &to, options.rendering, level)?;
-    end_on_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -91,15 +88,6 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-/// A panic is a defect, and leaves a delivery in nobody's hand while the unit looks healthy. Better a process that ends,
-/// is seen to have died, and is started again: the broker delivers again what it had.
-fn end_on_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        error!("ends because of a defect: {panic}");
-        std::process::exit(PANICKED);
-    }));
-}
-
 struct Life {
     places: Places,
     name: UnitName,
@@ -115,8 +103,10 @@ enum Why {
 
 impl Life {
     async fn run(self, first: Loaded) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut ends = Ends {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
         let mut hang_up = signal(SignalKind::hangup())?;
         let (metrics, state) = (Arc::new(Metrics::default()), State::default());
         let unit = || Unit {
@@ -137,16 +127,15 @@ impl Life {
                 warn!("{warning}");
             }
             let mut running = tokio::spawn(loaded.component.run(unit.clone()));
-            let why = tokio::select! {
+            let mut why = tokio::select! {
                 ended = &mut running => break flatten(ended),
-                _ = terminate.recv() => Why::End,
-                _ = interrupt.recv() => Why::End,
+                () = ends.told() => Why::End,
                 loaded = self.reload(&mut hang_up) => Why::Reload(Box::new(loaded)),
             };
             if matches!(why, Why::End) {
                 info!("is stopping: what is in hand is finished first");
             }
-            let ended = finish(running, &unit, &mut terminate).await;
+            let ended = finish(running, &unit, &mut ends, &mut why).await;
             match why {
                 Why::End => break ended,
                 Why::Reload(new) => {
@@ -188,17 +177,45 @@ fn tell_refused(errors: &[ConfigError]) {
     error!("not reloaded: the configuration in force stays");
 }
 
-/// Lets the component finish what is in hand; after the deadline, or a second SIGTERM, it lets go.
+/// The signals that end a unit.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Lets the component finish what is in hand; after the deadline, or when told to end once more, it lets go. Who is
+/// told to end while reloading ends.
 async fn finish(
     mut running: tokio::task::JoinHandle<anyhow::Result<()>>,
     unit: &Unit,
-    terminate: &mut Signal,
+    ends: &mut Ends,
+    why: &mut Why,
 ) -> anyhow::Result<()> {
     unit.stop.cancel();
-    tokio::select! {
-        ended = &mut running => return flatten(ended),
-        () = tokio::time::sleep(STOP_DEADLINE) => {}
-        _ = terminate.recv() => {}
+    let deadline = tokio::time::sleep(STOP_DEADLINE);
+    tokio::pin!(deadline);
+    loop {
+        tokio::select! {
+            ended = &mut running => {
+                // A publisher with nothing to do may still be looking for a broker that the configuration has dropped.
+                unit.abandon.cancel();
+                return flatten(ended);
+            }
+            () = &mut deadline => break,
+            () = ends.told() => match why {
+                Why::Reload(_) => *why = Why::End,
+                Why::End => break,
+            }
+        }
     }
     unit.abandon.cancel();
     match tokio::time::timeout(ABANDON, &mut running).await {

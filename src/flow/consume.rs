@@ -117,6 +117,7 @@ pub async fn run<H: Handle>(
             count = desk.in_hand.len(),
             "left in hand; the broker will deliver these again"
         );
+        desk.in_hand.wait().await; // each lets go
     }
     if let Some(connection) = connection {
         connection.close().await;
@@ -150,3 +151,6 @@ pub async fn follow(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

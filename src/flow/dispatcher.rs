@@ -36,7 +36,6 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -54,7 +53,7 @@ use crate::message::{
     Announcement, Binding, By, DecodeOptions, Decoded, Envelope, Exchange, Fault, Masks, Queue, SeenKey, Topology,
     decode, seen_key, stamp, topic,
 };
-use crate::metrics::Count;
+use crate::metrics::{Count, Metrics};
 use crate::spool::seen::{Batch, Facts, Memory, Seen, SeenLog, Verdict};
 use crate::spool::{Durability, SpoolError, off_thread};
 
@@ -200,8 +199,7 @@ fn loops<'a>(bindings: &'a [Binding], publish_exchange: &str, rekey: &Rekey) -> 
 
 /// Runs the unit until it is told to stop.
 pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
-    let log = unit.places.unit_state(&unit.name).join("seen.log");
-    let (seen, keeper) = open_seen(&log, config.memory, config.durability).await?;
+    let (seen, keeper) = open_seen(&unit, config.memory, config.durability).await?;
     let publishing = Topology {
         exchanges: vec![config.publish_exchange.clone()],
         ..Topology::default()
@@ -233,12 +231,12 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
 }
 
 async fn open_seen(
-    path: &Path,
+    unit: &Unit,
     memory: Memory,
     durability: Durability,
 ) -> Result<(Arc<Mutex<Seen>>, mpsc::Sender<Remember>), SpoolError> {
     const BATCH: usize = 512;
-    let path = path.to_owned();
+    let path = unit.places.unit_state(&unit.name).join("seen.log");
     let (seen, log) = off_thread(move || {
         let mut seen = Seen::new(memory);
         let (log, loaded) = SeenLog::open(&path, durability, &mut seen, Timestamp::now())?;
@@ -252,11 +250,11 @@ async fn open_seen(
     .await?;
     let seen = Arc::new(Mutex::new(seen));
     let (keeper, asked) = mpsc::channel(BATCH);
-    let shared = Arc::clone(&seen);
+    let (shared, metrics) = (Arc::clone(&seen), Arc::clone(&unit.metrics));
     // Its own thread: it syncs. It ends when the last handle to it is gone.
     std::thread::Builder::new()
         .name("seen".into())
-        .spawn(move || keep_log(log, &shared, asked, BATCH))
+        .spawn(move || keep_log(log, &shared, &metrics, asked, BATCH))
         .map_err(|error| SpoolError::own("cannot start the seen log's thread", error))?;
     Ok((seen, keeper))
 }
@@ -270,17 +268,25 @@ struct Remember {
 }
 
 /// Writes what has gathered as one batch, then answers everybody in it.
-fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, mut asked: mpsc::Receiver<Remember>, batch_max: usize) {
+fn keep_log(
+    mut log: SeenLog,
+    seen: &Mutex<Seen>,
+    metrics: &Metrics,
+    mut asked: mpsc::Receiver<Remember>,
+    batch_max: usize,
+) {
     let mut gathered = Vec::with_capacity(batch_max);
     while asked.blocking_recv_many(&mut gathered, batch_max) > 0 {
         let mut batch = Batch::default();
         let now = Timestamp::now();
         let mut memory = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let evicted_before = memory.evicted_early();
         for forward in &gathered {
             let source = forward.announcement.source();
             let facts = facts(&forward.announcement, &source, forward.time);
             memory.remember(forward.key.0, &facts, now, &mut batch);
         }
+        metrics.add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
         let snapshot = log.wants_rewrite(memory.len()).then(|| memory.snapshot(now));
         drop(memory);
         let written = match snapshot {

@@ -77,7 +77,8 @@ impl Link {
             self.backoff.reset();
         }
         let text = chain(error);
-        if error.fault == Fault::Own {
+        // Without what it reads along a unit does its work all the same.
+        if error.fault == Fault::Own && self.purpose != Purpose::Follow {
             self.unit.state.pause(self.part(), text.clone());
         } else if self.last_error.as_ref() != Some(&text) {
             warn!(broker = %self.broker.name, "no connection: {text}; will be tried again until it stands");

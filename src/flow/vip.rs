@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::Unit;
+use super::sample::Sampler;
 
 const EVERY: Duration = Duration::from_millis(250);
 
@@ -25,6 +26,7 @@ pub fn gate(unit: &Unit, vip: Option<IpAddr>) -> watch::Receiver<bool> {
     unit.state.set_standby(true);
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(EVERY);
+        let samples = Sampler::default();
         while unit.stop.run_until_cancelled(tick.tick()).await.is_some() {
             match if_addrs::get_if_addrs() {
                 Ok(interfaces) => {
@@ -40,7 +42,12 @@ pub fn gate(unit: &Unit, vip: Option<IpAddr>) -> watch::Receiver<bool> {
                         info!(%vip, "the address {does}");
                     }
                 }
-                Err(error) => warn!("cannot read the interface list: {error}"),
+                Err(error) => {
+                    let said = format!("cannot read the interface list: {error}; as before");
+                    if let Some(unsaid) = samples.take(&said) {
+                        warn!(unsaid, "{said}");
+                    }
+                }
             }
         }
     });

@@ -147,7 +147,7 @@ impl Tree {
         })
     }
 
-    /// The modification time of the file at `path`, if there is one. Blocks.
+    /// The modification time of the file at `path`, if there is one; what is no regular file has no age. Blocks.
     pub fn mtime(&self, path: &[u8]) -> Result<Option<Timestamp>, SpoolError> {
         let shown = self.show(path);
         let (mut at, name) =
@@ -157,7 +157,7 @@ impl Tree {
         match open_beneath(&self.root_fd()?, OsStr::from_bytes(&at.join(&b'/')), flags) {
             Ok(fd) => {
                 let stat = rustix::fs::fstat(&fd).map_err(|err| classify(err, &format!("cannot look at {shown}")))?;
-                Ok(mtime_of(&stat))
+                Ok(mtime_of(&stat).filter(|_| is_file(&stat)))
             }
             // A symbolic link is no product of ours: the rename replaces it, whatever its age.
             Err(Errno::NOENT | Errno::LOOP) => Ok(None),
@@ -282,7 +282,6 @@ impl Draft {
             Err(Errno::NOENT) => None,
             Err(err) => return Err(err),
         };
-        let is_file = |stat: &rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if let (Some(there), Some(time)) = (there.filter(is_file).as_ref().and_then(mtime_of), time)
             && there > time
         {
@@ -402,6 +401,10 @@ fn lock(directory: &OwnedFd) -> Result<(), Errno> {
             other => return other,
         }
     }
+}
+
+fn is_file(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
 fn mtime_of(stat: &rustix::fs::Stat) -> Option<Timestamp> {

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-use super::SpoolError;
 use super::db::{self, Durability, Schema};
-use crate::message::{Envelope, Fault, Headers, Value};
+use super::{SpoolError, with_plain_headers};
+use crate::message::{Envelope, Fault};
 
 const SCHEMA: Schema = Schema {
     name: "failed store",
@@ -415,36 +415,11 @@ fn entry(row: &Row<'_>) -> Result<(i64, Failure), rusqlite::Error> {
     Ok((listed.id, failure))
 }
 
-/// The envelope as JSON, its body aside. A header that JSON cannot bring back (not-a-number, nesting without end) is
-/// replaced by a word, for one odd header must not make a message unreadable.
+/// The envelope as JSON, its body aside.
 fn without_body(envelope: &Envelope) -> String {
-    let comes_back = |value: &Value| {
-        serde_json::to_string(value)
-            .is_ok_and(|text| serde_json::from_str(&text).is_ok_and(|back: Value| back == *value))
-    };
-    let keep = |(name, value): (&String, &Value)| {
-        let value = if comes_back(value) {
-            value.clone()
-        } else {
-            Value::from("unrepresentable")
-        };
-        (name.clone(), value)
-    };
-    let headers: Headers = envelope.headers.iter().map(keep).collect();
     let aside = Envelope {
-        key: envelope.key.clone(),
-        headers,
-        content_type: envelope.content_type.clone(),
-        content_encoding: envelope.content_encoding.clone(),
-        priority: envelope.priority,
-        message_id: envelope.message_id.clone(),
-        correlation_id: envelope.correlation_id.clone(),
-        reply_to: envelope.reply_to.clone(),
-        expiration: envelope.expiration.clone(),
-        timestamp: envelope.timestamp,
-        kind: envelope.kind.clone(),
-        app_id: envelope.app_id.clone(),
         body: Vec::new(),
+        ..with_plain_headers(envelope)
     };
     serde_json::to_string(&aside).unwrap_or_else(|_| unreachable!("strings, numbers and checked headers are JSON"))
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::message::Fault;
+use crate::message::{Envelope, Fault, Headers, Value};
 
 pub mod atomic;
 pub mod db;
@@ -120,5 +120,27 @@ pub async fn off_thread<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(err) => Err(SpoolError::own("work on the local disk broke off", err)),
+    }
+}
+
+/// The message with every header that JSON cannot bring back (not-a-number, nesting without end) replaced by a word, for
+/// one odd header must not make a stored message unreadable.
+fn with_plain_headers(envelope: &Envelope) -> Envelope {
+    let comes_back = |value: &Value| {
+        serde_json::to_string(value)
+            .is_ok_and(|text| serde_json::from_str(&text).is_ok_and(|back: Value| back == *value))
+    };
+    let keep = |(name, value): (&String, &Value)| {
+        let value = if comes_back(value) {
+            value.clone()
+        } else {
+            Value::from("unrepresentable")
+        };
+        (name.clone(), value)
+    };
+    let headers: Headers = envelope.headers.iter().map(keep).collect();
+    Envelope {
+        headers,
+        ..envelope.clone()
     }
 }

@@ -256,7 +256,8 @@ impl SeenLog {
         if let Some(parent) = path.parent() {
             make_directory(parent)?;
         }
-        if !path.exists() {
+        // Nothing in it: in `crash` mode a power cut leaves such a file.
+        if std::fs::metadata(path).map_or(true, |found| found.len() == 0) {
             let log = create(path, &Batch::default(), durability).map_err(|err| refused("make", path, err))?;
             return Ok((
                 log,

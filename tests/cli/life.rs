@@ -1,5 +1,7 @@
 //! Starting, looking at, reloading, reviving and stopping a unit.
 
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
@@ -52,6 +54,48 @@ fn what_has_died_is_revived_and_what_was_stopped_is_not() {
     site.run_ok(&["stop"]);
     assert_eq!(site.run_ok(&["revive"]), "");
     assert_eq!(site.run(&["status"]).code, 3);
+}
+
+/// What kept it from starting may pass, and nobody is there at night to start it.
+#[test]
+fn what_cannot_be_revived_now_is_revived_later() {
+    let site = Site::new();
+    site.write("dispatch/d.toml", DISPATCH);
+    site.run_ok(&["start"]);
+    kill_process(Pid::from_raw(site.pid("dispatch_d")).unwrap(), Signal::KILL).unwrap();
+    wait_until("the unit is gone", || site.run(&["status"]).code == 3);
+    let state = site.root().join("state/dispatch_d");
+    std::fs::rename(&state, site.root().join("aside")).unwrap();
+    std::fs::write(&state, "in the way").unwrap();
+    let said = site.run(&["revive"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    std::fs::remove_file(&state).unwrap();
+    let said = site.run_ok(&["revive"]);
+    assert!(said.contains("dispatch/d has been started"), "{said}");
+}
+
+/// A broker that takes connections and says nothing: an attempt lasts as long as its time-out.
+#[test]
+fn a_reload_leaves_nothing_behind_that_looks_for_the_old_broker() {
+    let site = Site::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://u:p@{}/", silent.local_addr().unwrap());
+    let good = std::fs::read_to_string(site.root().join("etc/px.toml")).unwrap();
+    let bad = good.replace("embedded:own.db", &url);
+    site.write("px.toml", &format!("{bad}connect_timeout = \"1h\"\n"));
+    site.write("dispatch/d.toml", DISPATCH);
+    let said = site.run_ok(&["start"]);
+    assert!(said.contains("is not ready yet"), "{said}");
+    let attempts: Vec<TcpStream> = (0..2).map(|_| silent.accept().unwrap().0).collect(); // to publish, to consume
+    site.write("px.toml", &good);
+    site.run_ok(&["reload"]);
+    for mut attempt in attempts {
+        attempt.set_read_timeout(Some(SOON)).unwrap();
+        attempt.read_to_end(&mut Vec::new()).expect("the unit hangs up");
+    }
+    wait_until("it works on the new broker", || {
+        site.run(&["status"]).out.contains("running")
+    });
 }
 
 #[test]

@@ -195,6 +195,25 @@ fn a_second_sigterm_lets_go_and_nothing_is_lost() {
     assert_eq!(world.site.names(), ["slow"]);
 }
 
+/// The end of a unit is not lost in its reload, and as ever the first SIGTERM lets it finish.
+#[test]
+fn told_to_end_while_it_reloads_a_unit_ends() {
+    let World { site, server, feed, .. } = &world("reloadend", "");
+    let bytes = vec![b'x'; 300_000];
+    let mut unit = site.run_ready(UNIT);
+    server.answer("a/slow", Answer::Held(bytes.clone()));
+    feed.announce(v02(&server.url(), "a/slow", &bytes));
+    site.wait_that("it is asked for", || server.hits("a/slow").len() == 1);
+    unit.signal(Signal::HUP);
+    feed.announce(v02(&server.url(), "a/next", b"next"));
+    site.wait_that("the consumer is gone", || feed.depth("pull") == Some(1));
+    unit.signal(Signal::TERM);
+    server.release();
+    assert!(unit.wait_end().success(), "{}", site.logs());
+    assert_eq!(site.arrived("slow"), Some(bytes));
+    assert_eq!(site.state(UNIT), "stopped");
+}
+
 #[test]
 fn a_reload_takes_the_new_configuration_and_keeps_the_old_one_where_it_is_bad() {
     let world = world("reload", "");

@@ -1,13 +1,14 @@
 //! From a delivery to its settlement: the component decides, its outputs are made safe, then the delivery is answered.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use jiff::Timestamp;
-use tokio::sync::{Notify, OnceCell, mpsc};
+use tokio::sync::{OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
@@ -21,11 +22,12 @@ use crate::flow::{Cause, Outcome, Output, Unit, chain};
 use crate::message::Fault;
 use crate::metrics::Count;
 use crate::spool::failed::{FailedStore, Failure, Limits, Which};
-use crate::spool::parked::Lot;
+use crate::spool::parked::{Held, Lot};
 use crate::spool::{SpoolError, off_thread};
 
 /// The part of the unit that says why work is paused.
 pub(super) const WORK: &str = "work";
+const BROKE: &str = "a fault of px itself broke off the work on a delivery: the log says where; please report it";
 
 /// Where this unit parks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,7 @@ enum Parking {
 /// Where a delivery lives until it is settled.
 pub(super) enum Source {
     Broker(Box<dyn Receipt>),
-    Lot(i64),
+    Lot(Held),
     /// The failed store, because an operator asked for a replay.
     Failed(i64),
 }
@@ -57,10 +59,9 @@ pub(super) struct Desk<H> {
     pub failed: FailedStore,
     parking: AtomicU8,
     pub troubles: mpsc::Sender<Cause>,
-    pub lot_changed: Notify,
     pub in_hand: TaskTracker,
     pub replaying: Mutex<HashSet<i64>>,
-    samples: Sampler,
+    pub samples: Sampler,
 }
 
 impl<H: Handle> Desk<H> {
@@ -80,7 +81,6 @@ impl<H: Handle> Desk<H> {
             publisher: OnceCell::new_with(publisher),
             parking: AtomicU8::new(Parking::Local as u8),
             troubles,
-            lot_changed: Notify::new(),
             in_hand: TaskTracker::new(),
             replaying: Mutex::default(),
             samples: Sampler::default(),
@@ -174,16 +174,24 @@ impl<H: Handle> Desk<H> {
 
     /// Lets the component begin, publishes in order, and goes on in the background while it holds `place`.
     pub async fn take_with(self: &Arc<Self>, input: Arc<Input>, source: Source, place: impl Send + 'static) {
-        let (begun, note) = self.begin(&input).await;
+        let (mut begun, mut note) = self.begin(&input).await;
         let desk = Arc::clone(self);
         self.in_hand.spawn(async move {
-            let (mut begun, mut note) = (begun, note);
-            while let Begun::Waiting(wait) = begun {
-                wait.await;
-                (begun, note) = desk.begin(&input).await;
-            }
-            if let Err(cause) = desk.finish(&input, &note, source, begun).await {
-                desk.trouble(cause).await;
+            let work = async {
+                while let Begun::Waiting(wait) = begun {
+                    wait.await;
+                    (begun, note) = desk.begin(&input).await;
+                }
+                desk.finish(&input, &note, source, begun).await
+            };
+            // After the deadline it is let go of: what runs on would meet the next configuration's work.
+            let abandon = &desk.unit.abandon;
+            let ended = abandon.run_until_cancelled(AssertUnwindSafe(work).catch_unwind()).await;
+            match ended {
+                Some(Ok(Ok(()))) | None => {}
+                Some(Ok(Err(cause))) => desk.trouble(cause).await,
+                // With new channels the broker delivers it again.
+                Some(Err(_)) => desk.trouble(Cause::new(Fault::Own, BROKE)).await,
             }
             drop(place);
         });
@@ -240,7 +248,7 @@ impl<H: Handle> Desk<H> {
         match outcome {
             Outcome::Done(_) => match self.outputs_safe(input, note, pending).await {
                 Ok(true) => {
-                    self.settle(source, Settlement::Ack).await;
+                    self.settle(source, Settlement::Ack).await?;
                     self.unit.state.resume(WORK);
                     Ok(())
                 }
@@ -252,8 +260,7 @@ impl<H: Handle> Desk<H> {
             },
             Outcome::Skip(reason) => {
                 debug!(key = %input.envelope.key, "skipped: {reason}");
-                self.settle(source, Settlement::Ack).await;
-                Ok(())
+                self.settle(source, Settlement::Ack).await
             }
             Outcome::Park(cause) => self.not_done(input, note, source, cause, false).await,
             Outcome::Fail(cause) => self.not_done(input, note, source, cause, true).await,
@@ -267,14 +274,11 @@ impl<H: Handle> Desk<H> {
             () = tokio::time::sleep(self.intake.adopt_after) => {}
         }
         if let Source::Broker(_) = source {
-            match self
-                .lot
-                .keep(&input.envelope, input.attempts, input.first_seen, None)
-                .await
-            {
-                Ok(id) => {
-                    let adopted = std::mem::replace(source, Source::Lot(id));
-                    self.settle(adopted, Settlement::Ack).await;
+            match self.lot.adopt(&input.envelope, input.attempts, input.first_seen).await {
+                Ok(held) => {
+                    if let Source::Broker(receipt) = std::mem::replace(source, Source::Lot(held)) {
+                        answer(receipt, Settlement::Ack).await;
+                    }
                     self.unit.metrics.count(Count::Adopted);
                     info!(key = %input.envelope.key, "takes long: taken over from the broker");
                 }
@@ -320,7 +324,7 @@ impl<H: Handle> Desk<H> {
             Next::Park(rung) => self.park(input, source, attempts, rung, &cause).await,
             Next::Fail => self.fail(input, source, attempts, &cause).await,
             Next::Release => {
-                self.settle(source, Settlement::Requeue).await;
+                self.settle(source, Settlement::Requeue).await?;
                 return Err(cause);
             }
         };
@@ -336,26 +340,21 @@ impl<H: Handle> Desk<H> {
             warn!(key = %input.envelope.key, unsaid, "parked for {}: {}", rung.name, cause.what);
         }
         let due = Timestamp::now() + rung.wait;
-        if let Source::Lot(id) = source {
-            let deferred = self.lot.defer(id, attempts, due).await;
-            self.lot_changed.notify_one();
+        if let Source::Lot(held) = source {
+            let deferred = self.lot.defer(held, attempts, due).await;
             return deferred.map_err(|error| Cause::from((Fault::Own, &error)));
         }
         let parked = park::with_history(&input.envelope, attempts, input.first_seen);
         match self.parking() {
             Parking::Delayed => {
                 let how = Settlement::RequeueAfter(rung.wait, parked.headers);
-                self.settle(source, how).await;
-                return Ok(());
+                return self.settle(source, how).await;
             }
             Parking::Rungs => {
                 let exchange = park::rung_name(&self.intake.queue.name, rung);
                 let publisher = self.publisher().await;
                 match publisher.submit(&exchange, parked, Returns::Known).await.await {
-                    Ok(Confirmed::Routed) => {
-                        self.settle(source, Settlement::Ack).await;
-                        return Ok(());
-                    }
+                    Ok(Confirmed::Routed) => return self.settle(source, Settlement::Ack).await,
                     Err(PublishError::Stopping) => return Ok(()), // unsettled: it comes again
                     Ok(Confirmed::Returned) | Err(PublishError::Refused(_)) => {
                         warn!(exchange, "the rung took nothing; parked in the local spool");
@@ -364,18 +363,16 @@ impl<H: Handle> Desk<H> {
             }
             Parking::Local => {}
         }
-        match self
-            .lot
-            .keep(&input.envelope, attempts, input.first_seen, Some(due))
-            .await
-        {
-            Ok(_) => {
-                self.lot_changed.notify_one();
-                self.settle(source, Settlement::Ack).await;
-                Ok(())
-            }
+        let kept = self.lot.keep(&input.envelope, attempts, input.first_seen, due).await;
+        self.settle_kept(source, kept).await
+    }
+
+    /// Once it is kept here, or refused by our own disk.
+    async fn settle_kept(&self, source: Source, kept: Result<(), SpoolError>) -> Result<(), Cause> {
+        match kept {
+            Ok(()) => self.settle(source, Settlement::Ack).await,
             Err(error) => {
-                self.settle(source, Settlement::Requeue).await;
+                self.settle(source, Settlement::Requeue).await?;
                 Err(Cause::from((Fault::Own, &error)))
             }
         }
@@ -394,20 +391,14 @@ impl<H: Handle> Desk<H> {
             is_rubbish: cause.is_rubbish,
         };
         let failed = self.failed.clone();
-        match off_thread(move || failed.keep(&failure)).await {
-            Ok(_) => {
-                self.unit.metrics.count(Count::Failed);
-                if let Some(unsaid) = self.samples.take(&cause.what) {
-                    error!(key = %input.envelope.key, attempts, unsaid, "failed, kept for `px failed`: {}", cause.what);
-                }
-                self.settle(source, Settlement::Ack).await;
-                Ok(())
-            }
-            Err(error) => {
-                self.settle(source, Settlement::Requeue).await;
-                Err(Cause::from((Fault::Own, &error)))
+        let kept = off_thread(move || failed.keep(&failure)).await.map(drop);
+        if kept.is_ok() {
+            self.unit.metrics.count(Count::Failed);
+            if let Some(unsaid) = self.samples.take(&cause.what) {
+                error!(key = %input.envelope.key, attempts, unsaid, "failed, kept for `px failed`: {}", cause.what);
             }
         }
+        self.settle_kept(source, kept).await
     }
 
     /// A replay that did not go better: it stays failed, with its new reason.
@@ -423,28 +414,34 @@ impl<H: Handle> Desk<H> {
         }
     }
 
-    /// Answers for one delivery. What cannot be answered comes again: repeats are allowed, losses are not.
-    async fn settle(&self, source: Source, how: Settlement) {
-        let answered = match source {
-            Source::Broker(receipt) => receipt.settle(how).await.map_err(|error| chain(&error)),
-            Source::Lot(id) => {
-                let settled = match how {
-                    Settlement::Requeue => self.lot.release(id).await,
-                    Settlement::Ack | Settlement::Reject => self.lot.remove(id).await,
-                    Settlement::RequeueAfter(..) => unreachable!("a delivery of the spool is deferred there"),
-                };
-                settled.map_err(|error| chain(&error))
+    /// Answers for one delivery. What cannot be answered comes again: repeats are allowed, losses are not. `Err` when
+    /// our own disk is why, so that it does not come again at once for ever.
+    async fn settle(&self, source: Source, how: Settlement) -> Result<(), Cause> {
+        let settled = match source {
+            Source::Broker(receipt) => {
+                answer(receipt, how).await;
+                Ok(())
             }
+            Source::Lot(held) => match how {
+                Settlement::Requeue => Ok(()), // to let go of it is enough
+                Settlement::Ack | Settlement::Reject => self.lot.remove(held).await,
+                Settlement::RequeueAfter(..) => unreachable!("a delivery of the spool is deferred there"),
+            },
             Source::Failed(id) => {
                 let failed = self.failed.clone();
                 let dropped = off_thread(move || failed.drop_entries(Which::One(id))).await;
                 self.replaying().remove(&id);
-                dropped.map(drop).map_err(|error| chain(&error))
+                dropped.map(drop)
             }
         };
-        if let Err(error) = answered {
-            debug!("not settled, it will come again: {error}");
-        }
+        settled.map_err(|error| Cause::from((Fault::Own, &error)))
+    }
+}
+
+/// Answers the broker. A connection that has broken in the meantime takes no answer; its deliveries come again.
+async fn answer(receipt: Box<dyn Receipt>, how: Settlement) {
+    if let Err(error) = receipt.settle(how).await {
+        debug!("not settled, it will come again: {}", chain(&error));
     }
 }
 

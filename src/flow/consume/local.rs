@@ -14,6 +14,7 @@ use super::{Handle, Input};
 use crate::flow::{Cause, chain};
 use crate::message::Fault;
 use crate::metrics::Count;
+use crate::spool::failed::Failure;
 use crate::spool::{SpoolError, off_thread};
 
 impl<H: Handle> Desk<H> {
@@ -36,18 +37,18 @@ impl<H: Handle> Desk<H> {
                         attempts: parked.attempts,
                         first_seen: parked.first_seen,
                     });
-                    self.take_with(input, Source::Lot(parked.id), place).await;
+                    self.take_with(input, Source::Lot(parked.held), place).await;
                 }
                 Ok(None) => {
                     drop(place);
                     let wait = match self.lot.next_due(Timestamp::now()).await {
                         Ok(Some(wait)) => wait.max(Duration::from_millis(10)),
-                        Ok(None) => Duration::from_secs(3600), // woken when something is parked
+                        Ok(None) => Duration::from_secs(3600), // woken when something is parked or let go of
                         Err(error) => self.lot_trouble(&error).await,
                     };
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        () = self.lot_changed.notified() => {}
+                        () = self.lot.changed() => {}
                     }
                 }
                 Err(error) => tokio::time::sleep(self.lot_trouble(&error).await).await,
@@ -63,10 +64,7 @@ impl<H: Handle> Desk<H> {
             gate.until(true).await;
             let failed = self.failed.clone();
             let asked = off_thread(move || failed.replays(AT_ONCE)).await;
-            for (id, failure) in asked.unwrap_or_else(|error| {
-                warn!("{}", chain(&error));
-                Vec::new()
-            }) {
+            for (id, failure) in asked.unwrap_or_else(|error| self.replays_unread(&error)) {
                 if !self.replaying().insert(id) {
                     continue; // in hand
                 }
@@ -82,6 +80,14 @@ impl<H: Handle> Desk<H> {
             self.show_amounts().await;
             tokio::time::sleep(EVERY).await;
         }
+    }
+
+    fn replays_unread(&self, error: &SpoolError) -> Vec<(i64, Failure)> {
+        let what = chain(error);
+        if let Some(unsaid) = self.samples.take(&what) {
+            warn!(unsaid, "nothing is replayed: {what}");
+        }
+        Vec::new()
     }
 
     /// What is here now, for the status file.

@@ -197,6 +197,16 @@ fn a_sweep_removes_what_the_dead_left_and_nothing_else() {
     );
 }
 
+/// Else a directory in the way would look like a newer product, and the announced one would be let go of in silence.
+#[test]
+fn what_is_no_file_has_no_age() {
+    let (_dir, tree) = tree(Durability::Crash);
+    fs::create_dir_all(tree.root().join("a/product")).unwrap();
+    fs::write(tree.root().join("a/file"), "x").unwrap();
+    assert_eq!(tree.mtime(b"a/product").unwrap(), None);
+    assert!(tree.mtime(b"a/file").unwrap().is_some());
+}
+
 #[test]
 fn a_dropped_draft_is_removed() {
     let (_dir, tree) = tree(Durability::Power);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::message::Value;
 
 fn store(limits: Limits) -> (tempfile::TempDir, FailedStore) {
     let dir = tempfile::tempdir().unwrap();

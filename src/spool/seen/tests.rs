@@ -191,6 +191,20 @@ fn the_log_is_rewritten_when_most_of_it_is_history() {
 }
 
 #[test]
+fn an_empty_file_is_an_empty_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seen.log");
+    std::fs::write(&path, "").unwrap();
+    let mut seen = Seen::new(memory(1));
+    let (mut log, loaded) = SeenLog::open(&path, Durability::Crash, &mut seen, at(0)).unwrap();
+    assert_eq!((loaded.records, loaded.torn_bytes), (0, 0));
+    log.append_batch(&remember(&mut seen, 1, at(0))).unwrap();
+    let mut again = Seen::new(memory(1));
+    let (_, loaded) = SeenLog::open(&path, Durability::Crash, &mut again, at(0)).unwrap();
+    assert_eq!(loaded.records, 1);
+}
+
+#[test]
 fn a_foreign_file_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("seen.log");

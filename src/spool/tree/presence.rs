@@ -20,7 +20,7 @@ impl Scout {
                     self.waiting.clear();
                     self.rows.set_root_inode(stat.st_ino)?;
                     self.root = Some((stat.st_dev, stat.st_ino));
-                    self.compare_due = true;
+                    self.compare_anew();
                     return Ok(Some(root));
                 }
                 Some(reason) => reason,

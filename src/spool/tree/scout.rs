@@ -117,12 +117,12 @@ impl Scout {
                 Ok(()) => backoff.reset(),
                 Err(Halt::Stopped) => return,
                 Err(Halt::RootLost) => {
-                    self.compare_due = true;
+                    self.compare_anew();
                     self.inbox.rest(ROOT_PAUSE);
                 }
                 Err(Halt::Store(err)) => {
                     self.pause(err.line());
-                    self.compare_due = true;
+                    self.compare_anew();
                     self.inbox.rest(backoff.next_wait());
                 }
             }
@@ -132,7 +132,9 @@ impl Scout {
     }
 
     fn turn(&mut self, work: Work) -> Result<(), Halt> {
-        self.compare_due |= work.compare || work.overflowed;
+        if work.compare || work.overflowed {
+            self.compare_anew();
+        }
         if work.overflowed {
             self.metrics.count(Count::Overflows);
             info!(path = %self.options.path.display(), "too many changes at once; the tree will be compared");
@@ -178,6 +180,13 @@ impl Scout {
             .into_iter()
             .flatten()
             .fold(next, Instant::min)
+    }
+
+    /// Something may have been missed: the next comparison begins with the oldest file, even where the one before was
+    /// to be gone on with.
+    pub(super) fn compare_anew(&mut self) {
+        self.compare_due = true;
+        self.compared_to = None;
     }
 
     pub(super) fn check_stop(&self) -> Result<(), Halt> {
@@ -286,7 +295,9 @@ impl Scout {
                 }
             }
         }
-        self.compare_due |= oldest.has_more;
+        if oldest.has_more {
+            self.compare_anew();
+        }
         self.look_at_all(root, oldest)
     }
 
@@ -386,7 +397,7 @@ impl Scout {
 
     fn wait(&mut self, path: &[u8], pause: Duration, look: Look) {
         if !self.waiting.put(path, Instant::now() + pause, look) {
-            self.compare_due = true;
+            self.compare_anew();
         }
     }
 
@@ -433,5 +444,38 @@ impl Scout {
                  files met by a scan are announced when they stood still for {still:?}"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Masks;
+    use crate::spool::tree::CatchUp;
+    use crate::spool::tree::waiting::WAITING_MAX;
+
+    /// A comparison that looks at the oldest files only is gone on with. A file that found no place to wait in is older
+    /// than where that would begin.
+    #[test]
+    fn a_file_that_finds_no_place_to_wait_is_met_by_the_next_comparison() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            path: dir.path().to_owned(),
+            masks: Masks::default(),
+            settle: Duration::ZERO,
+            catch_up: CatchUp::All,
+            rescan: Duration::ZERO,
+        };
+        let rows = Rows::open(&dir.path().join("inventory.db"), dir.path()).unwrap();
+        let (sights, _told) = tokio::sync::mpsc::unbounded_channel();
+        let watches = Watches::new(None);
+        let mut scout = Scout::new(options, rows, Arc::default(), watches, Arc::default(), sights);
+        for n in 0..WAITING_MAX {
+            scout.wait(n.to_string().as_bytes(), Duration::ZERO, Look::Met);
+        }
+        scout.compared_to = Some((7, b"younger".to_vec()));
+        assert!(!scout.compare_due);
+        scout.wait(b"one more", Duration::ZERO, Look::Met);
+        assert!(scout.compare_due && scout.compared_to.is_none());
     }
 }
