@@ -4,8 +4,9 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use futures_util::future::BoxFuture;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, PublisherConfirm};
 use tokio::sync::Mutex;
@@ -73,13 +74,16 @@ async fn publish_alone(
     Sent::new(link, exchange, envelope, pending).answer().await
 }
 
-/// Queues one message and returns when it has been written to the socket.
+/// Larger bodies are waited for until they are written: what is queued takes memory, and the window counts messages.
+const QUEUED_BYTES_MAX: usize = 64 << 10;
+
+/// Queues one message, in the order of the calls.
 async fn send(
     link: &Link,
     channel: &mut Option<Channel>,
     exchange: &str,
     envelope: &Envelope,
-) -> Result<PublisherConfirm, BrokerError> {
+) -> Result<Awaited, BrokerError> {
     let properties = to_properties(envelope, link.connection.configuration().frame_max())?;
     let key = short(&envelope.key, "routing key")?;
     let exchange_name = short(exchange, "exchange name").map_err(|error| fault(Fault::Own, error.what))?;
@@ -103,9 +107,21 @@ async fn send(
         mandatory: true,
         immediate: false,
     };
-    let publishing = channel.basic_publish(exchange_name, key, options, &envelope.body, properties);
-    match link.life.wait("publish", publishing).await? {
-        Ok(pending) => Ok(pending),
+    let (channel, body) = (channel.clone(), envelope.body.clone());
+    let mut publishing: Writing = Box::pin(async move {
+        channel
+            .basic_publish(exchange_name, key, options, &body, properties)
+            .await
+    });
+    // The first poll queues the message. Its writing need not be waited for here: that would cost two changes of
+    // threads for each.
+    let queued = match std::future::poll_fn(|context| Poll::Ready(publishing.as_mut().poll(context))).await {
+        Poll::Pending if envelope.body.len() <= QUEUED_BYTES_MAX => return Ok(Awaited(Stage::Writing(publishing))),
+        Poll::Pending => link.life.wait("publish", publishing).await?,
+        Poll::Ready(queued) => queued,
+    };
+    match queued {
+        Ok(pending) => Ok(Awaited(Stage::Confirming(pending))),
         Err(error) => Err(ended(link, exchange, &envelope.key, envelope.body.len(), &error)),
     }
 }
@@ -120,13 +136,13 @@ struct Sent {
 }
 
 impl Sent {
-    fn new(link: &Arc<Link>, exchange: &str, envelope: &Envelope, pending: PublisherConfirm) -> Self {
+    fn new(link: &Arc<Link>, exchange: &str, envelope: &Envelope, pending: Awaited) -> Self {
         Sent {
             link: link.clone(),
             exchange: exchange.to_owned(),
             key: envelope.key.clone(),
             bytes: envelope.body.len(),
-            pending: Awaited(Some(pending)),
+            pending,
         }
     }
 
@@ -152,29 +168,54 @@ impl Sent {
     }
 }
 
+type Writing = BoxFuture<'static, lapin::Result<PublisherConfirm>>;
+
+/// How far a publish has come.
+enum Stage {
+    Writing(Writing),
+    Confirming(PublisherConfirm),
+    Answered,
+}
+
 /// The library remembers a confirm that is dropped unanswered, for ever: see it through.
-struct Awaited(Option<PublisherConfirm>);
+struct Awaited(Stage);
 
 impl Future for Awaited {
     type Output = lapin::Result<Confirmation>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(pending) = &mut self.0 else {
-            unreachable!("polled after it was answered");
-        };
-        let answer = Pin::new(pending).poll(context);
-        if answer.is_ready() {
-            self.0 = None;
+        loop {
+            let answer = match &mut self.0 {
+                Stage::Writing(writing) => match ready!(writing.as_mut().poll(context)) {
+                    Ok(pending) => {
+                        self.0 = Stage::Confirming(pending);
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+                Stage::Confirming(pending) => ready!(Pin::new(pending).poll(context)),
+                Stage::Answered => unreachable!("polled after it was answered"),
+            };
+            self.0 = Stage::Answered;
+            return Poll::Ready(answer);
         }
-        answer
     }
 }
 
 impl Drop for Awaited {
     fn drop(&mut self) {
-        if let (Some(pending), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            // The verdict is lost by the choice of the caller, who counts the publish as unknown.
-            runtime.spawn(async move { drop(pending.await) });
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        // The verdict is lost by the choice of the caller, who counts the publish as unknown.
+        match std::mem::replace(&mut self.0, Stage::Answered) {
+            Stage::Answered => {}
+            Stage::Confirming(pending) => drop(runtime.spawn(async move { drop(pending.await) })),
+            Stage::Writing(writing) => drop(runtime.spawn(async move {
+                if let Ok(pending) = writing.await {
+                    drop(pending.await);
+                }
+            })),
         }
     }
 }
