@@ -145,6 +145,27 @@ fn without_the_right_to_make_rungs_the_local_spool_parks() {
     });
 }
 
+/// All rungs stand, but what expires there would be led nowhere.
+#[test]
+fn without_the_right_to_bind_the_way_back_the_local_spool_parks() {
+    let world = world("wayback");
+    let user = world
+        .broker
+        .user("puller", "^(pull|xp)", r"^pull\.(retry\.|again)", ".*");
+    let url = &user.urls[0];
+    let site = TestSite::at(&format!(
+        "amqp://{}:canary-password@127.0.0.1:{}/{}",
+        url.user, url.port, url.vhost
+    ));
+    site.puller(UNIT, "");
+    let _unit = site.run_ready(UNIT);
+    world.server.answer("a/file", Answer::status(503));
+    world.feed.announce(world.announcement("a/file"));
+    site.wait_count(UNIT, "parked", 1);
+    world.server.serve("a/file", b"a/file");
+    site.wait_that("it has arrived", || site.arrived("file").as_deref() == Some(b"a/file"));
+}
+
 #[test]
 fn failed_messages_are_replayed_or_dropped_when_the_operator_says_so() {
     let world = world("replay");
