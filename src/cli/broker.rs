@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::plain;
 use crate::config::{Broker, BrokerUrl, Places, Site, UnitDir, UnitName};
 use crate::flow::{State, Unit};
 use crate::message::{Exchange, ExchangeKind};
@@ -70,7 +71,7 @@ pub async fn complain(unit: &Unit) {
             .values()
             .find_map(|link| link.error.clone());
         if error.is_some() && error != said {
-            eprintln!("px: {}; trying again", error.as_deref().unwrap_or_default());
+            eprintln!("px: {}; trying again", plain(error.as_deref().unwrap_or_default()));
         }
         said = error;
     }

@@ -67,7 +67,7 @@ async fn listen(places: &Places, broker: Broker, exchange: Exchange, arguments: 
         let line = if arguments.json {
             as_json(envelope)
         } else {
-            as_text(envelope)
+            plain(&as_text(envelope))
         };
         // A closed pipe ends the listening, as it does for every filter.
         let written = std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes());
@@ -88,14 +88,10 @@ fn as_text(envelope: &Envelope) -> String {
         Ok(Decoded::Product(announcement)) => {
             let time = stamp::announced_at(&announcement, envelope).map_or("-".into(), |time| time.to_string());
             let size = announcement.size.map_or("-".into(), |size| size.to_string());
-            format!(
-                "{} {time} {size} {}",
-                plain(&envelope.key),
-                plain(&announcement.fetch_url())
-            )
+            format!("{} {time} {size} {}", envelope.key, announcement.fetch_url())
         }
-        Ok(Decoded::NotForFetching(reason)) => format!("{} {reason}", plain(&envelope.key)),
-        Err(error) => format!("{} not an announcement: {error}", plain(&envelope.key)),
+        Ok(Decoded::NotForFetching(reason)) => format!("{} {reason}", envelope.key),
+        Err(error) => format!("{} not an announcement: {error}", envelope.key),
     }
 }
 

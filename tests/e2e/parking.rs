@@ -67,7 +67,7 @@ fn the_rungs_stand_as_they_should() {
     assert_eq!(bindings.as_array().map(Vec::len), Some(1), "{bindings:#}");
 }
 
-/// One worker makes the first attempt and is killed; another, elsewhere, makes the second and the third.
+/// One worker makes the first attempt and ends; another, elsewhere, makes the second and the third.
 #[test]
 fn attempts_travel_and_any_worker_takes_the_next() {
     let world = world("travel");
@@ -80,7 +80,8 @@ fn attempts_travel_and_any_worker_takes_the_next() {
     world
         .site
         .wait_that("it stands on the rung", || world.feed.depth("pull.retry.5s") == Some(1));
-    first.kill();
+    // Killed between the confirm and the ack it would be there twice.
+    first.terminate();
     let other = TestSite::new(&world.broker);
     other.puller(UNIT, "");
     let _second = other.run_ready(UNIT);
@@ -143,6 +144,27 @@ fn without_the_right_to_make_rungs_the_local_spool_parks() {
     site.wait(UNIT, "has an empty spool", |status| {
         status["gauges"]["parked_here"] == 0
     });
+}
+
+/// All rungs stand, but what expires there would be led nowhere.
+#[test]
+fn without_the_right_to_bind_the_way_back_the_local_spool_parks() {
+    let world = world("wayback");
+    let user = world
+        .broker
+        .user("puller", "^(pull|xp)", r"^pull\.(retry\.|again)", ".*");
+    let url = &user.urls[0];
+    let site = TestSite::at(&format!(
+        "amqp://{}:canary-password@127.0.0.1:{}/{}",
+        url.user, url.port, url.vhost
+    ));
+    site.puller(UNIT, "");
+    let _unit = site.run_ready(UNIT);
+    world.server.answer("a/file", Answer::status(503));
+    world.feed.announce(world.announcement("a/file"));
+    site.wait_count(UNIT, "parked", 1);
+    world.server.serve("a/file", b"a/file");
+    site.wait_that("it has arrived", || site.arrived("file").as_deref() == Some(b"a/file"));
 }
 
 #[test]

@@ -100,7 +100,8 @@ impl<H: Handle> Desk<H> {
             Parking::Local
         } else {
             match self.declare_rungs(connection).await {
-                Ok(()) => Parking::Rungs,
+                Ok(true) => Parking::Rungs,
+                Ok(false) => Parking::Local,
                 Err(error) if error.fault == Fault::Own => {
                     warn!("parking in the local spool: {}", chain(&error));
                     Parking::Local
@@ -112,14 +113,18 @@ impl<H: Handle> Desk<H> {
         Ok(())
     }
 
-    async fn declare_rungs(&self, connection: &dyn Connection) -> Result<(), BrokerError> {
+    /// Whether the rungs are as px makes them. Others are not trusted: what expires on a rung without its way back is
+    /// lost.
+    async fn declare_rungs(&self, connection: &dyn Connection) -> Result<bool, BrokerError> {
         let queue = &self.intake.queue.name;
+        let mut warnings = Vec::new();
         for topology in [park::way_back(queue), park::rungs(queue)] {
-            for warning in connection.declare(&topology).await? {
-                warn!("{warning}");
-            }
+            warnings.extend(connection.declare(&topology).await?);
         }
-        Ok(())
+        for warning in &warnings {
+            warn!("parking in the local spool: {warning}");
+        }
+        Ok(warnings.is_empty())
     }
 
     fn parking(&self) -> Parking {
