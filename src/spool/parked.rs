@@ -213,6 +213,11 @@ impl Lot {
         .map(drop)
     }
 
+    /// How many are in somebody's hand.
+    pub fn in_hand(&self) -> usize {
+        self.hands.lock().len()
+    }
+
     /// How many lie here, in hand or not.
     pub async fn count(&self) -> Result<u64, SpoolError> {
         self.with("cannot count the parked deliveries", |db| {

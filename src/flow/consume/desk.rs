@@ -25,6 +25,9 @@ use crate::spool::failed::{FailedStore, Failure, Limits, Which};
 use crate::spool::parked::{Held, Lot};
 use crate::spool::{SpoolError, off_thread};
 
+/// Deliveries of the spool in hand at once, beyond which no more are taken over from the broker.
+const ADOPTED_MAX: usize = 64;
+
 /// The part of the unit that says why work is paused.
 pub(super) const WORK: &str = "work";
 const BROKE: &str = "a fault of px itself broke off the work on a delivery: the log says where; please report it";
@@ -272,25 +275,31 @@ impl<H: Handle> Desk<H> {
         }
     }
 
-    /// Waits for work; what takes long is taken over from the broker, whose patience ends some time.
+    /// Waits for work; what takes long is taken over from the broker, whose patience ends some time. Not without bound:
+    /// each that is taken over makes room for another one.
     async fn work(&self, input: &Input, source: &mut Source, mut work: BoxFuture<'static, Outcome>) -> Outcome {
-        tokio::select! {
-            outcome = &mut work => return outcome,
-            () = tokio::time::sleep(self.intake.adopt_after) => {}
-        }
-        if let Source::Broker(_) = source {
-            match self.lot.adopt(&input.envelope, input.attempts, input.first_seen).await {
-                Ok(held) => {
-                    if let Source::Broker(receipt) = std::mem::replace(source, Source::Lot(held)) {
-                        answer(receipt, Settlement::Ack).await;
-                    }
-                    self.unit.metrics.count(Count::Adopted);
-                    info!(key = %input.envelope.key, "takes long: taken over from the broker");
-                }
-                Err(error) => warn!("cannot take over a delivery that takes long: {}", chain(&error)),
+        loop {
+            tokio::select! {
+                outcome = &mut work => return outcome,
+                () = tokio::time::sleep(self.intake.adopt_after) => {}
+            }
+            if matches!(source, Source::Broker(_)) && self.lot.in_hand() < ADOPTED_MAX {
+                self.adopt(input, source).await;
             }
         }
-        work.await
+    }
+
+    async fn adopt(&self, input: &Input, source: &mut Source) {
+        match self.lot.adopt(&input.envelope, input.attempts, input.first_seen).await {
+            Ok(held) => {
+                if let Source::Broker(receipt) = std::mem::replace(source, Source::Lot(held)) {
+                    answer(receipt, Settlement::Ack).await;
+                }
+                self.unit.metrics.count(Count::Adopted);
+                info!(key = %input.envelope.key, "takes long: taken over from the broker");
+            }
+            Err(error) => warn!("cannot take over a delivery that takes long: {}", chain(&error)),
+        }
     }
 
     /// Whether everything published is confirmed. `Ok(false)` when the unit stops first.
