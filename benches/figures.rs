@@ -1,7 +1,8 @@
 //! `scripts/bench`: measures px against bare loops of the same library in the same run, and checks the ratios.
 //!
 //! Every round measures both sides one after the other; a figure is the median of the rounds. Exit code 1 when a ratio
-//! or a limit is missed. `--quick` leaves out what takes a minute of silence.
+//! or a limit is missed. `--quick` leaves out what takes a minute of silence; `--only PART` measures one of burst,
+//! dispatcher, latency, pull, idle.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -25,7 +26,11 @@ const ROUNDS: usize = 3;
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let arguments: Vec<String> = std::env::args().collect();
+    let is_quick = arguments.iter().any(|argument| argument == "--quick");
+    let only = arguments.iter().position(|argument| argument == "--only");
+    let only = only.and_then(|at| arguments.get(at + 1));
+    let is_wanted = |part: &str| only.is_none_or(|only| only == part);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -33,11 +38,21 @@ fn main() -> ExitCode {
         .expect("runtime");
     let server = RabbitServer::start();
     let mut report = Report::default();
-    runtime.block_on(burst(&server, &mut report));
-    runtime.block_on(dispatcher(&server, &mut report));
-    runtime.block_on(latency(&server, &mut report, is_quick));
-    runtime.block_on(pull(&server, &mut report));
-    idle(&server, &mut report, is_quick);
+    if is_wanted("burst") {
+        runtime.block_on(burst(&server, &mut report));
+    }
+    if is_wanted("dispatcher") {
+        runtime.block_on(dispatcher(&server, &mut report));
+    }
+    if is_wanted("latency") {
+        runtime.block_on(latency(&server, &mut report, is_quick));
+    }
+    if is_wanted("pull") {
+        runtime.block_on(pull(&server, &mut report));
+    }
+    if is_wanted("idle") {
+        idle(&server, &mut report, is_quick);
+    }
     report.print()
 }
 

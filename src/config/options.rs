@@ -156,6 +156,35 @@ pub fn binds(table: &mut Table) -> Option<Vec<Bind>> {
     (count > 0 && binds.len() == count).then_some(binds)
 }
 
+/// Where a unit's deliveries come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Inputs {
+    pub broker: Broker,
+    pub exchange: Exchange,
+    pub queue: Queue,
+    /// Exchanges, the queue and its bindings, ready to be asserted.
+    pub topology: Topology,
+}
+
+/// `broker`, `exchange`, the options of `queue`, and `bind`.
+pub fn inputs(table: &mut Table, site: &Site) -> Option<Inputs> {
+    let broker = broker(table, site);
+    let queue = queue(table);
+    let binds = binds(table);
+    let exchange = match &broker {
+        Some(broker) => exchange(table, broker),
+        None => exchange_at(table, "exchange"),
+    };
+    let (queue, exchange) = (queue?, exchange?);
+    Some(Inputs {
+        broker: broker?,
+        topology: topology(queue.clone(), &exchange, &binds?),
+        exchange,
+        queue,
+    })
+}
+
 /// The exchanges, the queue and its bindings, ready to be asserted.
 pub fn topology(queue: Queue, exchange: &Exchange, binds: &[Bind]) -> Topology {
     let mut topology = Topology::default();

@@ -48,10 +48,11 @@ use super::consume::{self, Handle, Input, Intake, Step};
 use super::product::Product;
 use super::publish::{Options, Publisher, Unroutable};
 use super::{Cause, Outcome, Output, Unit, chain, since, vip};
-use crate::config::{Broker, Site, Table, options};
+use crate::config::options::{self, Inputs};
+use crate::config::{Broker, Site, Table};
 use crate::message::{
-    Announcement, Binding, By, DecodeOptions, Decoded, Envelope, Exchange, Fault, Masks, Queue, SeenKey, Topology,
-    decode, seen_key, stamp, topic,
+    Announcement, Binding, By, DecodeOptions, Decoded, Envelope, Exchange, Fault, Masks, SeenKey, Topology, decode,
+    seen_key, stamp, topic,
 };
 use crate::metrics::{Count, Metrics};
 use crate::spool::seen::{Batch, Facts, Memory, Seen, SeenLog, Verdict};
@@ -78,9 +79,7 @@ pub enum Rekey {
 /// A unit of `dispatch/`.
 #[derive(Debug, Clone)]
 pub struct Config {
-    broker: Broker,
-    topology: Topology,
-    queue: Queue,
+    inputs: Inputs,
     rekey: Rekey,
     publish_exchange: Exchange,
     by: By,
@@ -97,30 +96,21 @@ pub struct Config {
 impl Config {
     /// The broker it works on.
     pub fn broker(&self) -> &Broker {
-        &self.broker
+        &self.inputs.broker
     }
 
     /// Reads the unit's table; what is wrong is noted in it.
     pub fn read(table: &mut Table, site: &Site) -> Option<Config> {
-        let broker = options::broker(table, site);
-        let queue = options::queue(table);
-        let binds = options::binds(table);
-        let exchange = match &broker {
-            Some(broker) => options::exchange(table, broker),
-            None => options::exchange_at(table, "exchange"),
-        };
+        let inputs = options::inputs(table, site);
         let publish_exchange = options::exchange_at(table, "publish_exchange");
         let rekey = table.within("rekey", read_rekey);
         if !table.has("rekey") {
             table.reject("rekey", REKEY);
         }
-        let (by, memory) = match table.has("seen") {
-            true => table.within("seen", |table| Some(read_seen(table)))?,
-            false => {
-                table.reject("seen", r#"{ by = "auto", entries = 125000, keep = "24h" }"#);
-                (By::Auto, memory(ENTRIES, KEEP))
-            }
-        };
+        let seen = table.within("seen", |table| Some(read_seen(table)));
+        if !table.has("seen") {
+            table.reject("seen", r#"{ by = "auto", entries = 125000, keep = "24h" }"#);
+        }
         let drops_reissues = table.choice("reissue", &[("forward", false), ("drop", true)]);
         let vip = table.parsed("vip", |text| text.parse().map_err(|_| String::new()), "an IP address");
         let prefetch = table.integer("prefetch", 1..=10_000);
@@ -128,10 +118,9 @@ impl Config {
         let decoding = super::read_decoding(table);
         let unroutable = super::read_unroutable(table);
         let durability = options::sync(table, Durability::Power, Durability::Crash);
-        let (binds, exchange, queue, rekey) = (binds?, exchange?, queue?, rekey?);
-        let publish_exchange = publish_exchange.unwrap_or_else(|| exchange.clone());
-        let topology = options::topology(queue.clone(), &exchange, &binds);
-        if let Some(pattern) = loops(&topology.bindings, &publish_exchange.name, &rekey) {
+        let (inputs, rekey, (by, memory)) = (inputs?, rekey?, seen?);
+        let publish_exchange = publish_exchange.unwrap_or_else(|| inputs.exchange.clone());
+        if let Some(pattern) = loops(&inputs.topology.bindings, &publish_exchange.name, &rekey) {
             table.refuse(
                 "rekey",
                 &format!("the unit's own binding {pattern:?} matches what it publishes"),
@@ -139,9 +128,7 @@ impl Config {
             return None;
         }
         Some(Config {
-            broker: broker?,
-            topology,
-            queue,
+            inputs,
             rekey,
             publish_exchange,
             by,
@@ -208,12 +195,12 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         unroutable: config.unroutable,
         transient_exchange: !config.publish_exchange.durable,
     };
-    let publisher = Publisher::start(&unit, config.broker.clone(), publishing, how);
+    let publisher = Publisher::start(&unit, config.inputs.broker.clone(), publishing, how);
     let gate = vip::gate(&unit, config.vip);
     let intake = Intake {
-        broker: config.broker.clone(),
-        topology: config.topology.clone(),
-        queue: config.queue.clone(),
+        broker: config.inputs.broker.clone(),
+        topology: config.inputs.topology.clone(),
+        queue: config.inputs.queue.clone(),
         prefetch: config.prefetch,
         channels: 1, // one channel keeps the order
         adopt_after: Duration::from_secs(600),

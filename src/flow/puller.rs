@@ -50,10 +50,9 @@ use super::alternates::{self, Alternates};
 use super::consume::{self, Handle, Input, Intake, Step};
 use super::product::Product;
 use super::{ATTEMPTS_GONE, Cause, Outcome, Unit, chain, since, vip};
-use crate::config::{Broker, Secret, Site, Table, options};
-use crate::message::{
-    Announcement, DecodeOptions, Decoded, Exchange, Fault, Masks, ProductPath, Queue, Template, Topology, decode, stamp,
-};
+use crate::config::options::{self, Inputs};
+use crate::config::{Broker, Secret, Site, Table};
+use crate::message::{Announcement, DecodeOptions, Decoded, Fault, Masks, ProductPath, Template, decode, stamp};
 use crate::metrics::Count;
 use crate::spool::atomic::{Draft, Placed, Safety, Tree};
 use crate::spool::quarantine::{Quarantine, Room};
@@ -71,10 +70,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(12 * 3600);
 /// A unit of `rx/` with `type = "pull"`.
 #[derive(Debug, Clone)]
 pub struct Config {
-    broker: Broker,
-    exchange: Exchange,
-    topology: Topology,
-    queue: Queue,
+    inputs: Inputs,
     prefetch: u16,
     workers: usize,
     directory: Template,
@@ -91,18 +87,12 @@ pub struct Config {
 impl Config {
     /// The broker it works on.
     pub fn broker(&self) -> &Broker {
-        &self.broker
+        &self.inputs.broker
     }
 
     /// Reads the unit's table; what is wrong is noted in it.
     pub fn read(table: &mut Table, site: &Site) -> Option<Config> {
-        let broker = options::broker(table, site);
-        let queue = options::queue(table);
-        let binds = options::binds(table);
-        let exchange = match &broker {
-            Some(broker) => options::exchange(table, broker),
-            None => options::exchange_at(table, "exchange"),
-        };
+        let inputs = options::inputs(table, site);
         let prefetch = table.integer("prefetch", 1..=10_000);
         let workers = table.integer("workers", 1..=1000);
         let directory = read_directory(table);
@@ -118,12 +108,8 @@ impl Config {
         if has_alternates && alternates.is_none() {
             return None;
         }
-        let (queue, exchange) = (queue?, exchange?);
         Some(Config {
-            broker: broker?,
-            topology: options::topology(queue.clone(), &exchange, &binds?),
-            exchange,
-            queue,
+            inputs: inputs?,
             prefetch: prefetch.unwrap_or(1),
             workers: workers.unwrap_or(1),
             directory: directory?,
@@ -242,13 +228,19 @@ fn read_credential(table: Table) -> Option<Credential> {
 /// Runs the unit until it is told to stop.
 pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     let alternates = config.alternates.clone().map(|alternates| {
-        let broker = config.broker.clone();
-        Alternates::follow(&unit, broker, &config.exchange, &config.queue.name, alternates)
+        let broker = config.inputs.broker.clone();
+        Alternates::follow(
+            &unit,
+            broker,
+            &config.inputs.exchange,
+            &config.inputs.queue.name,
+            alternates,
+        )
     });
     let intake = Intake {
-        broker: config.broker.clone(),
-        topology: config.topology.clone(),
-        queue: config.queue.clone(),
+        broker: config.inputs.broker.clone(),
+        topology: config.inputs.topology.clone(),
+        queue: config.inputs.queue.clone(),
         prefetch: config.prefetch,
         channels: config.workers,
         adopt_after: config.adopt_after,
