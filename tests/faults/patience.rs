@@ -47,7 +47,6 @@ fn a_fetch_longer_than_the_consumer_timeout_is_taken_over() {
 
 /// The same with a minute, as an operator might set it. Three minutes.
 #[test]
-#[ignore = "three and a half minutes: cargo nextest run --run-ignored all -E 'test(a_fetch_of_three_minutes)'"]
 fn a_fetch_of_three_minutes_outlasts_a_consumer_timeout_of_one() {
     outlast(60_000, 1000, "20s");
 }
