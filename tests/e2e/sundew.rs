@@ -48,7 +48,8 @@ impl Subscriber {
 /// A site that has no file of px, on a broker where the old configurations look for it.
 struct Sundew {
     site: TestSite,
-    server: RabbitServer,
+    /// Lives as long as the site.
+    _server: RabbitServer,
 }
 
 impl Sundew {
@@ -60,7 +61,7 @@ impl Sundew {
         let server = RabbitServer::start_on(5672, "", "[].");
         server.ctl(&["add_user", "feeder", "********"]);
         server.ctl(&["set_permissions", "-p", "/", "feeder", ".*", ".*", ".*"]);
-        let sundew = Sundew { site, server };
+        let sundew = Sundew { site, _server: server };
         sundew.site.write("etc/px.conf", "# a site without options\n");
         sundew
     }
