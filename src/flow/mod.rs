@@ -26,8 +26,10 @@ pub mod sample;
 pub mod state;
 pub mod vip;
 pub mod watcher;
+pub mod words;
 
 pub use state::State;
+pub use words::Words;
 
 /// What every part of a running unit shares.
 #[derive(Clone)]
@@ -185,6 +187,19 @@ impl Component {
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
         }
+    }
+
+    /// The `type` of its file, where its directory has several.
+    fn kind(&self) -> &'static str {
+        match self {
+            Component::Watcher(_) | Component::Dispatcher(_) => "",
+            Component::Puller(_) => "pull",
+        }
+    }
+
+    /// What the log says of the unit's life, where sites look for certain words.
+    pub fn words(&self, unit: &UnitName) -> Option<Words> {
+        Words::of(unit, self.kind())
     }
 
     /// Runs the unit until it is told to stop and everything in hand is settled.
