@@ -78,7 +78,8 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
         file,
         detached: options.detached,
     };
-    let ended = SundewLock::take(places, &life.name).and_then(|sundew_lock| {
+    let has_queue = loaded.component.queue_type().is_some();
+    let ended = SundewLock::take(places, &life.name, has_queue).and_then(|sundew_lock| {
         let ended = runtime.block_on(life.run(loaded));
         runtime.shutdown_timeout(ABANDON);
         ended?;

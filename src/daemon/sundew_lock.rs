@@ -73,8 +73,8 @@ pub struct SundewLock {
 
 impl SundewLock {
     /// Writes our pid, unless a foreign process works on the queue. The caller holds the unit's own lock.
-    pub fn take(places: &Places, unit: &UnitName) -> anyhow::Result<SundewLock> {
-        let Some(path) = path(places, unit) else {
+    pub fn take(places: &Places, unit: &UnitName, has_queue: bool) -> anyhow::Result<SundewLock> {
+        let Some(path) = path(places, unit).filter(|_| has_queue) else {
             return Ok(SundewLock { path: None });
         };
         let ours = written_aside(&path)?;
@@ -217,7 +217,7 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
 
@@ -241,7 +241,7 @@ mod tests {
         }
 
         fn take(&self) -> anyhow::Result<SundewLock> {
-            SundewLock::take(&self.1, &self.2)
+            SundewLock::take(&self.1, &self.2, true)
         }
 
         fn holder(&self) -> Holder {
@@ -255,10 +255,12 @@ mod tests {
     impl Foreign {
         fn new(words: &str) -> Foreign {
             let mut command = Command::new("sh");
-            command
-                .args(["-c", "read line", words])
-                .stdin(std::process::Stdio::piped());
-            Foreign(command.spawn().unwrap())
+            command.args(["-c", "echo; read line", words]);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            // While it is being executed it has no arguments yet.
+            child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            Foreign(child)
         }
     }
 

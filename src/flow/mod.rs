@@ -183,17 +183,17 @@ impl Component {
         }
     }
 
-    /// The `type` of its file, where its directory has several.
-    fn kind(&self) -> &'static str {
+    /// The `type` of a sender or a receiver: it has a queue in the spool, and the log tells of its life in certain words.
+    pub fn queue_type(&self) -> Option<&'static str> {
         match self {
-            Component::Watcher(_) | Component::Dispatcher(_) => "",
-            Component::Puller(_) => "pull",
+            Component::Watcher(_) | Component::Dispatcher(_) => None,
+            Component::Puller(_) => Some("pull"),
         }
     }
 
     /// What the log says of the unit's life, where sites look for certain words.
     pub fn words(&self, unit: &UnitName) -> Option<Words> {
-        Words::of(unit, self.kind())
+        Words::of(unit, self.queue_type()?)
     }
 
     /// Runs the unit until it is told to stop and everything in hand is settled.
