@@ -11,6 +11,7 @@ pub mod quantity;
 mod secret;
 mod secrets;
 mod site;
+mod sundew;
 mod table;
 mod unit;
 mod url;

@@ -72,6 +72,11 @@ impl Places {
         self.etc.join("px.toml")
     }
 
+    /// `px.conf`, where a Sundew site has one.
+    pub fn sundew_site_file(&self) -> PathBuf {
+        self.etc.join("px.conf")
+    }
+
     /// `secrets.toml`, next to `px.toml`.
     pub fn secrets_file(&self) -> PathBuf {
         self.etc.join("secrets.toml")
