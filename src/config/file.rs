@@ -12,16 +12,18 @@ use super::{ConfigError, Errors, Table};
 /// Far above any real site, far below what hurts.
 const LARGEST: u64 = 1 << 20;
 
-/// A unit's file as a table. Syntax errors are in the table's findings; `Err` is for a file that cannot be read at all.
-pub fn load_unit(path: &Path) -> Result<Table, Vec<ConfigError>> {
-    let errors = Errors::default();
-    load(path, &errors).ok_or_else(|| errors.take())
-}
-
 /// The file as a table; where it cannot be read, `None` and one error.
 pub(super) fn load(path: &Path, errors: &Errors) -> Option<Table> {
     let text = open(path).and_then(|file| read(file, LARGEST));
     table(path, text, errors)
+}
+
+/// Like [`load`], but a file that does not exist is not an error.
+pub(super) fn load_if_there(path: &Path, errors: &Errors) -> Option<Table> {
+    match open(path) {
+        Err(fault) if fault.is_missing() => None,
+        opened => table(path, opened.and_then(|file| read(file, LARGEST)), errors),
+    }
 }
 
 /// Like [`load`], for a file of secrets: refused when anyone but its owner can read it, and it never shows a value.
@@ -161,8 +163,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn refusal(path: &Path) -> String {
-        load_unit(path)
-            .unwrap_err()
+        let errors = Errors::default();
+        assert!(load(path, &errors).is_none());
+        errors
+            .take()
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()

@@ -15,25 +15,26 @@ const DEEPEST: usize = 16;
 /// All files of one flow together, so that includes cannot multiply without end.
 const LARGEST: usize = 4 << 20;
 
-/// Keywords of `px.conf` that are no flow's: of the whole site, or of Sundew's tools.
-pub(in crate::config) const SITE_KEYS: [&str; 19] = [
+/// Keywords of `px.conf` that are no flow's: of the whole site, or of Sundew's tools. `user` is a flow's as well.
+pub(in crate::config) const SITE_KEYS: [&str; 20] = [
+    "backEndPrivKey",
+    "backEndUser",
     "backend",
     "clusters",
-    "cmdPath",
     "daysToKeepInDB",
     "etcdir",
+    "frontEndEnvVar",
     "frontEndPrivKey",
-    "frontend",
+    "frontEndTempDir",
+    "frontEndUser",
     "lang",
     "logdir",
     "masterConfPath",
-    "masterServer",
-    "remoteMachines",
+    "numberDBDays",
     "resendLimit",
-    "rxPaths",
+    "root",
+    "similiFrontEndEnvVar",
     "spooldir",
-    "startPriority",
-    "txPaths",
     "user",
     "waitTimeForLogEntry",
 ];
@@ -55,6 +56,16 @@ impl FlowDir {
             FlowDir::Rx => "rx",
             FlowDir::Fx => "fx",
             FlowDir::Trx => "trx",
+        }
+    }
+
+    /// The type of a flow that names none.
+    pub(in crate::config) fn default_type(self) -> &'static str {
+        match self {
+            FlowDir::Tx => "single-file",
+            FlowDir::Rx => "none",
+            FlowDir::Fx => "filter",
+            FlowDir::Trx => "aftn",
         }
     }
 }
@@ -113,8 +124,8 @@ impl fmt::Debug for Line {
     }
 }
 
-/// A keyword as an error shows it: what is no keyword at all may hold anything.
-fn printable(keyword: &str) -> String {
+/// A word as a finding shows it where it stands alone: what is no keyword at all may hold anything.
+pub(in crate::config) fn printable(keyword: &str) -> String {
     let harmless = |c: char| c.is_ascii_graphic();
     match keyword.len() <= 40 && keyword.chars().all(harmless) {
         true => keyword.to_string(),
@@ -147,7 +158,7 @@ impl<T: Clone> Scoped<T> {
 /// stays as a line and is followed by what it includes, one scope deeper; elsewhere Sundew ignores it.
 pub(in crate::config) fn flow(places: &Places, dir: FlowDir, path: &Path, errors: &Errors) -> Vec<Line> {
     let mut reader = Reader::new(errors, (dir == FlowDir::Tx).then(|| places.etc.join("tx")));
-    reader.site(places);
+    reader.site(&places.sundew_site_file());
     reader.is_site = false;
     reader.file(path);
     if dir != FlowDir::Tx {
@@ -159,14 +170,14 @@ pub(in crate::config) fn flow(places: &Places, dir: FlowDir, path: &Path, errors
     reader.lines
 }
 
-/// The lines of `px.conf` alone; none where there is no such file.
-pub(in crate::config) fn site(places: &Places, errors: &Errors) -> Vec<Line> {
+/// The lines of a `px.conf` alone; none where there is no such file.
+pub(in crate::config) fn site(path: &Path, errors: &Errors) -> Vec<Line> {
     let mut reader = Reader::new(errors, None);
-    reader.site(places);
+    reader.site(path);
     reader.lines
 }
 
-/// The value of `type` that is in force: the last one. Sundew's default is `single-file` for a sender, none else.
+/// The `type` that is in force: the last one. Where there is none, it is [`FlowDir::default_type`].
 pub(in crate::config) fn flow_type(lines: &[Line]) -> Option<&Line> {
     lines.iter().rev().find(|line| line.keyword() == "type")
 }
@@ -194,11 +205,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn site(&mut self, places: &Places) {
-        let path = places.sundew_site_file();
-        match file::bytes(&path) {
+    fn site(&mut self, path: &Path) {
+        match file::bytes(path) {
             Err(fault) if fault.is_missing() => {}
-            read => self.take(&path, read),
+            read => self.take(path, read),
         }
     }
 
@@ -273,23 +283,27 @@ impl<'a> Reader<'a> {
 
 /// The words of a line, and whether one of them had to be read as Latin-1; `None` for comments and lines that say
 /// nothing.
-pub(in crate::config) fn words(line: &[u8]) -> Option<(Vec<String>, bool)> {
-    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c);
-    let mut words = Vec::new();
-    let mut is_latin = false;
-    for word in line.split(is_blank).filter(|word| !word.is_empty()) {
-        if words.is_empty() && word.starts_with(b"#") {
-            return None;
-        }
-        words.push(match std::str::from_utf8(word) {
-            Ok(word) => word.to_string(),
-            Err(_) => {
-                is_latin = true;
-                word.iter().map(|byte| char::from(*byte)).collect()
-            }
-        });
+fn words(line: &[u8]) -> Option<(Vec<String>, bool)> {
+    let words: Vec<&[u8]> = split(line).collect();
+    if words.len() < 2 || words[0].starts_with(b"#") {
+        return None;
     }
-    (words.len() >= 2).then_some((words, is_latin))
+    let is_latin = words.iter().any(|word| std::str::from_utf8(word).is_err());
+    Some((words.into_iter().map(text).collect(), is_latin))
+}
+
+/// A line's words, as bytes.
+pub(in crate::config) fn split(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c);
+    line.split(is_blank).filter(|word| !word.is_empty())
+}
+
+/// A word as text: UTF-8, or else Latin-1.
+pub(in crate::config) fn text(word: &[u8]) -> String {
+    match std::str::from_utf8(word) {
+        Ok(word) => word.to_string(),
+        Err(_) => word.iter().map(|byte| char::from(*byte)).collect(),
+    }
 }
 
 #[cfg(test)]
