@@ -11,7 +11,7 @@ pub mod quantity;
 mod secret;
 mod secrets;
 mod site;
-mod sundew;
+pub mod sundew;
 mod table;
 mod unit;
 mod url;

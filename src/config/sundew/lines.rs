@@ -146,6 +146,16 @@ impl<T: Clone> Scoped<T> {
 /// All lines that make up a flow: those of `px.conf`, where there is one, and those of its file. For `tx` an `include`
 /// stays as a line and is followed by what it includes, one scope deeper; elsewhere Sundew ignores it.
 pub(in crate::config) fn flow(places: &Places, dir: FlowDir, path: &Path, errors: &Errors) -> Vec<Line> {
+    flow_and_lone(places, dir, path, errors).0
+}
+
+/// Like [`flow`], and beside it the flow's own lines of one word, which say nothing; their value is empty.
+pub(in crate::config) fn flow_and_lone(
+    places: &Places,
+    dir: FlowDir,
+    path: &Path,
+    errors: &Errors,
+) -> (Vec<Line>, Vec<Line>) {
     let mut reader = Reader::new(errors, (dir == FlowDir::Tx).then(|| places.etc.join("tx")));
     reader.site(places);
     reader.is_site = false;
@@ -156,7 +166,7 @@ pub(in crate::config) fn flow(places: &Places, dir: FlowDir, path: &Path, errors
             errors.push(line.warning("Sundew reads no include here, and neither does px: its lines have no effect"));
         }
     }
-    reader.lines
+    (reader.lines, reader.lone)
 }
 
 /// The lines of `px.conf` alone; none where there is no such file.
@@ -176,6 +186,7 @@ struct Reader<'a> {
     /// Where included files are; `None` where nothing is included.
     includes: Option<PathBuf>,
     lines: Vec<Line>,
+    lone: Vec<Line>,
     is_site: bool,
     /// The files that are being read, each included by the one before it.
     open: Vec<Arc<Path>>,
@@ -188,6 +199,7 @@ impl<'a> Reader<'a> {
             errors,
             includes,
             lines: Vec::new(),
+            lone: Vec::new(),
             is_site: true,
             open: Vec::new(),
             bytes_left: LARGEST,
@@ -218,9 +230,11 @@ impl<'a> Reader<'a> {
         self.bytes_left = self.bytes_left.saturating_sub(bytes.len());
         self.open.push(Arc::clone(&path));
         for (index, text) in bytes.split(|byte| *byte == b'\n').enumerate() {
-            let Some((words, is_latin)) = words(text) else {
+            let Some((mut words, is_latin)) = all_words(text) else {
                 continue;
             };
+            let is_lone = words.len() == 1;
+            words.extend(is_lone.then(String::new));
             let line = Line {
                 file: Arc::clone(&path),
                 number: index + 1,
@@ -228,6 +242,10 @@ impl<'a> Reader<'a> {
                 scope: self.open.len() - 1,
                 is_site: self.is_site,
             };
+            if is_lone {
+                self.lone.extend((!self.is_site).then_some(line));
+                continue;
+            }
             if is_latin {
                 let consequence = "not UTF-8: read as Latin-1, so a mask matches names in UTF-8 only";
                 self.errors.push(line.warning(consequence));
@@ -274,6 +292,11 @@ impl<'a> Reader<'a> {
 /// The words of a line, and whether one of them had to be read as Latin-1; `None` for comments and lines that say
 /// nothing.
 pub(in crate::config) fn words(line: &[u8]) -> Option<(Vec<String>, bool)> {
+    all_words(line).filter(|(words, _)| words.len() >= 2)
+}
+
+/// Like [`words`], of a line that has at least one.
+fn all_words(line: &[u8]) -> Option<(Vec<String>, bool)> {
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c);
     let mut words = Vec::new();
     let mut is_latin = false;
@@ -289,7 +312,7 @@ pub(in crate::config) fn words(line: &[u8]) -> Option<(Vec<String>, bool)> {
             }
         });
     }
-    (words.len() >= 2).then_some((words, is_latin))
+    (!words.is_empty()).then_some((words, is_latin))
 }
 
 #[cfg(test)]
