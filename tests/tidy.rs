@@ -93,9 +93,10 @@ const TOP: [&str; 8] = [
 ];
 
 /// Example units, and the file that holds their component's manual.
-const UNITS: [(&str, &str); 4] = [
+const UNITS: [(&str, &str); 5] = [
     ("px.toml", "src/config/site.rs"),
     ("watch/xml.toml", "src/flow/watcher.rs"),
+    ("tx/amqp_expose_db.toml", "src/flow/watcher.rs"),
     ("dispatch/urp.toml", "src/flow/dispatcher.rs"),
     ("rx/pull_urp.toml", "src/flow/puller.rs"),
 ];

@@ -76,9 +76,9 @@ pub fn check(places: &Places) -> (Site, Vec<(UnitName, Table)>, Report) {
     (site, served, report)
 }
 
-/// Whether this version runs units of this kind: not `tx/`, `process/`, nor Sundew's `.conf`.
+/// Whether this version runs units of this kind: not `process/`, nor Sundew's `.conf`.
 pub fn is_served(name: &UnitName, path: &Path) -> bool {
-    is_native(path) && matches!(name.dir, UnitDir::Watch | UnitDir::Rx | UnitDir::Dispatch)
+    is_native(path) && name.dir != UnitDir::Process
 }
 
 /// What is wrong with a table whose keys nobody here knows.

@@ -2,6 +2,8 @@
 //!
 //! `2026-11-21 21:03:37,617 [INFO] (498081 Bytes) Forwarded NAME  from urp-1 (lat=0.004210,ignored=1)`
 //!
+//! `2026-11-21 21:03:37,617 [INFO] (86 Bytes) Message NAME  delivered (lat=2.617139,speed=224461.819540)`
+//!
 //! Stamps are local time. Split at single blanks, field 4 is `(BYTES`, field 6 the verb, and field 7 always NAME.
 //! A file `NAME.log` is the current day's; at local midnight it becomes `NAME.log.YYYY-MM-DD`, and the oldest beyond
 //! the number kept are removed. When somebody else moves the file away, a new one is begun.
@@ -126,10 +128,20 @@ fn text(now: &Zoned, level: Level, fields: &Fields, is_product: bool) -> String 
     line
 }
 
+/// The columns are an interface: sites cut on them.
 fn push_product(line: &mut String, fields: &Fields) {
     let get = |name| fields.get(name).map(Scalar::to_text).unwrap_or_default();
-    let latency_s: f64 = get("latency_s").parse().unwrap_or(0.0);
-    line.push_str(&format!("({} Bytes) {} ", get("bytes"), get("verb")));
+    let number = |name| fields.get(name).map_or(0.0, Scalar::to_number);
+    let (verb, latency_s) = (get("verb"), number("latency_s"));
+    line.push_str(&format!("({} Bytes) ", get("bytes")));
+    if verb == product::DELIVERED {
+        line.push_str("Message ");
+        push_escaped(line, &get("name"));
+        let speed = number("speed");
+        line.push_str(&format!("  delivered (lat={latency_s:.6},speed={speed:.6})"));
+        return;
+    }
+    line.push_str(&format!("{verb} "));
     push_escaped(line, &get("name"));
     line.push_str("  from ");
     push_escaped(line, &get("from"));
@@ -181,6 +193,16 @@ impl Scalar {
             Scalar::Signed(n) => n.to_string(),
             Scalar::Float(n) => n.to_string(),
             Scalar::Bool(b) => b.to_string(),
+        }
+    }
+
+    /// Nothing where it is no number.
+    fn to_number(&self) -> f64 {
+        match self {
+            Scalar::Float(n) => *n,
+            Scalar::Unsigned(n) => *n as f64,
+            Scalar::Signed(n) => *n as f64,
+            Scalar::Text(_) | Scalar::Bool(_) => 0.0,
         }
     }
 
@@ -366,6 +388,28 @@ mod tests {
         let want = "2026-11-21 21:03:37,617 [INFO] (498081 Bytes) Forwarded A:URP  from urp-1 (lat=0.004210,ignored=1)";
         assert_eq!(line, want);
         assert_eq!(line.split(' ').nth(6), Some("A:URP"));
+    }
+
+    #[test]
+    fn a_delivered_line_is_that_of_sundew() {
+        const NAME: &str = "radar.XSS++a.gif:URP:XSS:RADAR:GIF::20130606144709";
+        let product = fields(vec![
+            ("verb", Scalar::Text(product::DELIVERED.into())),
+            ("name", Scalar::Text(NAME.into())),
+            ("bytes", Scalar::Unsigned(86)),
+            ("latency_s", Scalar::Float(2.617139)),
+            ("speed", Scalar::Float(224_461.819_54)),
+        ]);
+        let line = text(&at(), Level::INFO, &product, true);
+        let want = format!(
+            "2026-11-21 21:03:37,617 [INFO] (86 Bytes) Message {NAME}  delivered (lat=2.617139,speed=224461.819540)"
+        );
+        assert_eq!(line, want);
+        // What pxRetrans, paplat and pxStats take.
+        assert_eq!(line.split(' ').nth(6), Some(NAME));
+        assert_eq!(line.split_whitespace().nth(6), Some(NAME));
+        let object: serde_json::Value = serde_json::from_str(&json(&at(), Level::INFO, "tx/a", &product)).unwrap();
+        assert_eq!((&object["name"], &object["bytes"]), (&NAME.into(), &86.into()));
     }
 
     #[test]

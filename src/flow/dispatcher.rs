@@ -463,7 +463,7 @@ impl Handle for Dispatch {
         let took = note.time.map(since).unwrap_or_default();
         self.unit.metrics.count(Count::Forwarded);
         self.unit.metrics.latency(took);
-        Product {
+        Product::Handled {
             verb: "Forwarded",
             name: &String::from_utf8_lossy(announcement.path.file_name()),
             bytes: announcement.size.unwrap_or(0),

@@ -146,7 +146,7 @@ pub fn since(time: Timestamp) -> Duration {
 /// A configured component: the one list of them.
 #[derive(Debug, Clone)]
 pub enum Component {
-    /// `watch/`
+    /// `watch/`, and `tx/` with `type = "announce"`
     Watcher(watcher::Config),
     /// `dispatch/`
     Dispatcher(dispatcher::Config),
@@ -160,21 +160,15 @@ impl Component {
         match name.dir {
             UnitDir::Watch => watcher::Config::read(table, site).map(Component::Watcher),
             UnitDir::Dispatch => dispatcher::Config::read(table, site).map(Component::Dispatcher),
-            UnitDir::Rx => match table.choice("type", &[("pull", true), ("amqp", false)]) {
-                Some(true) => puller::Config::read(table, site).map(Component::Puller),
-                Some(false) => {
-                    table.warn("type", config::NOT_SERVED);
-                    table.know_all();
-                    None
-                }
-                None => {
-                    if !table.has("type") {
-                        table.reject("type", "\"pull\"");
-                    }
-                    None
-                }
+            UnitDir::Rx => match kind(table, &[("pull", true), ("amqp", false)])? {
+                true => puller::Config::read(table, site).map(Component::Puller),
+                false => not_served(table),
             },
-            UnitDir::Tx | UnitDir::Process => None,
+            UnitDir::Tx => match kind(table, &[("announce", true), ("deliver", false)])? {
+                true => watcher::Config::read_announcer(table, site).map(Component::Watcher),
+                false => not_served(table),
+            },
+            UnitDir::Process => None,
         }
     }
 
@@ -195,6 +189,23 @@ impl Component {
             Component::Puller(config) => puller::run(config, unit).await,
         }
     }
+}
+
+/// `type`, which a unit of `rx/` or `tx/` must have.
+fn kind<T: Copy>(table: &mut Table, kinds: &[(&str, T)]) -> Option<T> {
+    let kind = table.choice("type", kinds);
+    if !table.has("type") {
+        let words: Vec<String> = kinds.iter().map(|(word, _)| format!("{word:?}")).collect();
+        table.reject("type", &words.join(", "));
+    }
+    kind
+}
+
+/// A type that is known and not yet done.
+fn not_served(table: &mut Table) -> Option<Component> {
+    table.warn("type", config::NOT_SERVED);
+    table.know_all();
+    None
 }
 
 /// A unit's configuration, ready to run.

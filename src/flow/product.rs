@@ -7,36 +7,67 @@ use tracing::info;
 /// The tracing target that marks an event as a product line.
 pub const TARGET: &str = "px::product";
 
-/// What was done with a product.
+/// What was done with a product. Its name never holds blanks, so that it stays one column.
 #[derive(Debug, Clone)]
-pub struct Product<'a> {
-    /// Announced, Forwarded, Fetched.
-    pub verb: &'static str,
-    /// The product's name: no blanks, so that it stays one column.
-    pub name: &'a str,
-    /// Its size, where known.
-    pub bytes: u64,
-    /// The host it came from or goes by.
-    pub from: &'a str,
-    /// Since its announcement, or since its close for an announcement of our own.
-    pub latency: Duration,
-    /// Duplicates since the unit's previous forward (Forwarded only).
-    pub ignored: Option<u64>,
+pub enum Product<'a> {
+    /// An announcement was made, passed on, or followed.
+    Handled {
+        /// Announced, Forwarded, Fetched.
+        verb: &'static str,
+        /// The product's name.
+        name: &'a str,
+        /// Its size, where known.
+        bytes: u64,
+        /// The host it came from or goes by.
+        from: &'a str,
+        /// Since its announcement, or since its close for an announcement of our own.
+        latency: Duration,
+        /// Duplicates since the unit's previous forward (Forwarded only).
+        ignored: Option<u64>,
+    },
+    /// A queued file was published, in the columns of Sundew's senders.
+    Delivered {
+        /// The queued file's name, with its stamp.
+        name: &'a str,
+        /// Its size.
+        bytes: u64,
+        /// Since the file's modification time; below zero where that lies ahead.
+        latency_s: f64,
+        /// Bytes per second since it was taken up.
+        speed: f64,
+    },
 }
 
 impl Product<'_> {
     /// Writes the line.
     pub fn log(&self) {
-        let name = &*one_column(self.name);
-        let latency_s = self.latency.as_secs_f64();
-        match self.ignored {
-            Some(ignored) => {
-                info!(target: TARGET, verb = self.verb, name, bytes = self.bytes, from = self.from, latency_s, ignored);
+        match *self {
+            Product::Handled {
+                verb,
+                name,
+                bytes,
+                from,
+                latency,
+                ignored,
+            } => {
+                let (name, latency_s) = (&*one_column(name), latency.as_secs_f64());
+                match ignored {
+                    Some(ignored) => info!(target: TARGET, verb, name, bytes, from, latency_s, ignored),
+                    None => info!(target: TARGET, verb, name, bytes, from, latency_s),
+                }
             }
-            None => info!(target: TARGET, verb = self.verb, name, bytes = self.bytes, from = self.from, latency_s),
+            Product::Delivered {
+                name,
+                bytes,
+                latency_s,
+                speed,
+            } => info!(target: TARGET, verb = DELIVERED, name = &*one_column(name), bytes, latency_s, speed),
         }
     }
 }
+
+/// The verb of [`Product::Delivered`].
+pub const DELIVERED: &str = "Delivered";
 
 /// A name as one blank-free column, so that `cut -d' ' -f7` finds it whatever the wire brought.
 fn one_column(name: &str) -> std::borrow::Cow<'_, str> {

@@ -378,7 +378,7 @@ impl Worker {
         }
         let took = since(place.time);
         metrics.latency(took);
-        Product {
+        Product::Handled {
             verb: "Fetched",
             name: &String::from_utf8_lossy(announcement.path.file_name()),
             bytes,

@@ -15,7 +15,7 @@
 //!
 //! | option | default | meaning |
 //! | --- | --- | --- |
-//! | `path` | | the root of the tree |
+//! | `path` | | the root of the tree; in `tx/` the database of products, `SPOOL/db` |
 //! | `url` | | the URL of that root; it may not hold a password |
 //! | `settle` | `"0s"` | how long a file must be left alone after its close |
 //! | `catch_up` | `"since"` | `"all"`: the very first start announces what is there already |
@@ -30,6 +30,17 @@
 //! [[tree]]
 //! path = "/data/cache/xml/public/site"
 //! url  = "http://dd1.weather.gc.ca/citypage_weather/xml/"
+//! ```
+//!
+//! In `tx/` the same unit has `type = "announce"`: it tells of products that were linked into the database.
+//!
+//! ```toml
+//! type   = "announce"
+//! broker = "bunny"
+//! announce = [{ format = "v00", key = "v00.urp.input", digest = "name" }]
+//!
+//! [[tree]]
+//! url = "http://urp-1.cmc.ec.gc.ca/db/"
 //! ```
 //!
 //! A file is ready when it is closed after writing, renamed in or hard-linked in, in whatever directory, made whenever.
@@ -101,6 +112,15 @@ impl Config {
 
     /// Reads the unit's table; what is wrong is noted in it.
     pub fn read(table: &mut Table, site: &Site) -> Option<Config> {
+        Config::read_with(table, site, None)
+    }
+
+    /// The same for a unit of `tx/` with `type = "announce"`: a tree without `path` is the database of products.
+    pub fn read_announcer(table: &mut Table, site: &Site) -> Option<Config> {
+        Config::read_with(table, site, Some(&site.places.spool.join("db")))
+    }
+
+    fn read_with(table: &mut Table, site: &Site, usual_path: Option<&Path>) -> Option<Config> {
         let broker = options::broker(table, site);
         let exchange = match &broker {
             Some(broker) => options::exchange(table, broker),
@@ -119,7 +139,7 @@ impl Config {
                 "text; ${FILE} stands for the file name",
             ),
         };
-        let trees = read_trees(table, announce.as_deref(), masks.as_ref());
+        let trees = read_trees(table, (announce.as_deref(), masks.as_ref()), usual_path);
         masks?;
         Some(Config {
             broker: broker?,
@@ -135,8 +155,11 @@ impl Config {
     }
 }
 
+/// What a tree takes from its unit where it says nothing itself.
+type OfUnit<'a> = (Option<&'a [AnnounceAs]>, Option<&'a Masks>);
+
 /// `None` where a tree is wrong, or a unit has none.
-fn read_trees(table: &mut Table, announce: Option<&[AnnounceAs]>, masks: Option<&Masks>) -> Option<Vec<Watched>> {
+fn read_trees(table: &mut Table, of_unit: OfUnit<'_>, usual_path: Option<&Path>) -> Option<Vec<Watched>> {
     let mut trees: Vec<Watched> = Vec::new();
     let mut are_good = true;
     let tables = table.tables("tree");
@@ -145,7 +168,7 @@ fn read_trees(table: &mut Table, announce: Option<&[AnnounceAs]>, masks: Option<
     }
     let has_announce = table.has("announce");
     for mut table in tables {
-        let tree = read_tree(&mut table, announce, masks);
+        let tree = read_tree(&mut table, of_unit, usual_path);
         match tree {
             Some(tree) if trees.iter().any(|other| other.how.path == tree.how.path) => {
                 table.refuse("path", "another tree of this unit has this path");
@@ -162,7 +185,7 @@ fn read_trees(table: &mut Table, announce: Option<&[AnnounceAs]>, masks: Option<
     (are_good && !trees.is_empty()).then_some(trees)
 }
 
-fn read_tree(table: &mut Table, announce: Option<&[AnnounceAs]>, masks: Option<&Masks>) -> Option<Watched> {
+fn read_tree(table: &mut Table, (announce, masks): OfUnit<'_>, usual_path: Option<&Path>) -> Option<Watched> {
     const PATH: &str = "an absolute path";
     const URL: &str = "the URL of that directory, without user and password";
     let absolute = |text: &str| match Path::new(text) {
@@ -176,11 +199,16 @@ fn read_tree(table: &mut Table, announce: Option<&[AnnounceAs]>, masks: Option<&
         _ => Err(String::new()),
     };
     let path = table.parsed("path", absolute, PATH);
+    let path = match usual_path {
+        Some(usual) if !table.has("path") => Some(usual.to_owned()),
+        _ => path,
+    };
     let url = table.parsed("url", divided, URL);
-    for (key, accepted) in [("path", PATH), ("url", URL)] {
-        if !table.has(key) {
-            table.reject(key, accepted);
-        }
+    if !table.has("path") && usual_path.is_none() {
+        table.reject("path", PATH);
+    }
+    if !table.has("url") {
+        table.reject("url", URL);
     }
     let settle = table.duration("settle");
     let catch_up = table.choice("catch_up", &[("since", CatchUp::Since), ("all", CatchUp::All)]);

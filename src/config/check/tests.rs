@@ -60,7 +60,6 @@ fn what_is_not_served_is_one_warning_a_file() {
         "process/filter.toml",
         "px.toml:3: reaper = {…}",
         "rx/old.conf",
-        "tx/dd.toml",
         "tx/old.conf",
     ];
     let expected: Vec<String> = warned

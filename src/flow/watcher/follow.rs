@@ -236,7 +236,7 @@ async fn confirm(shared: Arc<Shared>, tree: i64, host: String, mut published: Un
             shared.unit.metrics.count(Count::Announced);
             let latency = outgoing.found.seen.elapsed();
             shared.unit.metrics.latency(latency);
-            Product {
+            Product::Handled {
                 verb: "Announced",
                 name: &String::from_utf8_lossy(outgoing.path.file_name()),
                 bytes: outgoing.row.version.size,
