@@ -12,7 +12,7 @@ mod secret;
 mod secrets;
 mod service;
 mod site;
-mod sundew;
+pub mod sundew;
 mod table;
 mod unit;
 mod url;
