@@ -342,7 +342,7 @@ fn bad_samples_are_refused_with_all_their_findings() {
             .lines()
             .map(|line| line.strip_prefix(':').unwrap_or(line))
             .collect();
-        assert_eq!(errors, findings, "{stem}");
+        assert_eq!(errors.join("\n"), findings.join("\n"), "{stem}");
         count += 1;
     }
     assert!(count >= 4);
