@@ -118,3 +118,6 @@ fn files(places: &Places, dir: FlowDir) -> Vec<(String, PathBuf)> {
     files.sort();
     files
 }
+
+#[cfg(test)]
+mod tests;
