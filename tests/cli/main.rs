@@ -8,6 +8,7 @@ mod check;
 mod life;
 mod messages;
 mod readme;
+mod sundew;
 mod units;
 mod usage;
 
