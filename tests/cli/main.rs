@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 mod check;
+mod clean;
 mod life;
 mod messages;
 mod readme;
