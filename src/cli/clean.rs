@@ -8,7 +8,7 @@ use jiff::Zoned;
 use serde_json::{Value, json};
 
 use super::{REFUSED, say};
-use crate::config::{self, Places, Site, UnitDir};
+use crate::config::{Places, Service, Site, UnitDir, service, units};
 use crate::spool::clean::{self, Finding};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -38,21 +38,16 @@ pub fn run(places: &Places, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let now = Zoned::now();
     let mut findings = Vec::new();
-    for (unit, file) in config::units(&site.places).0 {
-        // Sundew's own senders make and remove their hours themselves.
-        if unit.dir == UnitDir::Tx && config::is_served(&unit, &file) {
-            let queue = site.places.spool.join("txq").join(&unit.name);
+    for (unit, file) in units(places).0 {
+        if unit.dir == UnitDir::Tx && service(places, &unit, &file) == Service::Served {
+            let queue = places.spool.join("txq").join(&unit.name);
             findings.extend(clean::empty_hours(&queue, &now, arguments.dry_run));
         }
     }
-    let keep = arguments.keep.map_or(DAY * 30, |days| DAY * days);
+    let keep = arguments.keep.map_or(site.keep_db, |days| DAY * days);
     // A span that goes back before all time keeps everything.
     if let Some(before) = SystemTime::now().checked_sub(keep) {
-        findings.extend(clean::old_days(
-            &site.places.spool.join("db"),
-            before,
-            arguments.dry_run,
-        ));
+        findings.extend(clean::old_days(&places.spool.join("db"), before, arguments.dry_run));
     }
     tell(&findings, arguments)
 }

@@ -44,7 +44,10 @@ fn empty_hours_and_old_days_are_removed_once_and_told() {
         assert!(site.root().join(kept).exists(), "{kept}");
     }
     let findings: Value = serde_json::from_str(&site.run_ok(&["clean", "--keep", "5", "--json"])).unwrap();
-    assert!(findings[0]["path"].as_str().unwrap().ends_with("db/20260102"), "{findings}");
+    assert!(
+        findings[0]["path"].as_str().unwrap().ends_with("db/20260102"),
+        "{findings}"
+    );
     assert_eq!(findings[0]["removed"], true);
     assert!(!site.root().join("db/20260102").exists());
 }
@@ -75,7 +78,10 @@ fn one_that_cannot_be_removed_is_told_and_the_others_go() {
     File::create(site.root().join("db/.20260101.px-old")).unwrap();
     let said = site.run(&["clean"]);
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.err.starts_with("px: cannot remove ") && said.err.lines().count() == 1, "{said:?}");
+    assert!(
+        said.err.starts_with("px: cannot remove ") && said.err.lines().count() == 1,
+        "{said:?}"
+    );
     assert!(said.out.contains("db/20260102 has been removed"), "{said:?}");
     assert!(Path::new(&site.root().join("db/20260101")).exists());
 }
