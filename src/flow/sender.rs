@@ -5,20 +5,20 @@
 //! | `type` | | `"amqp"` |
 //! | `broker` | | a broker of `px.toml` |
 //! | `exchange` | the broker's | where messages go |
-//! | `key` | | the routing key; `${0}`, `${1}`… are the groups of the mask that accepts the name, `${T1}` `${T2}` `${A1}` `${A2}` `${ii}` `${CCCC}` `${YY}` `${GG}` `${Gg}` `${BBB}` parts of a bulletin's name, `${RYYYY}` `${RMM}` `${RDD}` `${RHH}` `${RMN}` `${RSS}` its stamp |
+//! | `key` | | the routing key; `${0}` and its kin stand for parts of the file's name, see below |
 //! | `content_type` | `"text/plain"` | the property of that name |
-//! | `masks` | accept all | on the whole file name; first match wins; **what is rejected is removed** |
+//! | `masks` | accept all | on the whole file name; first match wins; what they reject **is removed** |
 //! | `batch` | 100 | files between two looks at what is more urgent |
 //! | `duplicates` | none | `{ entries = 125000, keep = "8h" }`: the same content is not sent twice |
-//! | `validation` | `false` | `true`: **files are removed** whose names have no priority and no stamp |
-//! | `purge` | none | `[{ priority = [3], after = "5h" }]`: **files are removed** that were received so long ago |
+//! | `validation` | `false` | `true`: files whose names have no priority or no stamp **are removed** |
+//! | `purge` | none | `[{ priority = [3], after = "5h" }]`: files that were received so long ago **are removed** |
 //! | `min_age` | `"0s"` | younger files wait |
 //! | `order` | `"priority"` | by the priority and stamp in the name, then by path; `"mtime"`: by modification time |
 //! | `unroutable` | `"count"` | `"hold"`: wait while no queue is bound for what is sent |
 //!
 //! ```toml
 //! type     = "amqp"
-//! broker   = "wxo"
+//! broker   = "bunny"
 //! exchange = { name = "cmc", durable = false }
 //! key      = "exp.dd.notify.${0}"
 //! masks    = [{ reject = '^ensemble\.naefs\.grib2\.raw.*' }, { accept = '^(.*)\+\+.*' }, { reject = ".*" }]
@@ -28,6 +28,12 @@
 //! them directories that Sundew names by hour, `2026112117`. Names that begin with a dot or end in `.tmp` are not seen,
 //! so write under such a name and rename, or link. A file that its writer still has open is left alone until it is
 //! closed. Symbolic links are not followed.
+//!
+//! In `key`, `${0}`, `${1}`… are the groups that the masks take from the name: of the first accepting pattern that is
+//! found at exactly one place, and of one without groups the text that it found. `${T1}` `${T2}` `${A1}` `${A2}` `${ii}`,
+//! `${CCCC}`, `${YY}` `${GG}` `${Gg}` and `${BBB}` are of the first, second, third and fourth part, between `_`, of a
+//! bulletin's name; `${RYYYY}` `${RMM}` `${RDD}` `${RHH}` `${RMN}` `${RSS}` are of its reception stamp. Dots at the end of
+//! a key are cut.
 //!
 //! A message is the bytes of the file as they are, empty ones too, with one header, `filename`: the file's name without
 //! its last colon field where that begins with 20, the reception stamp. It is persistent.
@@ -60,8 +66,7 @@ use super::sample::Sampler;
 use super::{Unit, chain};
 use crate::broker::Returns;
 use crate::config::{Broker, Site, Table, options};
-use crate::message::{Envelope, Exchange, KeyTemplate, Masks, Topology, Value};
-use crate::metrics::Count;
+use crate::message::{Envelope, Exchange, KeyTemplate, Masks, Topology};
 use crate::spool::off_thread;
 use crate::spool::queue::{self, Order, PASS_MAX, Pass, Purge, Queue, Queued, Rules, Shape, Waker};
 
@@ -70,9 +75,9 @@ mod decide;
 mod handful;
 mod settle;
 
-use decide::{Decision, Letter};
+use decide::Decision;
 use handful::{Handful, ROOM, Taken};
-use settle::{Note, Outgoing, Settler};
+use settle::{Note, Settler};
 
 const BATCH: usize = 100;
 /// A net below the kernel's notices.
@@ -161,12 +166,11 @@ fn read_content_type(table: &mut Table) -> Option<String> {
         true => Ok(text.to_string()),
         false => Err(String::new()),
     };
-    if !table.has("content_type") {
-        // Known all the same.
-        table.string("content_type");
-        return Some("text/plain".to_string());
+    let own = table.parsed("content_type", short, "a MIME type of at most 255 bytes");
+    match table.has("content_type") {
+        true => own,
+        false => Some("text/plain".to_string()),
     }
-    table.parsed("content_type", short, "a MIME type of at most 255 bytes")
 }
 
 fn read_purge(table: &mut Table) -> Option<Vec<Purge>> {
@@ -354,7 +358,11 @@ impl Sender {
             let (queue, room, place_taken) = (Arc::clone(&self.queue), Arc::clone(&self.room), place.take());
             let needs_digest = self.memory.is_some();
             let read = off_thread(move || handful::take(&queue, rest, &room, place_taken, needs_digest)).await;
-            let Handful { taken, rest: left, needs } = match read {
+            let Handful {
+                taken,
+                rest: left,
+                needs,
+            } = match read {
                 Ok(handful) => handful,
                 Err(error) => {
                     self.unit.state.pause("queue", chain(&error));
@@ -399,7 +407,10 @@ impl Sender {
             }
         }
         match own_fault {
-            Some(cause) => self.unit.state.pause("reading", format!("cannot read files to send: {cause}")),
+            Some(cause) => self
+                .unit
+                .state
+                .pause("reading", format!("cannot read files to send: {cause}")),
             None => self.unit.state.resume("reading"),
         }
         self.settler.suppress(suppressed).await;

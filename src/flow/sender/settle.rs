@@ -91,7 +91,9 @@ impl Settler {
             match note {
                 Note::Barrier(done) => drop(done.send(())), // who asked may have stopped meanwhile
                 Note::Sent(mut outgoing) => {
-                    let Some(answer) = answer(&mut outgoing).await else { return };
+                    let Some(answer) = answer(&mut outgoing).await else {
+                        return;
+                    };
                     let mut handful = vec![(outgoing, answer)];
                     let ended;
                     (next, ended) = gather(&mut handful, &mut notes);
@@ -130,7 +132,9 @@ impl Settler {
         let latency_s = (now_ns - i128::from(outgoing.version.mtime_ns)) as f64 / 1e9;
         self.unit.metrics.count(Count::Delivered);
         self.unit.metrics.add(Count::DeliveredBytes, bytes);
-        self.unit.metrics.latency(Duration::try_from_secs_f64(latency_s).unwrap_or_default());
+        self.unit
+            .metrics
+            .latency(Duration::try_from_secs_f64(latency_s).unwrap_or_default());
         Product::Delivered {
             name: &String::from_utf8_lossy(outgoing.file.name()),
             bytes,
@@ -156,7 +160,12 @@ impl Settler {
     /// Removes duplicates of what was sent.
     pub(super) async fn suppress(&self, files: Vec<(Queued, Version)>) {
         let removed = self
-            .remove(files.iter().map(|(file, version)| (file.clone(), Some(*version))).collect())
+            .remove(
+                files
+                    .iter()
+                    .map(|(file, version)| (file.clone(), Some(*version)))
+                    .collect(),
+            )
             .await;
         for ((file, _), removed) in files.into_iter().zip(removed) {
             if removed == Removed::Gone {
@@ -180,15 +189,21 @@ impl Settler {
         }
         let queue = Arc::clone(&self.queue);
         let worked = off_thread(move || {
-            let opened = queue.reader();
-            let removed: Vec<Removed> = match opened {
-                Ok(mut reader) => files.iter().map(|(file, version)| reader.remove(file, *version)).collect(),
-                Err(_) => vec![Removed::Refused(rustix::io::Errno::NOENT); files.len()],
-            };
+            let removed = queue.reader().map(|mut reader| {
+                let removed = files.iter().map(|(file, version)| reader.remove(file, *version));
+                removed.collect::<Vec<Removed>>()
+            });
             Ok((files, removed))
         });
         let (files, removed) = match worked.await {
-            Ok(worked) => worked,
+            Ok((files, Ok(removed))) => (files, removed),
+            Ok((files, Err(error))) => {
+                error!("Unable to unlink {} files: {}", files.len(), chain(&error));
+                for (file, version) in files {
+                    self.keep_in_mind(file, version);
+                }
+                return Vec::new();
+            }
             Err(error) => {
                 error!("Unable to unlink: {}", chain(&error));
                 return Vec::new();
@@ -237,7 +252,10 @@ impl Settler {
         }
         let count = self.unremoved().len();
         if count > UNREMOVED_MAX {
-            let reason = format!("{count} files were handled and cannot be removed from {}", self.queue.path().display());
+            let reason = format!(
+                "{count} files were handled and cannot be removed from {}",
+                self.queue.path().display()
+            );
             self.unit.state.pause("removing", reason);
         } else {
             self.unit.state.resume("removing");
