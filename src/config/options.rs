@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::{Broker, Item, Site, Table, quantity};
 
-use crate::message::{AnnounceAs, Binding, DigestOf, Exchange, ExchangeKind, Format, Masks, Queue, Topology, Verdict};
+use crate::message::{
+    AnnounceAs, Binding, DigestOf, Exchange, ExchangeKind, Format, Masks, Pattern, Queue, Topology, Verdict,
+};
 
 const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
 const KEY: &str = "a key or pattern of at most 255 bytes";
@@ -203,38 +205,54 @@ pub fn topology(queue: Queue, exchange: &Exchange, binds: &[Bind]) -> Topology {
     topology
 }
 
-/// `masks = [{ accept = RE }, { reject = RE }]`; empty where there is none. Each wrong pattern has its line.
+/// What an element of `masks` accepts.
+const MASK: &str = "{ accept = REGULAR EXPRESSION }, { reject = REGULAR EXPRESSION }, { accept_glob = SHELL PATTERN } \
+                    or { reject_glob = SHELL PATTERN }";
+
+/// How the text of a mask becomes its pattern, and what it must be.
+type MaskKind = (&'static str, Verdict, fn(String) -> Pattern, &'static str);
+
+const MASK_KINDS: [MaskKind; 4] = [
+    ("accept", Verdict::Accept, Pattern::Regex, "a regular expression"),
+    ("reject", Verdict::Reject, Pattern::Regex, "a regular expression"),
+    ("accept_glob", Verdict::Accept, Pattern::Glob, "a shell pattern"),
+    ("reject_glob", Verdict::Reject, Pattern::Glob, "a shell pattern"),
+];
+
+/// `masks = [{ accept = RE }, { reject = RE }, { accept_glob = GLOB }, { reject_glob = GLOB }]`; empty where there is
+/// none. Each wrong pattern has its line.
 pub fn masks(table: &mut Table) -> Option<Masks> {
-    const ACCEPTED: &str = "{ accept = REGULAR EXPRESSION } or { reject = REGULAR EXPRESSION }";
     let mut list = Vec::new();
     let mut are_good = true;
     for mut element in table.tables("masks") {
-        let accept = element.parsed("accept", |text| mask(Verdict::Accept, text), "a regular expression");
-        let reject = element.parsed("reject", |text| mask(Verdict::Reject, text), "a regular expression");
-        match (element.has("accept"), element.has("reject")) {
-            (true, true) => element.refuse(
-                "reject",
-                &format!("accept and reject in one mask; accepted: {ACCEPTED}"),
-            ),
-            (false, false) => element.reject("accept", ACCEPTED),
-            _ => {}
+        let mut found = Vec::new();
+        let mut first: Option<&str> = None;
+        for (key, verdict, kind, accepted) in MASK_KINDS {
+            found.extend(element.parsed(key, |text| mask(verdict, kind(text.to_string())), accepted));
+            match first {
+                Some(first) if element.has(key) => {
+                    element.refuse(key, &format!("{first} and {key} in one mask; accepted: {MASK}"));
+                    are_good = false;
+                }
+                None if element.has(key) => first = Some(key),
+                _ => {}
+            }
+        }
+        if first.is_none() {
+            element.reject("accept", MASK);
         }
         element.finish();
-        are_good &= accept.is_some() != reject.is_some();
-        list.extend(accept.or(reject));
+        are_good &= found.len() == 1;
+        list.append(&mut found);
     }
     Masks::new(list).ok().filter(|_| are_good)
 }
 
 /// A pattern that compiles by itself; its error in one line.
-fn mask(verdict: Verdict, pattern: &str) -> Result<(Verdict, String), String> {
-    match Masks::new([(verdict, pattern)]) {
-        Ok(_) => Ok((verdict, pattern.to_string())),
-        Err(errors) => {
-            let problem = errors.first().map(ToString::to_string).unwrap_or_default();
-            let last = problem.lines().last().unwrap_or_default();
-            Err(last.trim_start_matches("error: ").to_string())
-        }
+fn mask(verdict: Verdict, pattern: Pattern) -> Result<(Verdict, Pattern), String> {
+    match Masks::new([(verdict, pattern.clone())]) {
+        Ok(_) => Ok((verdict, pattern)),
+        Err(errors) => Err(errors.first().map(ToString::to_string).unwrap_or_default()),
     }
 }
 

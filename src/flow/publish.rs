@@ -25,6 +25,8 @@ pub const WINDOW: usize = 256;
 const GRACE: Duration = Duration::from_secs(60);
 /// Between two tries of a publish that was returned and must not be lost.
 const RETURNED_AGAIN: Duration = Duration::from_secs(1);
+/// A stopping unit waits no longer for a broker that is away.
+const LAST_CONNECT: Duration = Duration::from_secs(3);
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// What to do with a message that no binding matches.
@@ -160,7 +162,7 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         let abandon = self.unit.abandon.clone();
-        while let Some(connection) = self.link.connect(&self.topology, &abandon).await {
+        while let Some(connection) = self.connect().await {
             self.generation.send_replace(self.link.generation());
             let end = abandon.run_until_cancelled(self.serve(connection.as_ref())).await;
             let Some(End::Broken(error)) = end else {
@@ -221,6 +223,15 @@ impl Task {
                     }
                 }
             }
+        }
+    }
+
+    /// For as long as it takes; once the unit stops only for a moment more, for what is not confirmed comes again.
+    async fn connect(&mut self) -> Option<Arc<dyn Connection>> {
+        let (stop, abandon) = (self.unit.stop.clone(), self.unit.abandon.clone());
+        tokio::select! {
+            connection = self.link.connect(&self.topology, &abandon) => connection,
+            () = async { stop.cancelled().await; tokio::time::sleep(LAST_CONNECT).await } => None,
         }
     }
 

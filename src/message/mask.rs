@@ -1,9 +1,14 @@
 //! Masks: an ordered list of accept and reject patterns over names.
 //!
-//! The first pattern that matches decides; it is anchored at the start and not at the end. What no pattern matches is
-//! accepted. Valid: `.*\.xml`, `^site/.*_e`; invalid: `(`.
+//! The first pattern that matches decides; what no pattern matches is accepted. A regular expression is in Python's
+//! spelling and matches bytes from the start of the name, not to its end; a glob matches the whole name.
+//! Valid: `.*\.xml`, `^site/.*_e`, `(?!tmp)`, globs `*.xml`; invalid: `(`, `a++`.
 
-use regex::bytes::{Regex, RegexBuilder};
+mod glob;
+mod pattern;
+mod python;
+
+use pattern::{GaveUp, Matcher};
 
 /// What a matching pattern says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,32 +18,60 @@ pub enum Verdict {
     Reject,
 }
 
-/// A pattern that is no regular expression.
+/// What a mask looks for in a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pattern {
+    /// A regular expression in Python's spelling, from the start of the name.
+    Regex(String),
+    /// A shell pattern over the whole name: `*`, `?`, `[seq]`, `[!seq]`.
+    Glob(String),
+}
+
+impl From<&str> for Pattern {
+    fn from(regex: &str) -> Self {
+        Pattern::Regex(regex.to_string())
+    }
+}
+
+impl From<String> for Pattern {
+    fn from(regex: String) -> Self {
+        Pattern::Regex(regex)
+    }
+}
+
+/// A pattern that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct MaskError {
     /// Which one of the list, from 0.
     pub index: usize,
-    /// What is wrong with it.
+    /// What is wrong with it, in one line.
+    pub problem: String,
+}
+
+/// A mask that gave up before it knew: only one with look-around or back-references does, on a name made for it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("mask {} of the list cannot decide on this name: {problem}", .index + 1)]
+pub struct Undecided {
+    /// Which one of the list, from 0.
+    pub index: usize,
+    /// What stopped it.
     pub problem: String,
 }
 
 /// A list of masks, in order.
 #[derive(Debug, Clone, Default)]
-pub struct Masks(Vec<(Verdict, Regex)>);
+pub struct Masks(Vec<(Verdict, Matcher)>);
 
 impl Masks {
-    /// Compiles the list; on failure, every pattern that is wrong.
-    pub fn new<P: AsRef<str>>(list: impl IntoIterator<Item = (Verdict, P)>) -> Result<Self, Vec<MaskError>> {
+    /// Compiles the list; on failure, every pattern that is wrong. Text alone is a regular expression.
+    pub fn new<P: Into<Pattern>>(list: impl IntoIterator<Item = (Verdict, P)>) -> Result<Self, Vec<MaskError>> {
         let mut masks = Vec::new();
         let mut errors = Vec::new();
         for (index, (verdict, pattern)) in list.into_iter().enumerate() {
-            match compile(pattern.as_ref()) {
-                Ok(regex) => masks.push((verdict, regex)),
-                Err(cause) => errors.push(MaskError {
-                    index,
-                    problem: cause.to_string(),
-                }),
+            match Matcher::compile(&pattern.into()) {
+                Ok(matcher) => masks.push((verdict, matcher)),
+                Err(problem) => errors.push(MaskError { index, problem }),
             }
         }
         if errors.is_empty() {
@@ -49,85 +82,52 @@ impl Masks {
     }
 
     /// Whether a product of this name is wanted.
+    ///
+    /// One that a mask gives up on is wanted: one too many harms less than one lost. Who takes away what is not wanted
+    /// asks [`Masks::first_match`] instead, and keeps such a product for a person to look at.
     pub fn accepts(&self, name: &[u8]) -> bool {
-        self.first_match(name)
-            .is_none_or(|(_, verdict)| verdict == Verdict::Accept)
+        !matches!(self.first_match(name), Ok(Some((_, Verdict::Reject))))
     }
 
     /// The first mask that matches, by its place in the list, and what it says.
-    pub fn first_match(&self, name: &[u8]) -> Option<(usize, Verdict)> {
-        let mut masks = self.0.iter().enumerate();
-        masks
-            .find(|(_, (_, regex))| matches_at_start(regex, name))
-            .map(|(index, (verdict, _))| (index, *verdict))
+    pub fn first_match(&self, name: &[u8]) -> Result<Option<(usize, Verdict)>, Undecided> {
+        for (index, (verdict, matcher)) in self.0.iter().enumerate() {
+            if matcher.matches(name).map_err(undecided(index))? {
+                return Ok(Some((index, *verdict)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the groups of the regular expressions take from this name, for `${0}`, `${1}`… of a template.
+    ///
+    /// The masks are walked in order, without the globs: the first that matches and rejects gives no groups; one that
+    /// accepts gives its groups if it is found at exactly one place of the name, anywhere in it, else the walk goes on.
+    /// A group that took no part is empty; a pattern without groups gives the one text that it found.
+    pub fn groups(&self, name: &[u8]) -> Result<Option<Vec<Vec<u8>>>, Undecided> {
+        for (index, (verdict, matcher)) in self.0.iter().enumerate() {
+            if matcher.is_glob() || !matcher.matches(name).map_err(undecided(index))? {
+                continue;
+            }
+            if *verdict == Verdict::Reject {
+                return Ok(None);
+            }
+            if let Some(groups) = matcher.sole_hit(name).map_err(undecided(index))? {
+                return Ok(Some(groups));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether there is any regular expression among them; globs give no groups and no routing key.
+    pub fn has_regex(&self) -> bool {
+        self.0.iter().any(|(_, matcher)| !matcher.is_glob())
     }
 }
 
-/// Byte-wise, so that `.` covers names that are not UTF-8; by characters only where the pattern cannot do without.
-fn compile(pattern: &str) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(pattern)
-        .unicode(false)
-        .build()
-        .or_else(|_| Regex::new(pattern))
-}
-
-/// The leftmost match is at the start exactly if there is a match at the start. Wrapping the pattern in `\A(?:…)`
-/// instead would let one with a `(?x)` comment swallow the bracket.
-fn matches_at_start(regex: &Regex, name: &[u8]) -> bool {
-    regex.find(name).is_some_and(|found| found.start() == 0)
+fn undecided(index: usize) -> impl FnOnce(GaveUp) -> Undecided {
+    move |problem| Undecided { index, problem }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use Verdict::{Accept, Reject};
-
-    #[test]
-    fn the_first_match_wins_and_no_match_accepts() {
-        let masks = Masks::new([(Accept, "site/keep.*"), (Reject, "site/"), (Reject, r".*\.bak$")]).unwrap();
-        let table: &[(&[u8], bool)] = &[
-            (b"site/keep/a.bak", true),
-            (b"site/a.xml", false),
-            (b"my/site/a.xml", true),
-            (b"other/a.bak", false),
-            (b"other/a.bak2", true),
-            (b"", true),
-        ];
-        for (name, wanted) in table {
-            assert_eq!(masks.accepts(name), *wanted, "{}", String::from_utf8_lossy(name));
-        }
-        assert_eq!(masks.first_match(b"other/a.bak"), Some((2, Reject)));
-        assert!(Masks::default().accepts(b"anything"));
-    }
-
-    #[test]
-    fn patterns_are_anchored_at_the_start_only() {
-        let masks = Masks::new([(Accept, "^(.*)\\+\\+.*"), (Accept, "a|b"), (Reject, ".*")]).unwrap();
-        for (name, wanted) in [
-            ("dir++file", true),
-            ("a.gif", true),
-            ("ba", true),
-            ("ca", false),
-            ("xx", false),
-        ] {
-            assert_eq!(masks.accepts(name.as_bytes()), wanted, "{name}");
-        }
-    }
-
-    #[test]
-    fn names_need_not_be_utf8() {
-        let masks = Masks::new([(Reject, r".*\.gif$"), (Reject, "[é]t"), (Reject, "(?x) old # comment")]).unwrap();
-        for name in [&b"caf\xe9.gif"[..], "été".as_bytes(), b"old"] {
-            assert!(!masks.accepts(name), "{name:?}");
-        }
-        assert!(masks.accepts(b"caf\xe9.png"));
-    }
-
-    #[test]
-    fn every_wrong_pattern_is_reported_by_its_place() {
-        let errors = Masks::new([(Accept, "("), (Accept, "fine"), (Reject, "[z-a]"), (Reject, "(?=x)")]).unwrap_err();
-        let places: Vec<usize> = errors.iter().map(|error| error.index).collect();
-        assert_eq!(places, [0, 2, 3]);
-        assert!(errors[0].to_string().contains("unclosed group"), "{}", errors[0]);
-    }
-}
+mod tests;

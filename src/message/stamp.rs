@@ -77,6 +77,11 @@ pub fn to_nanoseconds(time: Timestamp, separator: &str) -> String {
     }
 }
 
+/// `YYYYMMDDhhmmss`: the stamp of names.
+pub fn to_seconds(time: Timestamp) -> String {
+    seconds(in_utc(time), "")
+}
+
 fn seconds(civil: DateTime, separator: &str) -> String {
     let (year, month, day) = (civil.year().max(0), civil.month(), civil.day());
     let (hour, minute, second) = (civil.hour(), civil.minute(), civil.second());

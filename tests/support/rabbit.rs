@@ -38,6 +38,11 @@ impl RabbitServer {
     /// A node with more lines of `rabbitmq.conf`, and an `advanced.config`; for `consumer_timeout` you want both:
     /// `[{rabbit, [{channel_tick_interval, 1000}]}].`
     pub fn start_with(extra_conf: &str, advanced: &str) -> Self {
+        Self::start_on(free_port(), extra_conf, advanced)
+    }
+
+    /// On this port for AMQP: for configurations that name none.
+    pub fn start_on(amqp: u16, extra_conf: &str, advanced: &str) -> Self {
         assert!(
             Path::new(SERVER).exists(),
             "rabbitmq-server is missing: run scripts/test, or apt-get install --no-install-recommends rabbitmq-server"
@@ -51,7 +56,7 @@ impl RabbitServer {
         let mut server = RabbitServer {
             directory,
             ports: Ports {
-                amqp: free_port(),
+                amqp,
                 management: free_port(),
                 distribution: free_port(),
                 epmd: free_port(),

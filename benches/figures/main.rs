@@ -2,9 +2,10 @@
 //!
 //! Every round measures both sides one after the other; a figure is the median of the rounds. Exit code 1 when a ratio
 //! or a limit is missed. `--quick` leaves out what takes a minute of silence; `--only PART` measures one of burst,
-//! dispatcher, latency, pull, idle.
+//! dispatcher, latency, pull, sender, queue, ingest, idle.
 
-#[path = "../tests/support/mod.rs"]
+mod spool;
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -49,6 +50,15 @@ fn main() -> ExitCode {
     }
     if is_wanted("pull") {
         runtime.block_on(pull(&server, &mut report));
+    }
+    if is_wanted("sender") {
+        runtime.block_on(spool::sender(&server, &mut report));
+    }
+    if is_wanted("queue") {
+        runtime.block_on(spool::queue(&server, &mut report));
+    }
+    if is_wanted("ingest") {
+        spool::ingest(&server, &mut report);
     }
     if is_wanted("idle") {
         idle(&server, &mut report, is_quick);
