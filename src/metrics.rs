@@ -29,9 +29,12 @@ pub enum Count {
     Reconnects,
     Quarantined,
     Adopted,
+    Ingested,
+    IngestedBytes,
+    Queued,
 }
 
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 24] = [
     "announced",
     "received",
     "forwarded",
@@ -53,6 +56,9 @@ const NAMES: [&str; 21] = [
     "reconnects",
     "quarantined",
     "adopted",
+    "ingested",
+    "ingested_bytes",
+    "queued",
 ];
 
 /// Steps per doubling of the latency histogram: a quantile is right to about 9 %.
@@ -148,7 +154,7 @@ mod tests {
     #[test]
     fn every_counter_has_a_name() {
         let metrics = Metrics::default();
-        metrics.count(Count::Adopted);
-        assert_eq!(metrics.all().last(), Some(("adopted", 1)));
+        metrics.count(Count::Queued);
+        assert_eq!(metrics.all().last(), Some(("queued", 1)));
     }
 }

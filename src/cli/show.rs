@@ -10,12 +10,14 @@ use crate::config::{Places, UnitName};
 use crate::daemon::{lock, status};
 
 /// Counters worth a place on the line, in this order.
-const ON_THE_LINE: [&str; 13] = [
+const ON_THE_LINE: [&str; 15] = [
     "announced",
     "forwarded",
     "ignored",
     "fetched",
     "from_alternates",
+    "ingested",
+    "queued",
     "skipped",
     "superseded",
     "parked",

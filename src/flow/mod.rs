@@ -17,11 +17,13 @@ use crate::metrics::Metrics;
 pub mod alternates;
 pub mod consume;
 pub mod dispatcher;
+pub mod ingest;
 pub mod link;
 pub mod park;
 pub mod product;
 pub mod publish;
 pub mod puller;
+pub mod receiver;
 pub mod sample;
 pub mod state;
 pub mod vip;
@@ -154,6 +156,8 @@ pub enum Component {
     Dispatcher(dispatcher::Config),
     /// `rx/`, `type = "pull"`
     Puller(puller::Config),
+    /// `rx/`, `type = "amqp"`
+    Receiver(receiver::Config),
 }
 
 impl Component {
@@ -164,7 +168,7 @@ impl Component {
             UnitDir::Dispatch => dispatcher::Config::read(table, site).map(Component::Dispatcher),
             UnitDir::Rx => match kind(table, &[("pull", true), ("amqp", false)])? {
                 true => puller::Config::read(table, site).map(Component::Puller),
-                false => not_served(table),
+                false => receiver::Config::read(table, site, &name.name).map(Component::Receiver),
             },
             UnitDir::Tx => match kind(table, &[("announce", true), ("deliver", false)])? {
                 true => watcher::Config::read_announcer(table, site).map(Component::Watcher),
@@ -180,6 +184,7 @@ impl Component {
             Component::Watcher(config) => config.broker(),
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
+            Component::Receiver(config) => config.broker(),
         }
     }
 
@@ -188,6 +193,7 @@ impl Component {
         match self {
             Component::Watcher(_) | Component::Dispatcher(_) => None,
             Component::Puller(_) => Some("pull"),
+            Component::Receiver(_) => Some("amqp"),
         }
     }
 
@@ -202,6 +208,7 @@ impl Component {
             Component::Watcher(config) => watcher::run(config, unit).await,
             Component::Dispatcher(config) => dispatcher::run(config, unit).await,
             Component::Puller(config) => puller::run(config, unit).await,
+            Component::Receiver(config) => receiver::run(config, unit).await,
         }
     }
 }

@@ -227,20 +227,17 @@ pub(super) fn later(at: Timestamp, seconds: i64) -> Option<Timestamp> {
     at.checked_add(SignedDuration::from_secs(seconds)).ok()
 }
 
-/// F3, F1 and F2 of a name.
+/// F3, F1 and F2 of a name; an empty field makes no directory.
 pub(super) fn directories(name: &[u8]) -> Result<Vec<Vec<u8>>, SpoolError> {
     let bad = || {
         let name = String::from_utf8_lossy(name);
         SpoolError::message(format!("Bad ingest name ({name}) => No dbName"))
     };
     let directory = ingest_name::db_directory(name).ok_or_else(bad)?;
-    let parts: Vec<Vec<u8>> = directory.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect();
-    let is_good = |part: &Vec<u8>| !matches!(part.as_slice(), b"" | b"." | b"..") && !part.contains(&0);
-    if parts.len() == 3 && parts.iter().all(is_good) {
-        Ok(parts)
-    } else {
-        Err(bad())
-    }
+    let parts = directory.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
+    let parts: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();
+    let is_good = |part: &Vec<u8>| !matches!(part.as_slice(), b"." | b"..") && !part.contains(&0);
+    if parts.iter().all(is_good) { Ok(parts) } else { Err(bad()) }
 }
 
 /// The path of a name without stamp, were it ingested then.

@@ -64,10 +64,17 @@ impl Router {
 
     fn by_table<'a>(&'a self, table: &RoutingTable, name: &[u8], routed: &mut Routed<'a>) {
         let shown = String::from_utf8_lossy(name);
-        let Some(key) = ingest_name::routing_key(&self.masks, name) else {
-            let warning = format!("Key not generated (no accept match) with {shown}");
-            routed.warnings.push(warning);
-            return;
+        let key = match ingest_name::routing_key(&self.masks, name) {
+            Ok(Some(key)) => key,
+            Ok(None) => {
+                let warning = format!("Key not generated (no accept match) with {shown}");
+                routed.warnings.push(warning);
+                return;
+            }
+            Err(undecided) => {
+                routed.warnings.push(format!("Key not generated ({undecided}) with {shown}"));
+                return;
+            }
         };
         let Some(route) = table.route(&key) else {
             let key = String::from_utf8_lossy(&key);
@@ -76,9 +83,8 @@ impl Router {
             return;
         };
         routed.priority = route.priority;
-        for named in &route.clients {
-            let known = self.clients.iter().find(|client| client.name == *named);
-            routed.clients.extend(known);
-        }
+        // In the clients' own order, whatever the table's is.
+        let named = self.clients.iter().filter(|client| route.clients.contains(&client.name));
+        routed.clients.extend(named);
     }
 }
