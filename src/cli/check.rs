@@ -7,16 +7,20 @@ use serde_json::json;
 use super::{REFUSED, say};
 use crate::config::Places;
 
-/// Prints every finding. 1 when anything is refused; warnings are not.
+/// Prints every finding, then the notes. 1 when anything is refused; warnings and notes are not.
 pub fn check(places: &Places, as_json: bool) -> anyhow::Result<ExitCode> {
     let report = crate::flow::check(places);
     if as_json {
-        let findings: Vec<_> = report
-            .findings()
-            .iter()
-            .map(|f| json!({"file": f.file, "line": f.line, "key": f.key, "value": f.value, "accepted": f.accepted, "warning": f.warning}))
-            .collect();
-        say(serde_json::to_string_pretty(&findings)?);
+        let findings = report.findings().iter().map(|f| {
+            json!({"file": f.file, "line": f.line, "key": f.key, "value": f.value, "accepted": f.accepted,
+                   "warning": f.warning, "note": false})
+        });
+        let notes = report.notes().iter().map(|(file, text)| {
+            json!({"file": file, "line": 0, "key": "", "value": "", "accepted": text, "warning": true, "note": true})
+        });
+        say(serde_json::to_string_pretty(
+            &findings.chain(notes).collect::<Vec<_>>(),
+        )?);
     } else {
         for finding in report.findings() {
             if finding.warning {
@@ -24,6 +28,9 @@ pub fn check(places: &Places, as_json: bool) -> anyhow::Result<ExitCode> {
             } else {
                 eprintln!("{finding}");
             }
+        }
+        for (file, text) in report.notes() {
+            say(format_args!("{}: {text}", file.display()));
         }
     }
     Ok(if report.refused() {

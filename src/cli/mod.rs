@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::{Places, UnitName, find_unit, units};
+use crate::config::{Places, Service, UnitName, find_unit, service, units};
 use crate::daemon::log::Rendering;
 
 mod broker;
@@ -182,7 +182,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Graceful(chosen) => control::graceful(places, &chosen.in_places(places)?, !chosen.names.is_empty()),
         Command::Reload(chosen) => control::reload(places, &chosen.in_places(places)?, !chosen.names.is_empty()),
         Command::Revive(chosen) => control::revive(places, &chosen.in_places(places)?),
-        Command::Status { units, json } => show::status(places, &units.in_places(places)?, json),
+        Command::Status { units, json } => show::status(places, &units.known_in_places(places)?, json),
         Command::Check { json } => check::check(places, json),
         Command::Failed(command) => failed::run(places, command),
         Command::Post(arguments) => post::run(places, &arguments),
@@ -197,9 +197,23 @@ fn one_unit(places: &Places, text: &str) -> anyhow::Result<(UnitName, PathBuf)> 
 }
 
 impl Units {
+    /// Those that were named, or all that px runs. One that is left to Sundew is refused.
     fn in_places(&self, places: &Places) -> anyhow::Result<Vec<(UnitName, PathBuf)>> {
+        let units = self.known_in_places(places)?;
+        for (name, file) in &units {
+            if let service @ Service::LeftToSundew(_) = service(places, name, file) {
+                anyhow::bail!("{name} is {service}: px neither starts nor stops it");
+            }
+        }
+        Ok(units)
+    }
+
+    /// Like [`Units::in_places`], for a command that only looks: what was named may be left to Sundew.
+    fn known_in_places(&self, places: &Places) -> anyhow::Result<Vec<(UnitName, PathBuf)>> {
         if self.names.is_empty() {
-            return Ok(units(places).0);
+            let all = units(places).0.into_iter();
+            let is_served = |(name, file): &(UnitName, PathBuf)| service(places, name, file) == Service::Served;
+            return Ok(all.filter(is_served).collect());
         }
         self.names.iter().map(|name| one_unit(places, name)).collect()
     }

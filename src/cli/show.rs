@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::{NOT_RUNNING, plain, say};
-use crate::config::{Places, UnitName};
+use crate::config::{Places, Service, UnitName, service};
 use crate::daemon::{lock, status};
 
 /// Counters worth a place on the line, in this order.
@@ -31,24 +31,35 @@ const ON_THE_LINE: [&str; 15] = [
 /// Shows units. 3 when none of them runs.
 pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> anyhow::Result<ExitCode> {
     let mut rows = Vec::new();
-    for (name, _) in units {
+    for (name, file) in units {
         let pid = lock::holder(&places.lock_file(name))?;
         let status = status::read(&places.status_file(name));
-        rows.push((name, pid, status));
+        let left = match service(places, name, file) {
+            Service::LeftToSundew(kind) => Some(kind),
+            _ => None,
+        };
+        rows.push((name, pid, status, left));
     }
     if as_json {
         let rows: Vec<Value> = rows
             .iter()
-            .map(|(name, pid, status)| json!({"unit": name.to_string(), "running": pid.is_some(), "pid": pid, "status": status}))
+            .map(|(name, pid, status, left)| {
+                json!({"unit": name.to_string(), "running": pid.is_some(), "pid": pid, "status": status,
+                       "left_to_sundew": left})
+            })
             .collect();
         say(serde_json::to_string_pretty(&rows)?);
     } else {
         let width = rows.iter().map(|(name, ..)| name.to_string().len()).max().unwrap_or(0);
-        for (name, pid, status) in &rows {
-            say(plain(&line(&name.to_string(), width, *pid, status.as_ref())));
+        for (name, pid, status, left) in &rows {
+            let name = name.to_string();
+            say(plain(&match left {
+                Some(kind) => format!("{name:width$}  {}", Service::LeftToSundew(kind.clone())),
+                None => line(&name, width, *pid, status.as_ref()),
+            }));
         }
     }
-    let any_runs = rows.iter().any(|(_, pid, _)| pid.is_some());
+    let any_runs = rows.iter().any(|(_, pid, ..)| pid.is_some());
     Ok(if any_runs || rows.is_empty() {
         ExitCode::SUCCESS
     } else {

@@ -1,22 +1,25 @@
 //! Everything that can be said of a site without knowing the components: `px check` begins here.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::NOT_SERVED;
-use super::unit::{UnitDir, is_native};
-use super::{ConfigError, Places, Site, Table, UnitName, load_unit, units};
+use super::unit::is_native;
+use super::{ConfigError, Errors, Places, Service, Site, Table, UnitName, file, load_unit, service, sundew, units};
 
-/// The findings of all files, by file and line.
+/// The findings of all files, by file and line; and notes, which nobody needs to do anything about.
 #[derive(Debug, Clone, Default)]
-pub struct Report(Vec<ConfigError>);
+pub struct Report {
+    findings: Vec<ConfigError>,
+    notes: Vec<(PathBuf, String)>,
+}
 
 impl Report {
     /// Adds findings.
     pub fn add(&mut self, findings: impl IntoIterator<Item = ConfigError>) {
-        self.0.extend(findings);
-        self.0.sort();
-        self.0.dedup();
+        self.findings.extend(findings);
+        self.findings.sort();
+        self.findings.dedup();
     }
 
     /// Adds one finding about a whole file.
@@ -31,27 +34,41 @@ impl Report {
         }]);
     }
 
+    /// Notes what is as it should be, but not what one might expect.
+    pub fn note(&mut self, file: &Path, text: &str) {
+        self.notes.push((file.to_path_buf(), text.to_string()));
+        self.notes.sort();
+    }
+
     /// Whether anything is wrong; warnings are not.
     pub fn refused(&self) -> bool {
-        self.0.iter().any(|finding| !finding.warning)
+        self.findings.iter().any(|finding| !finding.warning)
     }
 
     /// All of them.
     pub fn findings(&self) -> &[ConfigError] {
-        &self.0
+        &self.findings
+    }
+
+    /// All notes, by file.
+    pub fn notes(&self) -> &[(PathBuf, String)] {
+        &self.notes
     }
 }
 
-/// A line each.
+/// A line each, without the notes.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|finding| writeln!(f, "{finding}"))
+        self.findings.iter().try_for_each(|finding| writeln!(f, "{finding}"))
     }
 }
+
+/// A unit that this version serves: its name, its table, and the site as it is for this unit.
+pub type ServedUnit = (UnitName, Table, Site);
 
 /// Checks the site file, the secrets, the names and kinds of the unit files. What comes back beside the report are the
 /// units that this version serves, for their components to read.
-pub fn check(places: &Places) -> (Site, Vec<(UnitName, Table)>, Report) {
+pub fn check(places: &Places) -> (Vec<ServedUnit>, Report) {
     let mut report = Report::default();
     let (site, errors) = Site::load(places);
     report.add(errors);
@@ -61,30 +78,34 @@ pub fn check(places: &Places) -> (Site, Vec<(UnitName, Table)>, Report) {
     }
     let mut served = Vec::new();
     for (name, path) in units {
-        let is_served = is_served(&name, &path);
-        if !is_served {
-            report.add_file(&path, NOT_SERVED, true);
-        }
-        if is_native(&path) {
-            match load_unit(&path) {
+        match service(places, &name, &path) {
+            Service::Served => match load_unit(&site, &name, &path) {
+                Ok((table, site)) => served.push((name, table, site)),
                 Err(errors) => report.add(errors),
-                Ok(table) if is_served => served.push((name, table)),
-                Ok(table) => report.add(syntax_errors(table)),
+            },
+            service @ Service::LeftToSundew(_) => report.note(&path, &service.to_string()),
+            Service::NotServed => {
+                report.add_file(&path, NOT_SERVED, true);
+                if is_native(&path) {
+                    report.add(syntax_errors(&path));
+                }
             }
         }
     }
-    (site, served, report)
+    for (path, service) in sundew::others(places) {
+        report.note(&path, &service.to_string());
+    }
+    (served, report)
 }
 
-/// Whether this version runs units of this kind: not `process/`, nor Sundew's `.conf`.
-pub fn is_served(name: &UnitName, path: &Path) -> bool {
-    is_native(path) && name.dir != UnitDir::Process
-}
-
-/// What is wrong with a table whose keys nobody here knows.
-fn syntax_errors(mut table: Table) -> Vec<ConfigError> {
-    table.know_all();
-    table.read_whole(|_| Some(())).1
+/// What is wrong with a file whose keys nobody here knows.
+fn syntax_errors(path: &Path) -> Vec<ConfigError> {
+    let errors = Errors::default();
+    if let Some(mut table) = file::load(path, &errors) {
+        table.know_all();
+        table.finish();
+    }
+    errors.take()
 }
 
 #[cfg(test)]

@@ -12,23 +12,25 @@ use super::{ConfigError, Errors, Table};
 /// Far above any real site, far below what hurts.
 const LARGEST: u64 = 1 << 20;
 
-/// A unit's file as a table. Syntax errors are in the table's findings; `Err` is for a file that cannot be read at all.
-pub fn load_unit(path: &Path) -> Result<Table, Vec<ConfigError>> {
-    let errors = Errors::default();
-    load(path, &errors).ok_or_else(|| errors.take())
-}
-
 /// The file as a table; where it cannot be read, `None` and one error.
 pub(super) fn load(path: &Path, errors: &Errors) -> Option<Table> {
     let text = open(path).and_then(|file| read(file, LARGEST));
     table(path, text, errors)
 }
 
+/// Like [`load`], but a file that does not exist is not an error.
+pub(super) fn load_if_there(path: &Path, errors: &Errors) -> Option<Table> {
+    match open(path) {
+        Err(fault) if fault.is_missing() => None,
+        opened => table(path, opened.and_then(|file| read(file, LARGEST)), errors),
+    }
+}
+
 /// Like [`load`], for a file of secrets: refused when anyone but its owner can read it, and it never shows a value.
 /// A file that does not exist is not an error.
 pub(super) fn load_secrets(path: &Path, errors: &Errors) -> Option<Table> {
     let text = match open(path) {
-        Err((_, why)) if why == MISSING => return None,
+        Err(fault) if fault.is_missing() => return None,
         Err(why) => Err(why),
         Ok(file) => private(&file).and_then(|()| read(file, LARGEST)),
     };
@@ -37,32 +39,72 @@ pub(super) fn load_secrets(path: &Path, errors: &Errors) -> Option<Table> {
 
 /// The text of one credential, without its final line end. `None` where there is no such file.
 pub(super) fn credential(path: &Path) -> Result<Option<String>, String> {
-    let told = |(_, why): Fault| format!("{}: {why}", path.display());
+    let told = |fault: Fault| format!("{}: {fault}", path.display());
     let text = match open(path) {
-        Err((_, why)) if why == MISSING => return Ok(None),
+        Err(fault) if fault.is_missing() => return Ok(None),
         Err(fault) => return Err(told(fault)),
         Ok(file) => read(file, 4096).map_err(told)?,
     };
     Ok(Some(text.trim_end_matches(['\n', '\r']).to_string()))
 }
 
-/// A line (0 for the whole file) and what is wrong.
-type Fault = (usize, String);
+/// A file's bytes, within the same bounds, for what need not be UTF-8.
+pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {
+    open(path).and_then(|file| read_bytes(file, LARGEST))
+}
+
+/// Why a file cannot be read.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// 0 for the whole file.
+    line: usize,
+    why: String,
+}
+
+impl Fault {
+    /// Whether there is no such file.
+    pub(super) fn is_missing(&self) -> bool {
+        self.why == MISSING
+    }
+
+    /// The finding about the file.
+    pub(super) fn of(self, path: &Path) -> ConfigError {
+        ConfigError {
+            file: path.to_path_buf(),
+            line: self.line,
+            key: String::new(),
+            value: String::new(),
+            accepted: self.why,
+            warning: false,
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+/// About the whole file.
+fn fault(why: impl Into<String>) -> Fault {
+    Fault {
+        line: 0,
+        why: why.into(),
+    }
+}
+
+fn unreadable(error: std::io::Error) -> Fault {
+    fault(format!("cannot read: {error}"))
+}
 
 const MISSING: &str = "no such file";
 
 fn table(path: &Path, text: Result<String, Fault>, errors: &Errors) -> Option<Table> {
     match text {
         Ok(text) => Some(Table::parse(path, &text, errors)),
-        Err((line, why)) => {
-            errors.push(ConfigError {
-                file: path.to_path_buf(),
-                line,
-                key: String::new(),
-                value: String::new(),
-                accepted: why,
-                warning: false,
-            });
+        Err(fault) => {
+            errors.push(fault.of(path));
             None
         }
     }
@@ -73,45 +115,46 @@ fn open(path: &Path) -> Result<File, Fault> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags as i32).open(path);
     file.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => (0, MISSING.to_string()),
-        _ => (0, format!("cannot read: {error}")),
+        std::io::ErrorKind::NotFound => fault(MISSING),
+        _ => unreadable(error),
     })
 }
 
 fn private(file: &File) -> Result<(), Fault> {
-    let mode = file
-        .metadata()
-        .map_err(|error| (0, format!("cannot read: {error}")))?
-        .mode();
+    let mode = file.metadata().map_err(unreadable)?.mode();
     if mode & 0o077 != 0 {
-        let why = format!(
+        return Err(fault(format!(
             "others can get at these passwords (mode {:04o}); run chmod 0600 on it",
             mode & 0o7777
-        );
-        return Err((0, why));
+        )));
     }
     Ok(())
 }
 
 fn read(file: File, largest: u64) -> Result<String, Fault> {
-    let unreadable = |error: std::io::Error| (0, format!("cannot read: {error}"));
+    String::from_utf8(read_bytes(file, largest)?).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        Fault {
+            line: 1 + good.iter().filter(|b| **b == b'\n').count(),
+            why: "not UTF-8".to_string(),
+        }
+    })
+}
+
+fn read_bytes(file: File, largest: u64) -> Result<Vec<u8>, Fault> {
     let kind = file.metadata().map_err(unreadable)?.file_type();
     if kind.is_dir() {
-        return Err((0, "a directory, not a file".to_string()));
+        return Err(fault("a directory, not a file"));
     }
     if !kind.is_file() {
-        return Err((0, "not a regular file".to_string()));
+        return Err(fault("not a regular file"));
     }
     let mut bytes = Vec::new();
     file.take(largest + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > largest {
-        return Err((0, format!("larger than {largest} bytes")));
+        return Err(fault(format!("larger than {largest} bytes")));
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = 1 + good.iter().filter(|b| **b == b'\n').count();
-        (line, "not UTF-8".to_string())
-    })
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -120,8 +163,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn refusal(path: &Path) -> String {
-        load_unit(path)
-            .unwrap_err()
+        let errors = Errors::default();
+        assert!(load(path, &errors).is_none());
+        errors
+            .take()
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Broker, Item, Site, Table, quantity};
+use super::{Broker, Item, Log, Site, Table, quantity};
 
 use crate::message::{
     AnnounceAs, Binding, DigestOf, Exchange, ExchangeKind, Format, Masks, Pattern, Queue, Topology, Verdict,
@@ -308,6 +308,24 @@ pub fn sync<T: Copy>(table: &mut Table, power: T, crash: T) -> T {
     table
         .choice("sync", &[("power", power), ("crash", crash)])
         .unwrap_or(power)
+}
+
+/// `log = { keep = 30, level = "info" }`, of the site or of a unit; what it does not say is as in `plain`.
+pub fn log(table: &mut Table, plain: &Log) -> Log {
+    let levels = [
+        ("error", tracing::Level::ERROR),
+        ("warn", tracing::Level::WARN),
+        ("info", tracing::Level::INFO),
+        ("debug", tracing::Level::DEBUG),
+        ("trace", tracing::Level::TRACE),
+    ];
+    let read = table.within("log", |table| {
+        Some(Log {
+            keep: table.integer("keep", 1..=3650).unwrap_or(plain.keep),
+            level: table.choice("level", &levels).unwrap_or(plain.level),
+        })
+    });
+    read.unwrap_or_else(|| plain.clone())
 }
 
 /// A duration above zero.

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::UnitName;
+use super::sundew::Directories;
 
-/// The places of one root. `PX_ROOT=R` (or the old `PXROOT`) moves them all under R, in Sundew's shape.
+/// The places of one root. `PX_ROOT=R` (or the old `PXROOT`) moves them all under R, in Sundew's shape; then `etcdir`,
+/// `spooldir` and `logdir` of `px.conf` move theirs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
     /// `px.toml` and the unit directories.
@@ -17,6 +19,10 @@ pub struct Places {
     pub log: PathBuf,
     /// Locks and status files.
     pub run: PathBuf,
+    /// What moved everything; `None` for the system's own places.
+    root: Option<PathBuf>,
+    /// Where the places are read from: `px.conf` before any `etcdir`.
+    first_px_conf: PathBuf,
 }
 
 impl Places {
@@ -25,14 +31,33 @@ impl Places {
         let root = ["PX_ROOT", "PXROOT"]
             .into_iter()
             .find_map(|name| std::env::var_os(name).filter(|value| !value.is_empty()));
-        match root {
+        let places = match root {
             Some(root) => {
                 let root = PathBuf::from(root);
                 // Fails only where the working directory is gone; then a relative root fails soon enough by itself.
                 Places::under(&std::path::absolute(&root).unwrap_or(root))
             }
             None => Places::system(),
+        };
+        places.moved_by_px_conf()
+    }
+
+    /// These places as their `px.conf` moves them, where there is one. px's own state moves with the spool, for it tells
+    /// what was done with the files there; locks and status files stay. What is wrong in `px.conf` moves nothing, and
+    /// is told when the site is loaded.
+    pub fn moved_by_px_conf(mut self) -> Places {
+        let moved = Directories::of(&self.first_px_conf);
+        if let Some(etc) = moved.etc {
+            self.etc = etc;
         }
+        if let Some(log) = moved.log {
+            self.log = log;
+        }
+        if let Some(spool) = moved.spool {
+            self.state = spool.join("state");
+            self.spool = spool;
+        }
+        self
     }
 
     /// `/etc/px`, `/var/spool/px`, `/var/log/px`, `/run/px`.
@@ -43,6 +68,8 @@ impl Places {
             state: "/var/spool/px/state".into(),
             log: "/var/log/px".into(),
             run: "/run/px".into(),
+            root: None,
+            first_px_conf: "/etc/px/px.conf".into(),
         }
     }
 
@@ -54,22 +81,34 @@ impl Places {
             state: root.join("state"),
             log: root.join("log"),
             run: root.join("run"),
+            root: Some(root.to_path_buf()),
+            first_px_conf: root.join("etc/px.conf"),
         }
     }
 
     /// What moves everything, unless these are the system's own places.
     pub fn root(&self) -> Option<&Path> {
-        (!self.is_system_root()).then_some(self.spool.as_path())
+        self.root.as_deref()
     }
 
     /// Whether these are the system's own: only there privileges are dropped.
     pub fn is_system_root(&self) -> bool {
-        *self == Places::system()
+        self.root.is_none()
     }
 
     /// `px.toml`.
     pub fn site_file(&self) -> PathBuf {
         self.etc.join("px.toml")
+    }
+
+    /// `px.conf`, where a Sundew site has one.
+    pub fn sundew_site_file(&self) -> PathBuf {
+        self.etc.join("px.conf")
+    }
+
+    /// The `px.conf` that may move the places, the other `px.conf` among them.
+    pub(super) fn first_px_conf(&self) -> &Path {
+        &self.first_px_conf
     }
 
     /// `secrets.toml`, next to `px.toml`.
@@ -113,5 +152,31 @@ mod tests {
         assert_eq!(places.log_file(&unit), Path::new("/r/log/rx_pull_urp.log"));
         assert_eq!(places.spool, Path::new("/r"));
         assert_eq!((places.root(), Places::system().root()), (Some(Path::new("/r")), None));
+    }
+
+    #[test]
+    fn px_conf_moves_what_it_names_and_the_state_goes_with_the_spool() {
+        let root = tempfile::tempdir().unwrap();
+        let etc = root.path().join("etc");
+        std::fs::create_dir(&etc).unwrap();
+        let plain = Places::under(root.path());
+        assert_eq!(plain.clone().moved_by_px_conf(), plain);
+        std::fs::write(
+            etc.join("px.conf"),
+            "user px\nspooldir /a\nspooldir /data/px/\nlogdir /l # logs\n",
+        )
+        .unwrap();
+        let moved = plain.clone().moved_by_px_conf();
+        assert_eq!((&*moved.spool, &*moved.log), (Path::new("/data/px"), Path::new("/l")));
+        assert_eq!(moved.state, Path::new("/data/px/state"));
+        assert_eq!(
+            (&moved.etc, &moved.run, moved.root()),
+            (&plain.etc, &plain.run, plain.root())
+        );
+        std::fs::write(etc.join("px.conf"), "etcdir /e\n").unwrap();
+        let moved = plain.clone().moved_by_px_conf();
+        assert_eq!(moved.site_file(), Path::new("/e/px.toml"));
+        assert_eq!(moved.sundew_site_file(), Path::new("/e/px.conf"));
+        assert_eq!((&moved.spool, &moved.state), (&plain.spool, &plain.state));
     }
 }

@@ -50,6 +50,14 @@
 //! 2026-11-21 21:03:37,617 [INFO] (498081 Bytes) Forwarded NAME  from urp-1 (lat=0.004210,ignored=1)
 //! ```
 //!
+//! # Spool
+//!
+//! The table `[spool]`:
+//!
+//! | option | default | meaning |
+//! | --- | --- | --- |
+//! | `keep_db` | 30 days | how long `px clean` leaves products in `db/` |
+//!
 //! # Reaper
 //!
 //! The table `[reaper]` (`broker`, `max_messages`, `max_bytes`) is checked and not served by this version.
@@ -73,19 +81,30 @@
 //!
 //! | place | holds |
 //! | --- | --- |
-//! | `/etc/px` (`R/etc`) | `px.toml`, `secrets.toml`, and the units in `watch/`, `dispatch/`, `rx/` |
-//! | `/var/spool/px` (`R`) | the file of an embedded broker |
+//! | `/etc/px` (`R/etc`) | `px.toml`, `secrets.toml`, and the units in `watch/`, `dispatch/`, `rx/`, `tx/` |
+//! | `/var/spool/px` (`R`) | `rxq`, `txq` and `db`, as Sundew has them; the file of an embedded broker |
 //! | `/var/spool/px/state` (`R/state`) | of each unit `DIR_NAME/`: what failed, what is parked, what was seen |
 //! | `/var/log/px` (`R/log`) | `DIR_NAME.log`, and `DIR_NAME.log.YYYY-MM-DD` of past days |
 //! | `/run/px` (`R/run`) | `DIR_NAME.lock`, `DIR_NAME.status.json` |
+//!
+//! # A Sundew site
+//!
+//! Where `px.conf` stands beside it, `px.toml` may be missing. Of `px.conf` the site has `etcdir`, `spooldir` and `logdir`,
+//! absolute paths, which move the places above (px's own state with the spool), `daysToKeepInDB`, for which `keep_db` is
+//! another word, and `logrotate`, the same as `keep` of `[log]`. What `px.toml` says counts more. Every other line of it
+//! is for the units that are `.conf` files themselves.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::broker::{NAME, Surroundings, is_name};
 use super::error::NOT_SERVED;
 use super::secrets::Secrets;
 use super::url::{Variables, environment};
-use super::{Broker, ConfigError, Errors, Places, Table, file};
+use super::{Broker, ConfigError, Errors, Places, Table, file, options, sundew, unit};
+
+/// Sundew's own default.
+const KEEP_DB: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// `[log]` of `px.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +131,8 @@ pub struct Site {
     pub places: Places,
     /// How units log.
     pub log: Log,
+    /// How long products stay in `db/`.
+    pub keep_db: Duration,
     brokers: BTreeMap<String, Broker>,
     /// Brokers that are written but could not be read; `None` where the whole file could not be.
     faulty: Option<Vec<String>>,
@@ -126,15 +147,25 @@ impl Site {
     /// Like [`Site::load`], with the environment as an argument.
     pub fn load_with(places: &Places, variables: &dyn Fn(&str) -> Option<String>) -> (Site, Vec<ConfigError>) {
         let errors = Errors::default();
-        let mut site = Site {
-            places: places.clone(),
-            log: Log::default(),
-            brokers: BTreeMap::new(),
-            faulty: None,
+        let mut site = Site::of(places, []);
+        let px_conf = sundew::read_site(places, &errors);
+        site.keep_db = px_conf.keep_db.unwrap_or(site.keep_db);
+        site.log.keep = px_conf.log_keep.unwrap_or(site.log.keep);
+        let path = places.site_file();
+        // A Sundew site has none, and without units nothing is missing.
+        let may_be_missing = places.sundew_site_file().exists() || !unit::has_native(places);
+        let table = match may_be_missing {
+            true => file::load_if_there(&path, &errors),
+            false => file::load(&path, &errors),
         };
-        if let Some(mut table) = file::load(&places.site_file(), &errors) {
-            site.read(&mut table, variables, &errors);
-            table.finish();
+        match table {
+            Some(mut table) => {
+                site.read(&mut table, variables, &errors);
+                table.finish();
+            }
+            // Unreadable: it may have had any broker.
+            None if errors.refused() => site.faulty = None,
+            None => {}
         }
         (site, errors.take())
     }
@@ -144,6 +175,7 @@ impl Site {
         Site {
             places: places.clone(),
             log: Log::default(),
+            keep_db: KEEP_DB,
             brokers: brokers
                 .into_iter()
                 .map(|broker| (broker.name.clone(), broker))
@@ -198,8 +230,9 @@ impl Site {
         }
         // Where `brokers` is no table, or the file not even TOML, it may have had any broker.
         self.faulty = (!table.is_broken() && is_table).then_some(faulty);
-        if let Some(log) = table.within("log", |table| Some(read_log(table))) {
-            self.log = log;
+        self.log = options::log(table, &self.log);
+        if let Some(keep) = table.within("spool", |table| options::positive_duration(table, "keep_db")) {
+            self.keep_db = keep;
         }
         if table.has("reaper") {
             table.within("reaper", |table| {
@@ -213,23 +246,8 @@ impl Site {
     }
 }
 
-fn read_log(table: &mut Table) -> Log {
-    let plain = Log::default();
-    let levels = [
-        ("error", tracing::Level::ERROR),
-        ("warn", tracing::Level::WARN),
-        ("info", tracing::Level::INFO),
-        ("debug", tracing::Level::DEBUG),
-        ("trace", tracing::Level::TRACE),
-    ];
-    Log {
-        keep: table.integer("keep", 1..=3650).unwrap_or(plain.keep),
-        level: table.choice("level", &levels).unwrap_or(plain.level),
-    }
-}
-
 fn check_reaper(table: &mut Table, site: &Site) {
-    super::options::broker(table, site);
+    options::broker(table, site);
     table.integer::<u64>("max_messages", 1..=1_000_000_000);
     table.size("max_bytes");
 }

@@ -134,6 +134,16 @@ pub fn units(places: &Places) -> (Vec<(UnitName, PathBuf)>, Vec<Stray>) {
     (units, strays)
 }
 
+/// Whether any unit's file is TOML.
+pub(super) fn has_native(places: &Places) -> bool {
+    let (units, strays) = units(places);
+    let mut paths = units
+        .iter()
+        .map(|(_, path)| path)
+        .chain(strays.iter().map(|(path, _)| path));
+    paths.any(|path| is_native(path))
+}
+
 /// Whether a unit's file is TOML.
 pub(super) fn is_native(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "toml")

@@ -20,6 +20,7 @@
 //! | `format`, `digest` | | what a message is whose key and content type do not tell; what a v00 digest is of |
 //! | `unroutable` | `"count"` | `"hold"`: wait until somebody has bound a queue |
 //! | `sync` | `"power"` | `"crash"`: the seen log is written, not synced |
+//! | `log` | the site's | `{ keep = 30, level = "info" }`: days for which old logs are kept, and what is written |
 //!
 //! ```toml
 //! broker = "bunny"

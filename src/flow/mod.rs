@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Broker, ConfigError, Places, Report, Site, Table, UnitDir, UnitName};
+use crate::config::{self, Broker, ConfigError, Places, Report, Site, Table, UnitDir, UnitName, options};
 use crate::message::{DecodeOptions, DigestOf, Envelope, Fault, Format};
 use crate::metrics::Metrics;
 
@@ -248,18 +248,17 @@ pub fn load(places: &Places, name: &UnitName, file: &Path) -> Result<Loaded, Vec
     let (site, errors) = Site::load(places);
     let mut report = Report::default();
     report.add(errors);
-    let mut component = None;
-    if config::is_served(name, file) {
-        match config::load_unit(file) {
-            Ok(table) => {
-                let (read, errors) = table.read_whole(|table| Component::read(name, table, &site));
-                report.add(errors);
-                component = read;
-            }
-            Err(errors) => report.add(errors),
+    let (mut component, mut log) = (None, site.log.clone());
+    match config::load_unit(&site, name, file) {
+        Ok((table, site)) => {
+            let (read, errors) = table.read_whole(|table| {
+                log = options::log(table, &site.log);
+                Component::read(name, table, &site)
+            });
+            report.add(errors);
+            component = read;
         }
-    } else {
-        report.add_file(file, config::NOT_SERVED, false);
+        Err(errors) => report.add(errors),
     }
     if let Some(url) = component.as_ref().and_then(|component| component.broker().urls.first())
         && !url.scheme.is_served()
@@ -270,8 +269,8 @@ pub fn load(places: &Places, name: &UnitName, file: &Path) -> Result<Loaded, Vec
         Some(component) if !report.refused() => Ok(Loaded {
             component,
             warnings: report.findings().to_vec(),
-            log_keep: site.log.keep as usize,
-            log_level: site.log.level,
+            log_keep: log.keep as usize,
+            log_level: log.level,
         }),
         _ => Err(report.findings().to_vec()),
     }
@@ -279,9 +278,12 @@ pub fn load(places: &Places, name: &UnitName, file: &Path) -> Result<Loaded, Vec
 
 /// Checks every file of a site with everything that reads it.
 pub fn check(places: &Places) -> Report {
-    let (site, served, mut report) = config::check(places);
-    for (name, table) in served {
-        let (_, errors) = table.read_whole(|table| Component::read(&name, table, &site));
+    let (served, mut report) = config::check(places);
+    for (name, table, site) in served {
+        let (_, errors) = table.read_whole(|table| {
+            options::log(table, &site.log);
+            Component::read(&name, table, &site)
+        });
         report.add(errors);
     }
     report

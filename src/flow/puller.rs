@@ -24,6 +24,7 @@
 //! | `adopt_after` | 10 min | a fetch that takes longer is taken over from the broker |
 //! | `sync` | `"power"` | `"crash"`: written and renamed, not synced |
 //! | `format`, `digest` | | what a message is whose key and content type do not tell; what a v00 digest is of |
+//! | `log` | the site's | `{ keep = 30, level = "info" }`: days for which old logs are kept, and what is written |
 //!
 //! ```toml
 //! type   = "pull"

@@ -10,6 +10,7 @@
 //! | `source`, `cluster` | none | headers `source` and `from_cluster` of v02 and v03 |
 //! | `filename` | none | header `filename` of exp, v00 and v02, for example `"msg_${FILE}:WXO:LOCAL:FILE:XML"` |
 //! | `unroutable` | `"count"` | `"hold"`: wait while no queue is bound for what is announced |
+//! | `log` | the site's | `{ keep = 30, level = "info" }`: days for which old logs are kept, and what is written |
 //!
 //! and of each `[[tree]]`:
 //!

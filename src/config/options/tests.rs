@@ -153,3 +153,27 @@ fn sync_is_power_unless_it_says_crash() {
     }
     assert_eq!(read("sync = \"never\"", |t| Some(sync(t, 'p', 'c'))).0, None);
 }
+
+#[test]
+fn a_units_log_overrides_the_sites_word_by_word() {
+    let site = Log {
+        keep: 7,
+        level: tracing::Level::WARN,
+    };
+    let table = [
+        ("", 7, tracing::Level::WARN, 0),
+        ("log = { keep = 5 }", 5, tracing::Level::WARN, 0),
+        ("log.level = \"debug\"", 7, tracing::Level::DEBUG, 0),
+        ("log = { keep = 0, levl = \"debug\" }", 7, tracing::Level::WARN, 2),
+        ("log = \"info\"", 7, tracing::Level::WARN, 1),
+    ];
+    for (text, keep, level, errors) in table {
+        let unit = Table::parse(Path::new("u.toml"), text, &Errors::default());
+        let mut read = None;
+        let (_, found) = unit.read_whole(|table| {
+            read = Some(log(table, &site));
+            Some(())
+        });
+        assert_eq!((read, found.len()), (Some(Log { keep, level }), errors), "{text}");
+    }
+}

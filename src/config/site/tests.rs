@@ -231,3 +231,61 @@ fn canary_passwords_appear_nowhere() {
     }
     assert!(count > 100, "only {count} findings were looked at");
 }
+
+#[test]
+fn how_long_products_and_logs_are_kept_is_said_by_px_toml_then_by_px_conf() {
+    let days = |days: u64| Duration::from_secs(days * 86_400);
+    let table = [
+        ("", "", days(30), 30),
+        ("", "daysToKeepInDB 40\nlogrotate 7", days(40), 7),
+        ("spool.keep_db = \"12h\"\nlog.keep = 9", "", days(1) / 2, 9),
+        (
+            "spool = {}\nlog.level = \"warn\"",
+            "daysToKeepInDB 40\nlogrotate 7",
+            days(40),
+            7,
+        ),
+        (
+            "spool.keep_db = \"3d\"\nlog.keep = 9",
+            "daysToKeepInDB 40\nlogrotate 7",
+            days(3),
+            9,
+        ),
+    ];
+    for (px_toml, px_conf, keep_db, log_keep) in table {
+        let site = TestSite::new(px_toml);
+        std::fs::write(site.places().sundew_site_file(), px_conf).unwrap();
+        let (site, found) = site.load(&[]);
+        assert_eq!(found, [] as [&str; 0]);
+        assert_eq!(
+            (site.keep_db, site.log.keep),
+            (keep_db, log_keep),
+            "{px_toml} {px_conf}"
+        );
+    }
+    let (site, found) = TestSite::new("spool.keep_db = \"0s\"").load(&[]);
+    assert_eq!((site.keep_db, found.len()), (KEEP_DB, 1), "{found:?}");
+}
+
+#[test]
+fn px_toml_may_be_missing_where_px_conf_is_or_no_unit_needs_it() {
+    let none = || {
+        let site = TestSite::new("");
+        std::fs::remove_file(site.places().site_file()).unwrap();
+        std::fs::create_dir(site.places().etc.join("tx")).unwrap();
+        site
+    };
+    assert_eq!(none().load(&[]).1, [] as [&str; 0]);
+    let sundews = none();
+    std::fs::write(sundews.places().etc.join("tx/a.conf"), "type amqp").unwrap();
+    assert_eq!(sundews.load(&[]).1, [] as [&str; 0]);
+    let ours = none();
+    std::fs::write(ours.places().etc.join("tx/a.toml"), "").unwrap();
+    assert_eq!(ours.load(&[]).1, ["px.toml: no such file"]);
+    std::fs::write(ours.places().sundew_site_file(), "user px").unwrap();
+    assert_eq!(ours.load(&[]).1, [] as [&str; 0]);
+    // What px.toml would have had is told where it is asked for.
+    let table = Table::parse(Path::new("u.toml"), "broker = \"b\"\n", &Errors::default());
+    let (_, found) = table.read_whole(|table| options::broker(table, &ours.load(&[]).0));
+    assert_eq!(found[0].to_string(), "u.toml:1: broker = \"b\": px.toml has no brokers");
+}

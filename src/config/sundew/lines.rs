@@ -1,0 +1,310 @@
+//! Sundew's lexing: lines of words, `px.conf` before the flow's own file, and what is included in place.
+//!
+//! A line with fewer than two words says nothing; one whose first character that is no blank is `#` is a comment. There
+//! are no quotes, no escapes and no comments behind a line's words: `batch 10 # more` has four words.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::error::{is_secret_key, shown};
+use crate::config::{ConfigError, Errors, Places, file};
+
+/// Includes within includes: far above any real site.
+const DEEPEST: usize = 16;
+/// All files of one flow together, so that includes cannot multiply without end.
+const LARGEST: usize = 4 << 20;
+
+/// Keywords of `px.conf` that are no flow's: of the whole site, or of Sundew's tools. `user` is a flow's as well.
+pub(in crate::config) const SITE_KEYS: [&str; 20] = [
+    "backEndPrivKey",
+    "backEndUser",
+    "backend",
+    "clusters",
+    "daysToKeepInDB",
+    "etcdir",
+    "frontEndEnvVar",
+    "frontEndPrivKey",
+    "frontEndTempDir",
+    "frontEndUser",
+    "lang",
+    "logdir",
+    "masterConfPath",
+    "numberDBDays",
+    "resendLimit",
+    "root",
+    "similiFrontEndEnvVar",
+    "spooldir",
+    "user",
+    "waitTimeForLogEntry",
+];
+
+/// The directory of `ETC` a flow's file is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::config) enum FlowDir {
+    Tx,
+    Rx,
+    Fx,
+    Trx,
+}
+
+impl FlowDir {
+    /// The directory's name.
+    pub(in crate::config) fn name(self) -> &'static str {
+        match self {
+            FlowDir::Tx => "tx",
+            FlowDir::Rx => "rx",
+            FlowDir::Fx => "fx",
+            FlowDir::Trx => "trx",
+        }
+    }
+
+    /// The type of a flow that names none.
+    pub(in crate::config) fn default_type(self) -> &'static str {
+        match self {
+            FlowDir::Tx => "single-file",
+            FlowDir::Rx => "none",
+            FlowDir::Fx => "filter",
+            FlowDir::Trx => "aftn",
+        }
+    }
+}
+
+/// A line of two words or more. Its `Debug` shows the keyword alone, for the rest may be a password.
+#[derive(Clone)]
+pub(in crate::config) struct Line {
+    pub file: Arc<Path>,
+    /// Counted from 1.
+    pub number: usize,
+    /// The keyword, and at least one more.
+    pub words: Vec<String>,
+    /// How deep in includes: 0 for `px.conf` and the flow's file. See [`Scoped`].
+    pub scope: usize,
+    /// Of `px.conf` (or included there): keywords of other tools and of other kinds of flow are legal in it.
+    pub is_site: bool,
+}
+
+impl Line {
+    pub(in crate::config) fn keyword(&self) -> &str {
+        &self.words[0]
+    }
+
+    /// The second word, which is the value of most keywords.
+    pub(in crate::config) fn value(&self) -> &str {
+        &self.words[1]
+    }
+
+    /// That this line is wrong. Shows the line's words, without passwords, as far as [`shown`] knows them.
+    pub(in crate::config) fn error(&self, accepted: impl Into<String>) -> ConfigError {
+        ConfigError {
+            file: self.file.to_path_buf(),
+            line: self.number,
+            key: printable(self.keyword()),
+            value: match is_secret_key(self.keyword()) {
+                true => "***".to_string(),
+                false => shown(&self.words[1..].join(" ")),
+            },
+            accepted: accepted.into(),
+            warning: false,
+        }
+    }
+
+    /// Like [`Line::error`], for what is loaded all the same.
+    pub(in crate::config) fn warning(&self, text: impl Into<String>) -> ConfigError {
+        ConfigError {
+            warning: true,
+            ..self.error(text)
+        }
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} {:?} …", self.file.display(), self.number, self.keyword())
+    }
+}
+
+/// A word as a finding shows it where it stands alone: what is no keyword at all may hold anything.
+pub(in crate::config) fn printable(keyword: &str) -> String {
+    let harmless = |c: char| c.is_ascii_graphic();
+    match keyword.len() <= 40 && keyword.chars().all(harmless) {
+        true => keyword.to_string(),
+        false => shown(keyword),
+    }
+}
+
+/// What lines set for those that follow (`directory`, `filename`): an included file begins with what is in force where
+/// it is included, and what it sets ends with it. To be asked with the scope of every line, in order.
+#[derive(Debug, Clone)]
+pub(in crate::config) struct Scoped<T>(Vec<T>);
+
+impl<T: Clone> Scoped<T> {
+    pub(in crate::config) fn new(first: T) -> Self {
+        Scoped(vec![first])
+    }
+
+    /// What is in force for a line of this scope, to be read or changed.
+    pub(in crate::config) fn at(&mut self, scope: usize) -> &mut T {
+        self.0.truncate(scope + 1);
+        while self.0.len() <= scope {
+            let inherited = self.0[self.0.len() - 1].clone();
+            self.0.push(inherited);
+        }
+        &mut self.0[scope]
+    }
+}
+
+/// All lines that make up a flow: those of `px.conf`, where there is one, and those of its file. For `tx` an `include`
+/// stays as a line and is followed by what it includes, one scope deeper; elsewhere Sundew ignores it.
+pub(in crate::config) fn flow(places: &Places, dir: FlowDir, path: &Path, errors: &Errors) -> Vec<Line> {
+    let mut reader = Reader::new(errors, (dir == FlowDir::Tx).then(|| places.etc.join("tx")));
+    reader.site(&places.sundew_site_file());
+    reader.is_site = false;
+    reader.file(path);
+    if dir != FlowDir::Tx {
+        let ignored = |line: &&Line| line.keyword() == "include" && !line.is_site;
+        for line in reader.lines.iter().filter(ignored) {
+            errors.push(line.warning("Sundew reads no include here, and neither does px: its lines have no effect"));
+        }
+    }
+    reader.lines
+}
+
+/// The lines of a `px.conf` alone; none where there is no such file.
+pub(in crate::config) fn site(path: &Path, errors: &Errors) -> Vec<Line> {
+    let mut reader = Reader::new(errors, None);
+    reader.site(path);
+    reader.lines
+}
+
+/// The `type` that is in force: the last one. Where there is none, it is [`FlowDir::default_type`].
+pub(in crate::config) fn flow_type(lines: &[Line]) -> Option<&Line> {
+    lines.iter().rev().find(|line| line.keyword() == "type")
+}
+
+struct Reader<'a> {
+    errors: &'a Errors,
+    /// Where included files are; `None` where nothing is included.
+    includes: Option<PathBuf>,
+    lines: Vec<Line>,
+    is_site: bool,
+    /// The files that are being read, each included by the one before it.
+    open: Vec<Arc<Path>>,
+    bytes_left: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(errors: &'a Errors, includes: Option<PathBuf>) -> Self {
+        Reader {
+            errors,
+            includes,
+            lines: Vec::new(),
+            is_site: true,
+            open: Vec::new(),
+            bytes_left: LARGEST,
+        }
+    }
+
+    fn site(&mut self, path: &Path) {
+        match file::bytes(path) {
+            Err(fault) if fault.is_missing() => {}
+            read => self.take(path, read),
+        }
+    }
+
+    fn file(&mut self, path: &Path) {
+        self.take(path, file::bytes(path));
+    }
+
+    fn take(&mut self, path: &Path, read: Result<Vec<u8>, file::Fault>) {
+        match read {
+            Ok(bytes) => self.text(path, &bytes),
+            Err(fault) => self.errors.push(fault.of(path)),
+        }
+    }
+
+    fn text(&mut self, path: &Path, bytes: &[u8]) {
+        let path: Arc<Path> = path.into();
+        self.bytes_left = self.bytes_left.saturating_sub(bytes.len());
+        self.open.push(Arc::clone(&path));
+        for (index, text) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            let Some((words, is_latin)) = words(text) else {
+                continue;
+            };
+            let line = Line {
+                file: Arc::clone(&path),
+                number: index + 1,
+                words,
+                scope: self.open.len() - 1,
+                is_site: self.is_site,
+            };
+            if is_latin {
+                let consequence = "not UTF-8: read as Latin-1, so a mask matches names in UTF-8 only";
+                self.errors.push(line.warning(consequence));
+            }
+            let included = (line.keyword() == "include").then(|| line.clone());
+            self.lines.push(line);
+            if let Some(line) = included {
+                self.include(&line);
+            }
+        }
+        self.open.pop();
+    }
+
+    fn include(&mut self, line: &Line) {
+        let Some(directory) = &self.includes else {
+            return;
+        };
+        // As Sundew does: the two are put together, whatever the name is.
+        let mut path = directory.clone().into_os_string();
+        path.push("/");
+        path.push(line.value());
+        let path = PathBuf::from(path);
+        if self.open.iter().any(|open| **open == *path) {
+            self.errors.push(line.error("the file includes itself"));
+            return;
+        }
+        if self.open.len() >= DEEPEST {
+            self.errors
+                .push(line.error(format!("more than {DEEPEST} files within each other")));
+            return;
+        }
+        match file::bytes(&path) {
+            Ok(bytes) if bytes.len() > self.bytes_left => {
+                let most = LARGEST >> 20;
+                self.errors
+                    .push(line.error(format!("all its files together are larger than {most} MiB")));
+            }
+            Ok(bytes) => self.text(&path, &bytes),
+            Err(fault) => self.errors.push(line.error(format!("{}: {fault}", path.display()))),
+        }
+    }
+}
+
+/// The words of a line, and whether one of them had to be read as Latin-1; `None` for comments and lines that say
+/// nothing.
+fn words(line: &[u8]) -> Option<(Vec<String>, bool)> {
+    let words: Vec<&[u8]> = split(line).collect();
+    if words.len() < 2 || words[0].starts_with(b"#") {
+        return None;
+    }
+    let is_latin = words.iter().any(|word| std::str::from_utf8(word).is_err());
+    Some((words.into_iter().map(text).collect(), is_latin))
+}
+
+/// A line's words, as bytes.
+pub(in crate::config) fn split(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c);
+    line.split(is_blank).filter(|word| !word.is_empty())
+}
+
+/// A word as text: UTF-8, or else Latin-1.
+pub(in crate::config) fn text(word: &[u8]) -> String {
+    match std::str::from_utf8(word) {
+        Ok(word) => word.to_string(),
+        Err(_) => word.iter().map(|byte| char::from(*byte)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
