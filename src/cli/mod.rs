@@ -11,6 +11,7 @@ use crate::daemon::log::Rendering;
 
 mod broker;
 mod check;
+mod clean;
 mod control;
 mod demo;
 mod failed;
@@ -80,6 +81,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Remove empty hours from senders' queues and old days from the database (for cron, each hour)
+    Clean(clean::Arguments),
     /// What could not be done and was kept
     #[command(subcommand)]
     Failed(failed::Command),
@@ -184,6 +187,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Revive(chosen) => control::revive(places, &chosen.in_places(places)?),
         Command::Status { units, json } => show::status(places, &units.known_in_places(places)?, json),
         Command::Check { json } => check::check(places, json),
+        Command::Clean(arguments) => clean::run(places, &arguments),
         Command::Failed(command) => failed::run(places, command),
         Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),

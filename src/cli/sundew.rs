@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use tracing::{Level, error, info};
 
 use super::{LogLevel, REFUSED, USAGE, control, say};
-use crate::config::{self, Places, UnitDir, UnitName};
+use crate::config::{Places, Service, UnitDir, UnitName, service, units};
 use crate::daemon::lock;
 use crate::daemon::log::{self, Destination, Rendering};
 use crate::daemon::sundew_lock::{self, Holder};
@@ -203,7 +203,7 @@ fn level_of(text: &str) -> Result<LogLevel, String> {
 }
 
 fn find(places: &Places, words: &Words, name: &str) -> Option<(UnitName, PathBuf)> {
-    let (units, _) = config::units(places);
+    let (units, _) = units(places);
     units
         .into_iter()
         .find(|(unit, _)| unit.dir == words.dir && unit.name == name)
@@ -227,13 +227,11 @@ enum Runs {
 
 impl Doing<'_> {
     fn act(&self, verb: Verb, level: Option<LogLevel>) -> anyhow::Result<ExitCode> {
-        if !config::is_served(&self.unit, &self.file) {
-            let file = self.file.display();
-            eprintln!(
-                "px: {} is left to Sundew ({file}): px does not serve its type",
-                self.unit
-            );
-            return Ok(ExitCode::from(REFUSED));
+        match service(self.places, &self.unit, &self.file) {
+            Service::Served => {}
+            service @ (Service::LeftToSundew(_) | Service::NotServed) => {
+                anyhow::bail!("{} is {service}: px neither starts nor stops it", self.unit)
+            }
         }
         match verb {
             Verb::Status => self.status().map(|()| ExitCode::SUCCESS),
@@ -347,7 +345,7 @@ impl Doing<'_> {
 
 /// `px revive`, told in pxChecker's own log.
 fn check(places: &Places) -> anyhow::Result<ExitCode> {
-    let died = control::died(places, &config::units(places).0)?;
+    let died = control::died(places, &units(places).0)?;
     if died.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -9,6 +9,7 @@ use crate::message::{Envelope, Fault, Headers, Value};
 
 pub mod atomic;
 pub mod database;
+pub mod clean;
 pub mod db;
 pub mod dirsync;
 pub mod failed;
