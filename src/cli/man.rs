@@ -54,6 +54,20 @@ One file under `/etc/px` is one unit: one process, one log, one line of `px stat
 it is: `watch/`, `dispatch/`, `rx/`. A unit is named `rx/NAME`, or `NAME` where only one directory has it; `rx-NAME`
 is the same unit, for systemd's `px@rx-NAME`.
 
+# Old names
+
+A link to `px` of one of these names is Sundew's program of that name, with its texts and exit codes:
+
+| name | is |
+| --- | --- |
+| `pxSender` NAME COMMAND | `start`, `stop`, `status`, `restart` or `reload` of `tx/NAME`; `-l LEVEL` for its log |
+| `pxReceiver` NAME COMMAND | the same of `rx/NAME` |
+| `pxChecker` | `px revive`, which tells in `pxChecker.log` what it has started |
+
+`status` is always 0, `reload` always 2, and `restart` starts only what ran or has died. A start that fails is told on
+standard error, with 1. `txq/NAME/.lock` and `rxq/NAME/.lock` hold the pid of a running sender or receiver; where a
+foreign process holds it, the unit does not start.
+
 # Exit status
 
 | code | meaning |

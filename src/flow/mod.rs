@@ -26,8 +26,10 @@ pub mod sample;
 pub mod state;
 pub mod vip;
 pub mod watcher;
+pub mod words;
 
 pub use state::State;
+pub use words::Words;
 
 /// What every part of a running unit shares.
 #[derive(Clone)]
@@ -179,6 +181,19 @@ impl Component {
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
         }
+    }
+
+    /// The `type` of a sender or a receiver: it has a queue in the spool, and the log tells of its life in certain words.
+    pub fn queue_type(&self) -> Option<&'static str> {
+        match self {
+            Component::Watcher(_) | Component::Dispatcher(_) => None,
+            Component::Puller(_) => Some("pull"),
+        }
+    }
+
+    /// What the log says of the unit's life, where sites look for certain words.
+    pub fn words(&self, unit: &UnitName) -> Option<Words> {
+        Words::of(unit, self.queue_type()?)
     }
 
     /// Runs the unit until it is told to stop and everything in hand is settled.

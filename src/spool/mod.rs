@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use crate::message::{Envelope, Fault, Headers, Value};
 
 pub mod atomic;
+pub mod clean;
 pub mod db;
 pub mod dirsync;
 pub mod failed;

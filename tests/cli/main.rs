@@ -5,9 +5,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 mod check;
+mod clean;
 mod life;
 mod messages;
 mod readme;
+mod sundew;
 mod units;
 mod usage;
 
