@@ -13,6 +13,12 @@ pub enum Count {
     Forwarded,
     Fetched,
     FetchedBytes,
+    Delivered,
+    DeliveredBytes,
+    Suppressed,
+    Rejected,
+    Invalid,
+    Purged,
     FromAlternates,
     Ignored,
     Skipped,
@@ -34,12 +40,18 @@ pub enum Count {
     Queued,
 }
 
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 30] = [
     "announced",
     "received",
     "forwarded",
     "fetched",
     "fetched_bytes",
+    "delivered",
+    "delivered_bytes",
+    "suppressed",
+    "rejected",
+    "invalid",
+    "purged",
     "from_alternates",
     "ignored",
     "skipped",

@@ -10,7 +10,7 @@ use crate::config::{Places, Service, UnitName, service};
 use crate::daemon::{lock, status};
 
 /// Counters worth a place on the line, in this order.
-const ON_THE_LINE: [&str; 15] = [
+const ON_THE_LINE: [&str; 20] = [
     "announced",
     "forwarded",
     "ignored",
@@ -18,6 +18,11 @@ const ON_THE_LINE: [&str; 15] = [
     "from_alternates",
     "ingested",
     "queued",
+    "delivered",
+    "suppressed",
+    "rejected",
+    "invalid",
+    "purged",
     "skipped",
     "superseded",
     "parked",

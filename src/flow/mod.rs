@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 pub mod alternates;
 pub mod consume;
 pub mod dispatcher;
+pub mod duplicates;
 pub mod ingest;
 pub mod link;
 pub mod park;
@@ -25,6 +26,7 @@ pub mod publish;
 pub mod puller;
 pub mod receiver;
 pub mod sample;
+pub mod sender;
 pub mod state;
 pub mod vip;
 pub mod watcher;
@@ -158,6 +160,8 @@ pub enum Component {
     Puller(puller::Config),
     /// `rx/`, `type = "amqp"`
     Receiver(receiver::Config),
+    /// `tx/`, `type = "amqp"`
+    Sender(sender::Config),
 }
 
 impl Component {
@@ -170,9 +174,13 @@ impl Component {
                 true => puller::Config::read(table, site).map(Component::Puller),
                 false => receiver::Config::read(table, site, &name.name).map(Component::Receiver),
             },
-            UnitDir::Tx => match kind(table, &[("announce", true), ("deliver", false)])? {
-                true => watcher::Config::read_announcer(table, site).map(Component::Watcher),
-                false => not_served(table),
+            UnitDir::Tx => match kind(
+                table,
+                &[("amqp", Tx::Amqp), ("announce", Tx::Announce), ("deliver", Tx::Deliver)],
+            )? {
+                Tx::Amqp => sender::Config::read(table, site).map(Component::Sender),
+                Tx::Announce => watcher::Config::read_announcer(table, site).map(Component::Watcher),
+                Tx::Deliver => not_served(table),
             },
             UnitDir::Process => None,
         }
@@ -185,6 +193,7 @@ impl Component {
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
             Component::Receiver(config) => config.broker(),
+            Component::Sender(config) => config.broker(),
         }
     }
 
@@ -194,6 +203,7 @@ impl Component {
             Component::Watcher(_) | Component::Dispatcher(_) => None,
             Component::Puller(_) => Some("pull"),
             Component::Receiver(_) => Some("amqp"),
+            Component::Sender(_) => Some("amqp"),
         }
     }
 
@@ -209,8 +219,17 @@ impl Component {
             Component::Dispatcher(config) => dispatcher::run(config, unit).await,
             Component::Puller(config) => puller::run(config, unit).await,
             Component::Receiver(config) => receiver::run(config, unit).await,
+            Component::Sender(config) => sender::run(config, unit).await,
         }
     }
+}
+
+/// What a unit of `tx/` may be.
+#[derive(Clone, Copy)]
+enum Tx {
+    Amqp,
+    Announce,
+    Deliver,
 }
 
 /// `type`, which a unit of `rx/` or `tx/` must have.

@@ -17,6 +17,7 @@ pub mod ingest;
 pub mod inventory;
 pub mod parked;
 pub mod quarantine;
+pub mod queue;
 pub mod seen;
 pub mod sweep;
 pub mod tree;
