@@ -6,6 +6,7 @@ mod connections;
 mod dispatcher;
 mod life;
 mod parking;
+mod receiver;
 mod sundew;
 #[path = "../support/mod.rs"]
 mod support;
