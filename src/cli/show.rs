@@ -10,12 +10,14 @@ use crate::config::{Places, Service, UnitName, service};
 use crate::daemon::{lock, status};
 
 /// Counters worth a place on the line, in this order.
-const ON_THE_LINE: [&str; 18] = [
+const ON_THE_LINE: [&str; 20] = [
     "announced",
     "forwarded",
     "ignored",
     "fetched",
     "from_alternates",
+    "ingested",
+    "queued",
     "delivered",
     "suppressed",
     "rejected",

@@ -18,11 +18,13 @@ pub mod alternates;
 pub mod consume;
 pub mod dispatcher;
 pub mod duplicates;
+pub mod ingest;
 pub mod link;
 pub mod park;
 pub mod product;
 pub mod publish;
 pub mod puller;
+pub mod receiver;
 pub mod sample;
 pub mod sender;
 pub mod state;
@@ -156,6 +158,8 @@ pub enum Component {
     Dispatcher(dispatcher::Config),
     /// `rx/`, `type = "pull"`
     Puller(puller::Config),
+    /// `rx/`, `type = "amqp"`
+    Receiver(receiver::Config),
     /// `tx/`, `type = "amqp"`
     Sender(sender::Config),
 }
@@ -168,7 +172,7 @@ impl Component {
             UnitDir::Dispatch => dispatcher::Config::read(table, site).map(Component::Dispatcher),
             UnitDir::Rx => match kind(table, &[("pull", true), ("amqp", false)])? {
                 true => puller::Config::read(table, site).map(Component::Puller),
-                false => not_served(table),
+                false => receiver::Config::read(table, site, &name.name).map(Component::Receiver),
             },
             UnitDir::Tx => match kind(
                 table,
@@ -188,6 +192,7 @@ impl Component {
             Component::Watcher(config) => config.broker(),
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
+            Component::Receiver(config) => config.broker(),
             Component::Sender(config) => config.broker(),
         }
     }
@@ -197,6 +202,7 @@ impl Component {
         match self {
             Component::Watcher(_) | Component::Dispatcher(_) => None,
             Component::Puller(_) => Some("pull"),
+            Component::Receiver(_) => Some("amqp"),
             Component::Sender(_) => Some("amqp"),
         }
     }
@@ -212,6 +218,7 @@ impl Component {
             Component::Watcher(config) => watcher::run(config, unit).await,
             Component::Dispatcher(config) => dispatcher::run(config, unit).await,
             Component::Puller(config) => puller::run(config, unit).await,
+            Component::Receiver(config) => receiver::run(config, unit).await,
             Component::Sender(config) => sender::run(config, unit).await,
         }
     }

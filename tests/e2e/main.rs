@@ -7,6 +7,7 @@ mod dispatcher;
 mod life;
 mod parking;
 mod sender;
+mod receiver;
 mod sundew;
 #[path = "../support/mod.rs"]
 mod support;
