@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 pub mod alternates;
 pub mod consume;
 pub mod dispatcher;
+pub mod dropped;
 pub mod duplicates;
 pub mod link;
 pub mod park;
