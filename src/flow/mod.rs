@@ -19,11 +19,13 @@ pub mod consume;
 pub mod dispatcher;
 pub mod dropped;
 pub mod duplicates;
+pub mod ingest;
 pub mod link;
 pub mod park;
 pub mod product;
 pub mod publish;
 pub mod puller;
+pub mod receiver;
 pub mod sample;
 pub mod sender;
 pub mod state;
@@ -159,6 +161,8 @@ pub enum Component {
     Puller(puller::Config),
     /// `tx/`, `type = "amqp"`
     Sender(sender::Config),
+    /// `rx/`, `type = "amqp"`
+    Receiver(receiver::Config),
 }
 
 impl Component {
@@ -169,7 +173,7 @@ impl Component {
             UnitDir::Dispatch => dispatcher::Config::read(table, site).map(Component::Dispatcher),
             UnitDir::Rx => match kind(table, &[("pull", true), ("amqp", false)])? {
                 true => puller::Config::read(table, site).map(Component::Puller),
-                false => not_served(table),
+                false => receiver::Config::read(table, site, &name.name).map(Component::Receiver),
             },
             UnitDir::Tx => match kind(
                 table,
@@ -190,6 +194,7 @@ impl Component {
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
             Component::Sender(config) => config.broker(),
+            Component::Receiver(config) => config.broker(),
         }
     }
 
@@ -199,6 +204,7 @@ impl Component {
             Component::Watcher(_) | Component::Dispatcher(_) => None,
             Component::Puller(_) => Some("pull"),
             Component::Sender(_) => Some("amqp"),
+            Component::Receiver(_) => Some("amqp"),
         }
     }
 
@@ -214,6 +220,7 @@ impl Component {
             Component::Dispatcher(config) => dispatcher::run(config, unit).await,
             Component::Puller(config) => puller::run(config, unit).await,
             Component::Sender(config) => sender::run(config, unit).await,
+            Component::Receiver(config) => receiver::run(config, unit).await,
         }
     }
 }

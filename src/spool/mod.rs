@@ -8,10 +8,12 @@ use rustix::io::Errno;
 use crate::message::{Envelope, Fault, Headers, Value};
 
 pub mod atomic;
+pub mod database;
 pub mod clean;
 pub mod db;
 pub mod dirsync;
 pub mod failed;
+pub mod ingest;
 pub mod inventory;
 pub mod parked;
 pub mod quarantine;
