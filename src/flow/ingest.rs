@@ -103,9 +103,15 @@ fn read_feeds(table: &mut Table, site: &Site, receiver: &str) -> Option<Vec<Stri
     Some(feeds)
 }
 
-/// Opens the spool for a receiver, tells in the log what it can link to, and finishes what an earlier run has left in
-/// its queue. `None` when the unit is told to stop before that could be done.
+/// As [`prepare`], and finishes what an earlier run has left in the receiver's queue. `None` when the unit is told to
+/// stop before that could be done.
 pub async fn open(unit: &Unit, config: &Config) -> anyhow::Result<Option<Ingester>> {
+    let ingester = prepare(unit, config).await?;
+    Ok(recover(unit, &ingester).await.then_some(ingester))
+}
+
+/// Opens the spool for a receiver and tells in the log what it can link to.
+pub async fn prepare(unit: &Unit, config: &Config) -> anyhow::Result<Ingester> {
     let (places, receiver, options) = (unit.places.clone(), unit.name.name.clone(), config.options.clone());
     let opened = off_thread(move || {
         let (clients, errors) = config::clients(&places);
@@ -119,7 +125,7 @@ pub async fn open(unit: &Unit, config: &Config) -> anyhow::Result<Option<Ingeste
     if let Some(path) = &config.table {
         info!("Routing table used: {}", path.display());
     }
-    Ok(recover(unit, &ingester).await.then_some(ingester))
+    Ok(ingester)
 }
 
 /// The lines that Sundew's receivers begin with.
