@@ -53,8 +53,13 @@ pub fn load_unit(site: &Site, name: &UnitName, path: &Path) -> Result<(Table, Si
     match service(&site.places, name, path) {
         Service::Served => {
             let errors = Errors::default();
-            let table = file::load(path, &errors).ok_or_else(|| errors.take())?;
-            Ok((table, site.clone()))
+            let read = match is_native(path) {
+                true => file::load(path, &errors).map(|table| (table, site.clone())),
+                false => {
+                    sundew::read(&site.places, name, path, &errors).map(|flow| (flow.table, site.with(flow.broker)))
+                }
+            };
+            read.ok_or_else(|| errors.take())
         }
         service @ Service::LeftToSundew(_) => Err(vec![refusal(format!("{service}: px does not run it"))]),
         Service::NotServed => Err(vec![refusal(NOT_SERVED.to_string())]),

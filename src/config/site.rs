@@ -184,6 +184,13 @@ impl Site {
         }
     }
 
+    /// The same site with one more broker, the one that a unit brings.
+    pub fn with(&self, broker: Option<Broker>) -> Site {
+        let mut site = self.clone();
+        site.brokers.extend(broker.map(|broker| (broker.name.clone(), broker)));
+        site
+    }
+
     /// A broker by name.
     pub fn broker(&self, name: &str) -> Option<&Broker> {
         self.brokers.get(name)

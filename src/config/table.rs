@@ -27,10 +27,15 @@ pub struct Table {
 
 struct Source {
     file: PathBuf,
+    /// Where the table was put together from other files: what its lines count, and the first is the whole file.
+    places: Vec<Place>,
     /// Lines with syntax errors: what recovery made of them is not reported a second time.
     broken: Vec<usize>,
     errors: Errors,
 }
+
+/// A line of a file; 0 is the whole file.
+pub(super) type Place = (PathBuf, usize);
 
 /// An element of a list that may be short (text) or spelled out (table).
 #[derive(Debug)]
@@ -54,6 +59,7 @@ impl Table {
         let (entries, faults) = value::parse(text);
         let mut source = Source {
             file: file.to_path_buf(),
+            places: Vec::new(),
             broken: Vec::new(),
             errors: errors.clone(),
         };
@@ -80,6 +86,37 @@ impl Table {
             known: Vec::new(),
             secret: false,
         }
+    }
+
+    /// A table that was read from something else than TOML. The `line` of an entry counts `places`, of which the first
+    /// stands for the whole file.
+    pub(super) fn assembled(file: &Path, entries: Vec<Entry>, places: Vec<Place>, errors: &Errors) -> Table {
+        Table {
+            source: Arc::new(Source {
+                file: file.to_path_buf(),
+                places,
+                broken: Vec::new(),
+                errors: errors.clone(),
+            }),
+            prefix: String::new(),
+            line: 0,
+            entries,
+            known: Vec::new(),
+            secret: false,
+        }
+    }
+
+    /// Everything that is written.
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The same with another text at a key that is there.
+    pub(super) fn with_text(mut self, key: &str, text: &str) -> Table {
+        for entry in self.entries.iter_mut().filter(|entry| entry.key == key) {
+            entry.value = Value::Text(text.to_string());
+        }
+        self
     }
 
     /// Values of this table and of those below are never shown.
@@ -449,8 +486,10 @@ impl Table {
         if self.source.broken.contains(&line) {
             return;
         }
+        let place = self.source.places.get(line).cloned();
+        let (file, line) = place.unwrap_or_else(|| (self.source.file.clone(), line));
         self.source.errors.push(ConfigError {
-            file: self.source.file.clone(),
+            file,
             line,
             key: format!("{}{key}", self.prefix),
             value,

@@ -132,7 +132,7 @@ fn credentials(login: Option<&str>, variables: Variables) -> Result<(Option<Stri
     Ok((Some(user), password))
 }
 
-fn host_and_port(address: &str, variables: Variables) -> Result<(String, Option<u16>), String> {
+pub(super) fn host_and_port(address: &str, variables: Variables) -> Result<(String, Option<u16>), String> {
     let address = expand(address, variables)?;
     let (host, port) = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),

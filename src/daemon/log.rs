@@ -434,7 +434,10 @@ mod tests {
             ("bytes", Scalar::Unsigned(12)),
         ]);
         let line = text(&at(), Level::INFO, &ingested, true);
-        assert_eq!(line, format!("2026-11-21 21:03:37,617 [INFO] (12 Bytes) Ingested in DB as {PATH}"));
+        assert_eq!(
+            line,
+            format!("2026-11-21 21:03:37,617 [INFO] (12 Bytes) Ingested in DB as {PATH}")
+        );
         assert_eq!(line.split(' ').nth(9), Some(PATH), "the tenth column");
         for (clients, feeds, want) in [
             ("c1 c2", "f1", "Queued for: c1 c2 f1"),

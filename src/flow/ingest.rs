@@ -10,7 +10,7 @@ use super::product::Product;
 use super::{Cause, Unit, chain};
 use crate::backoff::Backoff;
 use crate::config::options;
-use crate::config::{self, Client, ClientKind, RoutingTable, Site, Table, UnitDir, UnitName};
+use crate::config::{self, Client, ClientKind, ConfigError, RoutingTable, Site, Table, UnitDir, UnitName};
 use crate::message::ingest_name::{self, Extension};
 use crate::message::{Fault, Masks};
 use crate::metrics::Count;
@@ -20,11 +20,15 @@ use crate::spool::{Durability, SpoolError, off_thread};
 /// The part of the unit that says why ingesting what an earlier run has left is paused.
 const RECOVERY: &str = "recovery";
 
-/// `extension`, `route`, `routing_table`, `feeds` and `sync`, which every receiver reads the same way.
+/// `extension`, `route`, `routing_table`, `feeds` and `sync`, which every receiver reads the same way; and the clients
+/// and the routing table as they are now.
 #[derive(Debug, Clone)]
 pub struct Config {
     options: Options,
+    clients: Vec<Client>,
+    /// The table's path, and what is odd in it.
     table: Option<PathBuf>,
+    findings: Vec<ConfigError>,
 }
 
 impl Config {
@@ -32,24 +36,11 @@ impl Config {
     pub fn read(table: &mut Table, site: &Site, receiver: &str, masks: Option<Masks>) -> Option<Config> {
         let parse = |text: &str| Extension::parse(text, receiver).map_err(|error| error.to_string());
         let extension = table.parsed("extension", parse, ingest_name::EXTENSION);
-        let by_table = table.choice("route", &[("masks", false), ("table", true)]).unwrap_or(false);
-        let absolute = |text: &str| {
-            let path = PathBuf::from(text);
-            if path.is_absolute() { Ok(path) } else { Err(String::new()) }
-        };
-        let path = table.parsed("routing_table", absolute, "an absolute path");
+        let has_extension = table.has("extension");
         let feeds = read_feeds(table, site, receiver);
         let durability = options::sync(table, Durability::Power, Durability::Crash);
-        let has_extension = table.has("extension");
-        let (routing, path) = if by_table {
-            let path = path.unwrap_or_else(|| site.places.etc.join("pxRouting.conf"));
-            (read_routing(table, path.clone()), Some(path))
-        } else {
-            if table.has("routing_table") {
-                table.refuse("routing_table", "only used with route = \"table\"");
-            }
-            (Some(Routing::Masks), None)
-        };
+        let (clients, mut findings) = config::clients(&site.places);
+        let (routing, path) = read_routing(table, site, &clients, &mut findings);
         if has_extension && extension.is_none() {
             return None;
         }
@@ -61,7 +52,9 @@ impl Config {
                 feeds: feeds?,
                 durability,
             },
+            clients,
             table: path,
+            findings,
         })
     }
 
@@ -71,12 +64,34 @@ impl Config {
     }
 }
 
-fn read_routing(table: &mut Table, path: PathBuf) -> Option<Routing> {
-    match RoutingTable::load(&path) {
-        Ok(routing) => Some(Routing::Table(Arc::new(routing))),
+/// `route` and `routing_table`, and the table itself.
+fn read_routing(
+    table: &mut Table,
+    site: &Site,
+    clients: &[Client],
+    findings: &mut Vec<ConfigError>,
+) -> (Option<Routing>, Option<PathBuf>) {
+    let absolute = |text: &str| {
+        let path = PathBuf::from(text);
+        if path.is_absolute() { Ok(path) } else { Err(String::new()) }
+    };
+    let by_table = table.choice("route", &[("masks", false), ("table", true)]);
+    let path = table.parsed("routing_table", absolute, "an absolute path");
+    if by_table != Some(true) {
+        if table.has("routing_table") {
+            table.warn("routing_table", "no effect with route = \"masks\"");
+        }
+        return (Some(Routing::Masks), None);
+    }
+    let path = path.unwrap_or_else(|| site.places.routing_table());
+    match RoutingTable::load(&path, clients) {
+        Ok((routing, odd)) => {
+            findings.extend(odd);
+            (Some(Routing::Table(Arc::new(routing))), Some(path))
+        }
         Err(error) => {
-            table.refuse("route", &format!("its table {error}"));
-            None
+            table.refuse("route", &format!("the routing table cannot be read: {error}"));
+            (None, None)
         }
     }
 }
@@ -97,7 +112,10 @@ fn read_feeds(table: &mut Table, site: &Site, receiver: &str) -> Option<Vec<Stri
     for feed in &feeds {
         let exists = |extension: &str| directory.join(format!("{feed}.{extension}")).exists();
         if !exists("toml") && !exists("conf") {
-            table.warn("feeds", &format!("there is no receiver {feed}: what it is fed will lie in rxq/{feed}"));
+            table.warn(
+                "feeds",
+                &format!("there is no receiver {feed}: what it is fed will lie in rxq/{feed}"),
+            );
         }
     }
     Some(feeds)
@@ -112,26 +130,24 @@ pub async fn open(unit: &Unit, config: &Config) -> anyhow::Result<Option<Ingeste
 
 /// Opens the spool for a receiver and tells in the log what it can link to.
 pub async fn prepare(unit: &Unit, config: &Config) -> anyhow::Result<Ingester> {
-    let (places, receiver, options) = (unit.places.clone(), unit.name.name.clone(), config.options.clone());
-    let opened = off_thread(move || {
-        let (clients, errors) = config::clients(&places);
-        Ok((Ingester::open(&places, &receiver, options, clients)?, errors))
-    });
-    let (ingester, errors) = opened.await?;
-    for error in errors {
-        warn!("{error}");
+    for finding in &config.findings {
+        warn!("{finding}");
     }
-    tell_clients(&unit.name.name, ingester.clients());
+    tell_clients(&unit.name.name, &config.clients);
     if let Some(path) = &config.table {
         info!("Routing table used: {}", path.display());
     }
-    Ok(ingester)
+    let (places, receiver, config) = (unit.places.clone(), unit.name.name.clone(), config.clone());
+    Ok(off_thread(move || Ingester::open(&places, &receiver, config.options, config.clients)).await?)
 }
 
 /// The lines that Sundew's receivers begin with.
 fn tell_clients(receiver: &str, clients: &[Client]) {
     info!("Initialisation of source {receiver}");
-    info!("Ingestor (source {receiver}) can link files to clients: {}", python_list(clients));
+    info!(
+        "Ingestor (source {receiver}) can link files to clients: {}",
+        python_list(clients)
+    );
     for client in clients {
         let kind = match client.kind {
             ClientKind::Sender => "client",

@@ -84,7 +84,10 @@ impl Config {
         let masks = options::masks(table);
         let ingest = ingest::Config::read(table, site, name, masks);
         if table.has("masks") && ingest.as_ref().is_some_and(|ingest| !ingest.uses_masks()) {
-            table.warn("masks", "no effect with route = \"masks\": the clients' own masks decide");
+            table.warn(
+                "masks",
+                "no effect with route = \"masks\": the clients' own masks decide",
+            );
         }
         Some(Config {
             inputs: inputs?,
@@ -186,7 +189,9 @@ mod tests {
     fn a_product_is_named_by_a_header_of_text() {
         let with = |value: Option<Value>| {
             let mut envelope = Envelope::default();
-            envelope.headers.extend(value.map(|value| (FILENAME.to_string(), value)));
+            envelope
+                .headers
+                .extend(value.map(|value| (FILENAME.to_string(), value)));
             named(&envelope).map(<[u8]>::to_vec)
         };
         assert_eq!(with(Some("a:b".into())), Ok(b"a:b".to_vec()));

@@ -94,9 +94,11 @@ impl Database {
 
     /// An entry of this name, whatever its stamp, with these bytes. Blocks.
     pub fn find_equal(&self, stem: &[u8], file: &File) -> Result<Option<Entry>, SpoolError> {
-        self.find(stem, b"", |directory, name| match self.tree.open_file(directory, name) {
-            Some(other) => have_equal_bytes(file, &other),
-            None => Ok(false),
+        self.find(stem, b"", |directory, name| {
+            match self.tree.open_file(directory, name) {
+                Some(other) => have_equal_bytes(file, &other),
+                None => Ok(false),
+            }
         })
     }
 
@@ -213,7 +215,12 @@ pub(super) fn link_free(
         let (linked, to_sync) = tree.link(source, &parts, &name)?;
         if linked != Linked::Taken {
             let path = [parts.join(&b'/'), name.clone()].join(&b'/');
-            return Ok(LinkedFree { name, at, path, to_sync });
+            return Ok(LinkedFree {
+                name,
+                at,
+                path,
+                to_sync,
+            });
         }
     }
     Err(SpoolError::unusable(format!(
@@ -237,7 +244,11 @@ pub(super) fn directories(name: &[u8]) -> Result<Vec<Vec<u8>>, SpoolError> {
     let parts = directory.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
     let parts: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();
     let is_good = |part: &Vec<u8>| !matches!(part.as_slice(), b"." | b"..") && !part.contains(&0);
-    if parts.iter().all(is_good) { Ok(parts) } else { Err(bad()) }
+    if parts.iter().all(is_good) {
+        Ok(parts)
+    } else {
+        Err(bad())
+    }
 }
 
 /// The path of a name without stamp, were it ingested then.

@@ -99,7 +99,6 @@ pub struct Ingester {
 
 #[derive(Debug)]
 struct Inner {
-    receiver: String,
     rxq: Tree,
     database: Database,
     queues: Queues,
@@ -137,7 +136,6 @@ impl Ingester {
         Ok(Ingester {
             safety: Safety::new(durability)?,
             inner: Arc::new(Inner {
-                receiver: receiver.to_owned(),
                 rxq: Tree::open(&rxq.join(receiver), true, durability)?,
                 database: Database::open(&spool.join("db"), durability)?,
                 queues: Queues {
@@ -155,11 +153,6 @@ impl Ingester {
                 opened: SystemTime::now(),
             }),
         })
-    }
-
-    /// Everybody whom it can link products to.
-    pub fn clients(&self) -> &[Client] {
-        &self.inner.router.clients
     }
 
     /// Whether a file that was received under this name can be ingested; a message fault where it cannot.
@@ -404,7 +397,11 @@ impl Inner {
             is_resumed,
         };
         let mut clients = Vec::new();
-        let feeds = if routed.is_kept_only { &[][..] } else { &self.options.feeds };
+        let feeds = if routed.is_kept_only {
+            &[][..]
+        } else {
+            &self.options.feeds
+        };
         if !routed.is_kept_only {
             for client in &routed.clients {
                 to_sync.extend(self.queues.add(&queued, client, routed.priority)?);

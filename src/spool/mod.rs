@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use crate::message::{Envelope, Fault, Headers, Value};
 
 pub mod atomic;
-pub mod database;
 pub mod clean;
+pub mod database;
 pub mod db;
 pub mod dirsync;
 pub mod failed;

@@ -82,7 +82,7 @@ fn a_bad_unit_is_refused_with_all_its_errors() {
 
 #[test]
 fn a_unit_that_this_version_does_not_serve_is_refused() {
-    for unit in ["tx/dd", "rx/old", "process/filter"] {
+    for unit in ["tx/dd", "process/filter"] {
         let said = px(&data("unserved"), &["run", unit]);
         assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
         assert!(said.err.contains("not served by this version"), "{said:?}");

@@ -78,8 +78,6 @@ pub(in crate::config) struct Line {
     pub number: usize,
     /// The keyword, and at least one more.
     pub words: Vec<String>,
-    /// How deep in includes: 0 for `px.conf` and the flow's file. See [`Scoped`].
-    pub scope: usize,
     /// Of `px.conf` (or included there): keywords of other tools and of other kinds of flow are legal in it.
     pub is_site: bool,
 }
@@ -133,30 +131,19 @@ pub(in crate::config) fn printable(keyword: &str) -> String {
     }
 }
 
-/// What lines set for those that follow (`directory`, `filename`): an included file begins with what is in force where
-/// it is included, and what it sets ends with it. To be asked with the scope of every line, in order.
-#[derive(Debug, Clone)]
-pub(in crate::config) struct Scoped<T>(Vec<T>);
-
-impl<T: Clone> Scoped<T> {
-    pub(in crate::config) fn new(first: T) -> Self {
-        Scoped(vec![first])
-    }
-
-    /// What is in force for a line of this scope, to be read or changed.
-    pub(in crate::config) fn at(&mut self, scope: usize) -> &mut T {
-        self.0.truncate(scope + 1);
-        while self.0.len() <= scope {
-            let inherited = self.0[self.0.len() - 1].clone();
-            self.0.push(inherited);
-        }
-        &mut self.0[scope]
-    }
+/// All lines that make up a flow: those of `px.conf`, where there is one, and those of its file. For `tx` an `include`
+/// stays as a line and is followed by what it includes; elsewhere Sundew ignores it.
+pub(in crate::config) fn flow(places: &Places, dir: FlowDir, path: &Path, errors: &Errors) -> Vec<Line> {
+    flow_and_lone(places, dir, path, errors).0
 }
 
-/// All lines that make up a flow: those of `px.conf`, where there is one, and those of its file. For `tx` an `include`
-/// stays as a line and is followed by what it includes, one scope deeper; elsewhere Sundew ignores it.
-pub(in crate::config) fn flow(places: &Places, dir: FlowDir, path: &Path, errors: &Errors) -> Vec<Line> {
+/// Like [`flow`], and beside it the flow's own lines of one word, which say nothing; their value is empty.
+pub(in crate::config) fn flow_and_lone(
+    places: &Places,
+    dir: FlowDir,
+    path: &Path,
+    errors: &Errors,
+) -> (Vec<Line>, Vec<Line>) {
     let mut reader = Reader::new(errors, (dir == FlowDir::Tx).then(|| places.etc.join("tx")));
     reader.site(&places.sundew_site_file());
     reader.is_site = false;
@@ -167,7 +154,7 @@ pub(in crate::config) fn flow(places: &Places, dir: FlowDir, path: &Path, errors
             errors.push(line.warning("Sundew reads no include here, and neither does px: its lines have no effect"));
         }
     }
-    reader.lines
+    (reader.lines, reader.lone)
 }
 
 /// The lines of a `px.conf` alone; none where there is no such file.
@@ -187,6 +174,7 @@ struct Reader<'a> {
     /// Where included files are; `None` where nothing is included.
     includes: Option<PathBuf>,
     lines: Vec<Line>,
+    lone: Vec<Line>,
     is_site: bool,
     /// The files that are being read, each included by the one before it.
     open: Vec<Arc<Path>>,
@@ -199,6 +187,7 @@ impl<'a> Reader<'a> {
             errors,
             includes,
             lines: Vec::new(),
+            lone: Vec::new(),
             is_site: true,
             open: Vec::new(),
             bytes_left: LARGEST,
@@ -228,16 +217,21 @@ impl<'a> Reader<'a> {
         self.bytes_left = self.bytes_left.saturating_sub(bytes.len());
         self.open.push(Arc::clone(&path));
         for (index, text) in bytes.split(|byte| *byte == b'\n').enumerate() {
-            let Some((words, is_latin)) = words(text) else {
+            let Some((mut words, is_latin)) = words(text) else {
                 continue;
             };
+            let is_lone = words.len() == 1;
+            words.extend(is_lone.then(String::new));
             let line = Line {
                 file: Arc::clone(&path),
                 number: index + 1,
                 words,
-                scope: self.open.len() - 1,
                 is_site: self.is_site,
             };
+            if is_lone {
+                self.lone.extend((!self.is_site).then_some(line));
+                continue;
+            }
             if is_latin {
                 let consequence = "not UTF-8: read as Latin-1, so a mask matches names in UTF-8 only";
                 self.errors.push(line.warning(consequence));
@@ -281,11 +275,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The words of a line, and whether one of them had to be read as Latin-1; `None` for comments and lines that say
-/// nothing.
+/// The words of a line, and whether one of them had to be read as Latin-1; `None` for comments and empty lines.
 fn words(line: &[u8]) -> Option<(Vec<String>, bool)> {
     let words: Vec<&[u8]> = split(line).collect();
-    if words.len() < 2 || words[0].starts_with(b"#") {
+    if words.first().is_none_or(|first| first.starts_with(b"#")) {
         return None;
     }
     let is_latin = words.iter().any(|word| std::str::from_utf8(word).is_err());

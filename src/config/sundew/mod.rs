@@ -1,71 +1,155 @@
 //! Sundew's configuration, as far as px has to understand it: `px.conf`, `pxRouting.conf` and the `.conf` of flows.
+//!
+//! The `.conf` of a type that px serves is read into the very table that a TOML file gives, with the places of its own
+//! lines, so that a component sees no difference and what is wrong is said of the line that has it.
 
-use std::path::{Path, PathBuf};
-
-use super::{Errors, Places, Service, UnitDir, file};
-
+mod broker;
+mod clients;
+mod convert;
+mod keywords;
 mod lines;
+mod masks;
+mod reading;
+mod receiver;
+mod routing;
+mod sender;
 mod site;
 
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use keywords::Kind;
+use lines::FlowDir;
+use reading::Reading;
+
+pub use clients::{Client, ClientKind, clients};
+pub use convert::{Conversion, broker_as_toml, convert, print};
+pub use routing::{Route, RoutingTable};
 pub(super) use site::{Directories, read as read_site};
 
-use lines::FlowDir;
+use super::{Broker, ConfigError, Errors, Places, Service, Table, UnitDir, UnitName, file};
 
-/// What px runs of `.conf` units.
-const SERVED: [(FlowDir, &[&str]); 2] = [(FlowDir::Tx, &["amqp"]), (FlowDir::Rx, &["amqp", "single-file"])];
+/// A `.conf` in px's own words.
+#[derive(Debug)]
+pub struct Flow {
+    /// The unit's table, to be read by its component.
+    pub table: Table,
+    /// Its broker, where its type has one; the table names it.
+    pub broker: Option<Broker>,
+}
 
-/// Hooks by which a receiver's files come or change. They are Sundew's to run, and so is a receiver that has one.
-const HOOKS: [&str; 3] = ["fx_script", "lx_script", "pull_script"];
+/// Reads the `.conf` of a unit into what its TOML would say. `None` where it is of a type that px does not serve.
+/// Everything that is wrong goes to `errors`, which are those of the table too.
+pub fn read(places: &Places, name: &UnitName, path: &Path, errors: &Errors) -> Option<Flow> {
+    let dir = flow_dir(name.dir)?;
+    let (lines, lone) = lines::flow_and_lone(places, dir, path, errors);
+    let kind = kind(dir, &lines)?;
+    let reading = Reading::new(kind, path, &lines, errors);
+    reading.check(&lone);
+    Some(match kind {
+        Kind::Sender => sender::read(reading),
+        Kind::Receiver | Kind::Dropped => receiver::read(reading),
+    })
+}
 
-/// Who runs the unit in this `.conf` of `tx/` or `rx/`.
+/// What px makes of the flow, by its `type`; `None` where that is not served.
+fn kind(dir: FlowDir, lines: &[lines::Line]) -> Option<Kind> {
+    match (dir, lines::flow_type(lines)?.value()) {
+        (FlowDir::Tx, "amqp") => Some(Kind::Sender),
+        (FlowDir::Rx, "amqp") => Some(Kind::Receiver),
+        (FlowDir::Rx, "single-file") => Some(Kind::Dropped),
+        _ => None,
+    }
+}
+
+/// The directory of a `.conf`, where one is a unit.
+fn flow_dir(dir: UnitDir) -> Option<FlowDir> {
+    match dir {
+        UnitDir::Tx => Some(FlowDir::Tx),
+        UnitDir::Rx => Some(FlowDir::Rx),
+        UnitDir::Watch | UnitDir::Dispatch | UnitDir::Process => None,
+    }
+}
+
+/// Who runs the unit in this `.conf`. A receiver with a script by which its files come or change is left to Sundew.
 pub(super) fn service(places: &Places, dir: UnitDir, path: &Path) -> Service {
+    let Some(dir) = flow_dir(dir) else {
+        return Service::NotServed;
+    };
     if file::bytes(path).is_err() {
         return Service::Served;
     }
-    let dir = match dir {
-        UnitDir::Tx => FlowDir::Tx,
-        _ => FlowDir::Rx,
-    };
     let lines = lines::flow(places, dir, path, &Errors::default());
-    let kind = lines::flow_type(&lines).map_or(dir.default_type(), |line| line.value());
-    let is_served = SERVED
-        .iter()
-        .any(|(served, kinds)| *served == dir && kinds.contains(&kind));
-    let hook = lines.iter().find(|line| HOOKS.contains(&line.keyword()));
-    match hook.filter(|_| is_served && dir == FlowDir::Rx) {
-        Some(hook) => Service::LeftToSundew(format!("{kind} with {}", hook.keyword())),
-        None if is_served => Service::NotServed,
-        None => Service::LeftToSundew(lines::printable(kind)),
+    let named = lines::flow_type(&lines).map_or(dir.default_type(), |line| line.value());
+    let Some(kind) = kind(dir, &lines) else {
+        return Service::LeftToSundew(lines::printable(named));
+    };
+    let is_hook = |line: &&lines::Line| {
+        keywords::find(line.keyword()).is_some_and(|keyword| keyword.meaning(kind) == keywords::Meaning::Hook)
+    };
+    match lines.iter().find(is_hook) {
+        Some(hook) => Service::LeftToSundew(format!("{named} with {}", hook.keyword())),
+        None => Service::Served,
     }
 }
 
-/// Filters and transceivers, which are no units of px: their files, by name, and who runs them.
-pub(super) fn others(places: &Places) -> Vec<(PathBuf, Service)> {
+/// What is wrong in the masks of a unit that is left to Sundew, as warnings: its products are routed by them.
+pub(super) fn check_masks(places: &Places, dir: UnitDir, path: &Path) -> Vec<ConfigError> {
+    flow_dir(dir).map_or_else(Vec::new, |dir| clients::check(places, dir, path))
+}
+
+/// Filters and transceivers, which are no units of px: their files, by name, who runs them, and what is wrong in them.
+pub(super) fn others(places: &Places) -> (Vec<(PathBuf, Service)>, Vec<ConfigError>) {
+    let errors = Errors::default();
     let mut others = Vec::new();
     for dir in [FlowDir::Fx, FlowDir::Trx] {
-        for (_, path) in files(places, dir) {
+        for (_, path) in files(places, dir, &errors) {
             let lines = lines::flow(places, dir, &path, &Errors::default());
             let kind = lines::flow_type(&lines).map_or(dir.default_type(), |line| line.value());
-            others.push((path, Service::LeftToSundew(lines::printable(kind))));
+            let kind = lines::printable(kind);
+            clients::check(places, dir, &path)
+                .into_iter()
+                .for_each(|error| errors.push(error));
+            others.push((path, Service::LeftToSundew(kind)));
         }
     }
-    others
+    (others, errors.take())
 }
 
 /// The `.conf` files of a directory with their flows' names, by name. Dot names are nobody's business.
-fn files(places: &Places, dir: FlowDir) -> Vec<(String, PathBuf)> {
-    // A directory that cannot be listed is told where units are.
-    let entries = std::fs::read_dir(places.etc.join(dir.name())).into_iter().flatten();
-    let mut files: Vec<(String, PathBuf)> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let stem = name
-                .strip_suffix(".conf")
-                .filter(|stem| !stem.is_empty() && !stem.starts_with('.'))?;
-            Some((stem.to_string(), entry.path()))
-        })
-        .collect();
+fn files(places: &Places, dir: FlowDir, errors: &Errors) -> Vec<(String, PathBuf)> {
+    let path = places.etc.join(dir.name());
+    let unlisted = |error: std::io::Error| {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            errors.push(ConfigError {
+                file: path.clone(),
+                line: 0,
+                key: String::new(),
+                value: String::new(),
+                accepted: format!("cannot list: {error}"),
+                warning: false,
+            });
+        }
+    };
+    let entries = match std::fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) => {
+            unlisted(error);
+            return Vec::new();
+        }
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) => files.extend(flow_name(&entry.file_name()).map(|name| (name, entry.path()))),
+            Err(error) => unlisted(error),
+        }
+    }
     files.sort();
     files
+}
+
+fn flow_name(file_name: &OsStr) -> Option<String> {
+    let stem = file_name.to_str()?.strip_suffix(".conf")?;
+    (!stem.is_empty() && !stem.starts_with('.')).then(|| stem.to_string())
 }

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::lines::{self, Line};
-use crate::config::{Errors, Places};
+use super::keywords;
+use super::lines::{self, Line, SITE_KEYS};
+use crate::config::{ConfigError, Errors, Places};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const DAYS: &str = "accepted: a whole number of days from 1 to 3650";
@@ -71,6 +72,14 @@ pub(in crate::config) fn read(places: &Places, errors: &Errors) -> PxConf {
                 Some(days) => found.keep_db = Some(DAY * days),
                 None => errors.push(line.error(DAYS)),
             },
+            keyword if !SITE_KEYS.contains(&keyword) && keywords::find(keyword).is_none() => {
+                // What it is nobody knows, so it may be a password.
+                let unknown = line.warning("no keyword of px.conf or of a flow: Sundew passes over it, and so does px");
+                errors.push(ConfigError {
+                    value: "***".to_string(),
+                    ..unknown
+                });
+            }
             "logrotate" => found.log_keep = logrotate(line.value()).or(found.log_keep),
             _ => {}
         }
@@ -154,6 +163,19 @@ mod tests {
                 refused => assert_eq!(findings, [format!("{refused}{DAYS}")], "{text}"),
             }
         }
+    }
+
+    #[test]
+    fn keywords_of_tools_and_flows_are_legal_and_others_are_passed_over_with_a_warning() {
+        let text =
+            "user px\nbackend h1 h2\nlang fra\naccept .*\nexchange_type topic\npull_sleep 3\nmasterKonf canary\n";
+        let root = site(&[("etc/px.conf", text)]);
+        let (_, findings) = read_at(&Places::under(root.path()), root.path());
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(
+            findings[0].starts_with("etc/px.conf:7: masterKonf = ***: warning: no keyword"),
+            "{findings:?}"
+        );
     }
 
     #[test]

@@ -11,7 +11,9 @@ use std::time::Instant;
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
-use super::{DIRECTORY, Draft, Durability, Failed, LOCK_PATIENCE, NAME_MAX, Tree, classify, is_file, open_beneath, split};
+use super::{
+    DIRECTORY, Draft, Durability, Failed, LOCK_PATIENCE, NAME_MAX, Tree, classify, is_file, open_beneath, split,
+};
 use crate::spool::SpoolError;
 use crate::spool::dirsync::Directory;
 
@@ -106,7 +108,9 @@ impl Tree {
             Err(err) => return Err(refused(err)),
         };
         if !lock_file(&file).map_err(refused)? {
-            return Err(SpoolError::unusable(format!("cannot take {shown}: somebody else is at work on it")));
+            return Err(SpoolError::unusable(format!(
+                "cannot take {shown}: somebody else is at work on it"
+            )));
         }
         let source = Source::new(file, directory, name, shown.clone()).map_err(refused)?;
         // It may have been finished, and taken away, by whoever held the lock.
@@ -173,7 +177,9 @@ impl Tree {
     pub fn open_file(&self, directory: &Directory, name: &[u8]) -> Option<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(directory.fd(), name, flags, Mode::empty()).ok()?;
-        rustix::fs::fstat(&fd).is_ok_and(|stat| is_file(&stat)).then(|| fd.into())
+        rustix::fs::fstat(&fd)
+            .is_ok_and(|stat| is_file(&stat))
+            .then(|| fd.into())
     }
 
     /// Shows every name of a directory but `.` and `..` to `visit`, until that says no. Blocks.

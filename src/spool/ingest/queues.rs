@@ -50,7 +50,9 @@ impl Queues {
         }
         let hour = product.now.strftime("%Y%m%d%H").to_string().into_bytes();
         let parents = vec![name.to_vec(), priority.into_bytes(), hour];
-        let linked = link_free(&self.txq, product.source, product.stem, product.at, |_, _| Ok(parents.clone()))?;
+        let linked = link_free(&self.txq, product.source, product.stem, product.at, |_, _| {
+            Ok(parents.clone())
+        })?;
         Ok(linked.to_sync)
     }
 
@@ -91,6 +93,8 @@ impl Queues {
 
 fn flat(tree: &Tree, product: &Queued<'_>, queue: &[u8]) -> Result<Vec<Directory>, SpoolError> {
     let parents = vec![queue.to_vec()];
-    let linked = link_free(tree, product.source, product.stem, product.at, |_, _| Ok(parents.clone()))?;
+    let linked = link_free(tree, product.source, product.stem, product.at, |_, _| {
+        Ok(parents.clone())
+    })?;
     Ok(linked.to_sync)
 }

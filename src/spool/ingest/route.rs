@@ -53,7 +53,10 @@ impl Router {
         };
         match &self.routing {
             Routing::Masks => {
-                let all = self.clients.iter().filter(|client| client.kind != ClientKind::Transceiver);
+                let all = self
+                    .clients
+                    .iter()
+                    .filter(|client| client.kind != ClientKind::Transceiver);
                 routed.clients.extend(all);
             }
             Routing::Table(table) => self.by_table(table, name, &mut routed),
@@ -72,7 +75,9 @@ impl Router {
                 return;
             }
             Err(undecided) => {
-                routed.warnings.push(format!("Key not generated ({undecided}) with {shown}"));
+                routed
+                    .warnings
+                    .push(format!("Key not generated ({undecided}) with {shown}"));
                 return;
             }
         };
@@ -84,7 +89,10 @@ impl Router {
         };
         routed.priority = route.priority;
         // In the clients' own order, whatever the table's is.
-        let named = self.clients.iter().filter(|client| route.clients.contains(&client.name));
+        let named = self
+            .clients
+            .iter()
+            .filter(|client| route.clients.contains(&client.name));
         routed.clients.extend(named);
     }
 }

@@ -80,20 +80,20 @@ mod tests {
     async fn turns_come_in_order() {
         let turns = Turns::default();
         let order = Arc::new(Mutex::new(Vec::new()));
-        let tasks: Vec<_> = (0..20)
-            .map(|n| {
-                let (mut turn, order) = (turns.take(b"a"), Arc::clone(&order));
-                tokio::spawn(async move {
-                    turn.comes().await;
-                    tokio::task::yield_now().await;
-                    lock(&order).push(n);
-                })
+        let turns: Vec<Turn> = (0..20).map(|_| turns.take(b"a")).collect();
+        // Begun in the other order.
+        let begin = |(n, mut turn): (usize, Turn)| {
+            let order = Arc::clone(&order);
+            tokio::spawn(async move {
+                turn.comes().await;
+                tokio::task::yield_now().await;
+                lock(&order).push(n);
             })
-            .rev()
-            .collect();
+        };
+        let tasks: Vec<_> = turns.into_iter().enumerate().rev().map(begin).collect();
         for task in tasks {
             task.await.unwrap();
         }
-        assert_eq!(*lock(&order), (0..20).rev().collect::<Vec<_>>());
+        assert_eq!(*lock(&order), (0..20).collect::<Vec<_>>());
     }
 }

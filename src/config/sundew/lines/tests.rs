@@ -12,16 +12,14 @@ fn site(files: &[(&str, &[u8])]) -> (tempfile::TempDir, Places) {
     (root, places)
 }
 
-/// The lines of `tx/a.conf` as `scope: words`, and all findings with paths from `etc`.
+/// The lines of `tx/a.conf` and all findings with paths from `etc`.
 fn read(dir: FlowDir, files: &[(&str, &[u8])]) -> (Vec<String>, Vec<String>) {
     let (_root, places) = site(files);
     let errors = Errors::default();
     let file = places.etc.join(dir.name()).join("a.conf");
     let lines = flow(&places, dir, &file, &errors);
     let etc = format!("{}/", places.etc.display());
-    let lines = lines
-        .iter()
-        .map(|line| format!("{}: {}", line.scope, line.words.join(" ")));
+    let lines = lines.iter().map(|line| line.words.join(" "));
     let findings = errors.take();
     let findings = findings.iter().map(|finding| finding.to_string().replace(&etc, ""));
     (lines.collect(), findings.collect())
@@ -37,7 +35,7 @@ fn a_line_is_words_between_blanks() {
         (b"type#x amqp", &["type#x", "amqp"]),
         ("accept ^é".as_bytes(), &["accept", "^é"]),
         (b"accept \xe9\xa0", &["accept", "\u{e9}\u{a0}"]),
-        (b"timeout", &[]),
+        (b"timeout", &["timeout"]),
         (b"", &[]),
         (b"# type amqp", &[]),
         (b"  \t#type amqp \xe9", &[]),
@@ -55,7 +53,7 @@ fn the_site_comes_first_and_the_last_type_wins() {
         ("tx/a.conf", b"type amqp\naccept .*"),
     ];
     let (lines, findings) = read(FlowDir::Tx, &files);
-    assert_eq!(lines, ["0: user px", "0: type script", "0: type amqp", "0: accept .*"]);
+    assert_eq!(lines, ["user px", "type script", "type amqp", "accept .*"]);
     assert_eq!(findings, [] as [&str; 0]);
     let (_root, places) = site(&files);
     let errors = Errors::default();
@@ -66,32 +64,26 @@ fn the_site_comes_first_and_the_last_type_wins() {
 }
 
 #[test]
-fn includes_stand_in_their_place_one_scope_deeper() {
+fn includes_stand_in_their_place() {
     let files: [(&str, &[u8]); 5] = [
         ("px.conf", b"include site.inc\n"),
-        ("tx/site.inc", b"directory /site\n"),
-        ("tx/a.conf", b"directory /a\ninclude one.inc\naccept a\n"),
-        (
-            "tx/one.inc",
-            b"accept one\ndirectory /one\ninclude two.inc\ninclude two.inc\n",
-        ),
-        ("tx/two.inc", b"accept two\ndirectory /two\n"),
+        ("tx/site.inc", b"batch 1\n"),
+        ("tx/a.conf", b"accept a\ninclude one.inc\naccept b\n"),
+        ("tx/one.inc", b"accept one\ninclude two.inc\ninclude two.inc\n"),
+        ("tx/two.inc", b"accept two\n"),
     ];
     let (lines, findings) = read(FlowDir::Tx, &files);
     assert_eq!(findings, [] as [&str; 0]);
-    let mut current = Scoped::new(String::from("."));
-    let mut seen = Vec::new();
-    for line in &lines {
-        let (scope, words) = line.split_once(": ").unwrap();
-        let (keyword, value) = words.split_once(' ').unwrap();
-        let directory = current.at(scope.parse().unwrap());
-        match keyword {
-            "directory" => *directory = value.to_string(),
-            "accept" => seen.push(format!("{value} in {directory}")),
-            _ => {}
-        }
-    }
-    assert_eq!(seen, ["one in /a", "two in /one", "two in /one", "a in /a"]);
+    let lines: Vec<String> = lines.into_iter().filter(|line| !line.starts_with("include")).collect();
+    let expected = [
+        "batch 1",
+        "accept a",
+        "accept one",
+        "accept two",
+        "accept two",
+        "accept b",
+    ];
+    assert_eq!(lines, expected);
 }
 
 #[test]
@@ -106,7 +98,7 @@ fn a_bad_include_is_one_error_that_names_its_line() {
             ("tx/self.inc", b"\ninclude self.inc\n"),
         ],
     );
-    assert_eq!(lines.last().map(String::as_str), Some("0: accept a"));
+    assert_eq!(lines.last().map(String::as_str), Some("accept a"));
     let expected = [
         "tx/a.conf:1: include = \"none.inc\": tx/none.inc: no such file",
         "tx/a.conf:3: include = \"../tx\": tx/../tx: a directory, not a file",
@@ -145,7 +137,7 @@ fn a_receiver_includes_nothing_and_is_told_so() {
             ("tx/b.inc", b"type x\n"),
         ],
     );
-    assert_eq!(lines, ["0: include p.inc", "0: include b.inc"]);
+    assert_eq!(lines, ["include p.inc", "include b.inc"]);
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(findings[0].starts_with("rx/a.conf:1: include = \"b.inc\": warning: Sundew reads no include here"));
 }
@@ -153,7 +145,7 @@ fn a_receiver_includes_nothing_and_is_told_so() {
 #[test]
 fn words_that_are_no_utf8_are_a_warning_and_comments_are_not() {
     let (lines, findings) = read(FlowDir::Rx, &[("rx/a.conf", b"# \xe9t\xe9\naccept \xe9t\xe9\n")]);
-    assert_eq!(lines, ["0: accept \u{e9}t\u{e9}"]);
+    assert_eq!(lines, ["accept \u{e9}t\u{e9}"]);
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(
         findings[0].starts_with("rx/a.conf:2: accept = \"été\": warning: not UTF-8"),

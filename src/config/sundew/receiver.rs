@@ -1,0 +1,111 @@
+//! `rx/`, `type amqp` and `type single-file`: the options of a receiver.
+
+use super::keywords::Kind;
+use super::lines::Line;
+use super::reading::{Reading, text};
+use super::{Flow, broker, masks, sender};
+use crate::config::value::Value;
+
+const LOSSY: &str = "the queue has no name of its own and is gone with the connection, as under Sundew: what is \
+                     published meanwhile is lost. To keep it: px convert the unit, then queue = \"NAME\" without \
+                     durable and auto_delete";
+
+/// Reads the lines into the receiver's table. What Sundew does without being told, and px does not, is written out.
+pub(super) fn read(mut reading: Reading) -> Flow {
+    let kind = reading.kind;
+    let line = reading.last("type");
+    let broker = match kind {
+        Kind::Receiver => {
+            reading.put("type", line, text("amqp"));
+            Some(queue(&mut reading, line))
+        }
+        Kind::Sender | Kind::Dropped => {
+            reading.put("type", line, text("single-file"));
+            None
+        }
+    };
+    extension(&mut reading);
+    let (by_table, line) = reading.boolean("routemask", true);
+    match by_table || kind == Kind::Dropped {
+        true => masks::put(&mut reading, false),
+        false => masks::leave_out(&reading),
+    }
+    let route = if by_table { "table" } else { "masks" };
+    reading.put("route", line, text(route));
+    sender::word(&mut reading, "routingTable", "routing_table");
+    feeds(&mut reading);
+    match kind {
+        Kind::Receiver => check_duplicates(&reading),
+        Kind::Sender | Kind::Dropped => {
+            sender::count(&mut reading, "batch", "batch");
+            sender::min_age(&mut reading);
+            sender::order(&mut reading);
+            let (validation, line) = reading.switch("validation");
+            if validation {
+                reading.put("validation", line, Value::Boolean(true));
+            }
+            sender::duplicates(&mut reading, false);
+        }
+    }
+    sender::log(&mut reading);
+    Flow {
+        table: reading.finish(),
+        broker,
+    }
+}
+
+/// Broker, exchange, and the queue that Sundew makes: without a name, transient, gone with its connection.
+fn queue(reading: &mut Reading, kind: Option<&Line>) -> crate::config::Broker {
+    let broker = broker::read(reading);
+    sender::exchange(reading);
+    reading.put("queue", kind, text(""));
+    let key = reading.last("exchange_key");
+    let bind = (reading.place(key), text(key.map_or("", Line::value)));
+    reading.put("bind", key, Value::List(vec![bind]));
+    reading.put("durable", kind, Value::Boolean(false));
+    reading.put("auto_delete", kind, Value::Boolean(true));
+    if let Some(line) = kind {
+        reading.warn(line, LOSSY);
+    }
+    broker
+}
+
+/// Five fields; what has not so many is passed over by Sundew with an error in its log.
+fn extension(reading: &mut Reading) {
+    if let Some(line) = reading.last("extension") {
+        if line.value().split(':').count() != 5 {
+            reading.refuse(
+                line,
+                "accepted: five fields with colons between them, such as -NAME:CC:TT:3:FMT",
+            );
+            return;
+        }
+        reading.put("extension", Some(line), text(line.value()));
+    }
+}
+
+/// Each once, in order.
+fn feeds(reading: &mut Reading) {
+    let mut list: Vec<(usize, Value)> = Vec::new();
+    let mut seen = Vec::new();
+    for line in reading.all(&["feed"]) {
+        if !seen.contains(&line.value()) {
+            seen.push(line.value());
+            list.push((reading.place(Some(line)), text(line.value())));
+        }
+    }
+    if !list.is_empty() {
+        let first = reading.all(&["feed"]).next();
+        reading.put("feeds", first, Value::List(list));
+    }
+}
+
+/// Sundew's amqp receivers die of it at the start, so no site has it on.
+fn check_duplicates(reading: &Reading) {
+    if let (true, Some(line)) = reading.boolean("noduplicates", false) {
+        reading.refuse(
+            line,
+            "an amqp receiver suppresses no duplicates, and Sundew's does not even start; accepted: False",
+        );
+    }
+}
