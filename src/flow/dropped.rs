@@ -195,7 +195,10 @@ impl Receiver {
         self.unit.state.resume("queue");
         for (path, cause) in std::mem::take(&mut pass.unread) {
             let path = self.queue.path().join(String::from_utf8_lossy(&path).as_ref());
-            self.warn(&format!("cannot read a directory of the queue: {cause}"), &path.display().to_string());
+            self.warn(
+                &format!("cannot read a directory of the queue: {cause}"),
+                &path.display().to_string(),
+            );
         }
         let mut has_left = false;
         while !pass.files.is_empty() && !self.unit.stop.is_cancelled() {
@@ -294,7 +297,9 @@ impl Receiver {
     }
 
     async fn erase(&self, files: Vec<(Queued, &'static str, Count)>) -> bool {
-        let removed = self.remove(files.iter().map(|(file, ..)| (file.clone(), None)).collect()).await;
+        let removed = self
+            .remove(files.iter().map(|(file, ..)| (file.clone(), None)).collect())
+            .await;
         let mut has_left = false;
         for ((file, why, count), removed) in files.into_iter().zip(removed) {
             if removed == Removed::Gone {
@@ -314,7 +319,10 @@ impl Receiver {
             if removed == Removed::Gone {
                 has_left = true;
                 self.unit.metrics.count(Count::Suppressed);
-                info!("suppressed duplicate file {}", String::from_utf8_lossy(ready.file.name()));
+                info!(
+                    "suppressed duplicate file {}",
+                    String::from_utf8_lossy(ready.file.name())
+                );
             }
         }
         has_left

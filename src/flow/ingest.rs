@@ -73,7 +73,11 @@ fn read_routing(
 ) -> (Option<Routing>, Option<PathBuf>) {
     let absolute = |text: &str| {
         let path = PathBuf::from(text);
-        if path.is_absolute() { Ok(path) } else { Err(String::new()) }
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err(String::new())
+        }
     };
     let by_table = table.choice("route", &[("masks", false), ("table", true)]);
     let path = table.parsed("routing_table", absolute, "an absolute path");

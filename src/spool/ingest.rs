@@ -338,7 +338,9 @@ impl Inner {
     fn sync_content(&self, source: &Source) -> Result<(), SpoolError> {
         if self.options.durability == Durability::Power {
             let synced = source.file().sync_data();
-            synced.map_err(|error| SpoolError::own(format!("cannot sync a file in {}", self.rxq.root().display()), error))?;
+            synced.map_err(|error| {
+                SpoolError::own(format!("cannot sync a file in {}", self.rxq.root().display()), error)
+            })?;
         }
         Ok(())
     }
