@@ -29,8 +29,10 @@ pub struct Conversion {
 /// between two of them, it says what is left.
 pub fn convert(places: &Places, flow: Flow) -> Result<Conversion, String> {
     let Some(broker) = &flow.broker else {
+        // A unit in TOML needs a site file, be it empty; Sundew's is one too.
+        let has_site = places.site_file().exists() || places.sundew_site_file().exists();
         return Ok(Conversion {
-            site: None,
+            site: (!has_site).then(String::new),
             secrets: None,
             unit: print(&flow.table),
         });
@@ -39,7 +41,7 @@ pub fn convert(places: &Places, flow: Flow) -> Result<Conversion, String> {
     let secrets_text = read(&places.secrets_file())?.unwrap_or_default();
     let (site, errors) = Site::load(places);
     let faults: Vec<String> = errors.iter().filter(|e| !e.warning).map(ToString::to_string).collect();
-    if !faults.is_empty() && places.site_file().exists() {
+    if !faults.is_empty() {
         return Err(faults.join("\n"));
     }
     let named = |count| match count {

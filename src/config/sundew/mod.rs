@@ -153,3 +153,6 @@ fn flow_name(file_name: &OsStr) -> Option<String> {
     let stem = file_name.to_str()?.strip_suffix(".conf")?;
     (!stem.is_empty() && !stem.starts_with('.')).then(|| stem.to_string())
 }
+
+#[cfg(test)]
+mod tests;
