@@ -125,9 +125,15 @@ fn read_feeds(table: &mut Table, site: &Site, receiver: &str) -> Option<Vec<Stri
     Some(feeds)
 }
 
-/// Opens the spool for a receiver, tells in the log what it can link to, and finishes what an earlier run has left in
-/// its queue. `None` when the unit is told to stop before that could be done.
+/// As [`prepare`], and finishes what an earlier run has left in the receiver's queue. `None` when the unit is told to
+/// stop before that could be done.
 pub async fn open(unit: &Unit, config: &Config) -> anyhow::Result<Option<Ingester>> {
+    let ingester = prepare(unit, config).await?;
+    Ok(recover(unit, &ingester).await.then_some(ingester))
+}
+
+/// Opens the spool for a receiver and tells in the log what it can link to.
+pub async fn prepare(unit: &Unit, config: &Config) -> anyhow::Result<Ingester> {
     for finding in &config.findings {
         warn!("{finding}");
     }
@@ -136,8 +142,7 @@ pub async fn open(unit: &Unit, config: &Config) -> anyhow::Result<Option<Ingeste
         info!("Routing table used: {}", path.display());
     }
     let (places, receiver, config) = (unit.places.clone(), unit.name.name.clone(), config.clone());
-    let ingester = off_thread(move || Ingester::open(&places, &receiver, config.options, config.clients)).await?;
-    Ok(recover(unit, &ingester).await.then_some(ingester))
+    Ok(off_thread(move || Ingester::open(&places, &receiver, config.options, config.clients)).await?)
 }
 
 /// The lines that Sundew's receivers begin with.

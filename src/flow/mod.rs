@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 pub mod alternates;
 pub mod consume;
 pub mod dispatcher;
+pub mod dropped;
 pub mod duplicates;
 pub mod ingest;
 pub mod link;
@@ -158,10 +159,12 @@ pub enum Component {
     Dispatcher(dispatcher::Config),
     /// `rx/`, `type = "pull"`
     Puller(puller::Config),
-    /// `rx/`, `type = "amqp"`
-    Receiver(receiver::Config),
     /// `tx/`, `type = "amqp"`
     Sender(sender::Config),
+    /// `rx/`, `type = "amqp"`
+    Receiver(receiver::Config),
+    /// `rx/`, `type = "single-file"`
+    Dropped(dropped::Config),
 }
 
 impl Component {
@@ -170,9 +173,13 @@ impl Component {
         match name.dir {
             UnitDir::Watch => watcher::Config::read(table, site).map(Component::Watcher),
             UnitDir::Dispatch => dispatcher::Config::read(table, site).map(Component::Dispatcher),
-            UnitDir::Rx => match kind(table, &[("pull", true), ("amqp", false)])? {
-                true => puller::Config::read(table, site).map(Component::Puller),
-                false => receiver::Config::read(table, site, &name.name).map(Component::Receiver),
+            UnitDir::Rx => match kind(
+                table,
+                &[("amqp", Rx::Amqp), ("pull", Rx::Pull), ("single-file", Rx::SingleFile)],
+            )? {
+                Rx::Amqp => receiver::Config::read(table, site, &name.name).map(Component::Receiver),
+                Rx::Pull => puller::Config::read(table, site).map(Component::Puller),
+                Rx::SingleFile => dropped::Config::read(table, site, &name.name).map(Component::Dropped),
             },
             UnitDir::Tx => match kind(
                 table,
@@ -186,15 +193,16 @@ impl Component {
         }
     }
 
-    /// The broker it works on.
-    fn broker(&self) -> &Broker {
-        match self {
+    /// The broker it works on, where it needs one.
+    fn broker(&self) -> Option<&Broker> {
+        Some(match self {
             Component::Watcher(config) => config.broker(),
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
-            Component::Receiver(config) => config.broker(),
             Component::Sender(config) => config.broker(),
-        }
+            Component::Receiver(config) => config.broker(),
+            Component::Dropped(_) => return None,
+        })
     }
 
     /// The `type` of a sender or a receiver: it has a queue in the spool, and the log tells of its life in certain words.
@@ -202,8 +210,9 @@ impl Component {
         match self {
             Component::Watcher(_) | Component::Dispatcher(_) => None,
             Component::Puller(_) => Some("pull"),
-            Component::Receiver(_) => Some("amqp"),
             Component::Sender(_) => Some("amqp"),
+            Component::Receiver(_) => Some("amqp"),
+            Component::Dropped(_) => Some("single-file"),
         }
     }
 
@@ -218,8 +227,9 @@ impl Component {
             Component::Watcher(config) => watcher::run(config, unit).await,
             Component::Dispatcher(config) => dispatcher::run(config, unit).await,
             Component::Puller(config) => puller::run(config, unit).await,
-            Component::Receiver(config) => receiver::run(config, unit).await,
             Component::Sender(config) => sender::run(config, unit).await,
+            Component::Receiver(config) => receiver::run(config, unit).await,
+            Component::Dropped(config) => dropped::run(config, unit).await,
         }
     }
 }
@@ -230,6 +240,14 @@ enum Tx {
     Amqp,
     Announce,
     Deliver,
+}
+
+/// What a unit of `rx/` may be.
+#[derive(Clone, Copy)]
+enum Rx {
+    Amqp,
+    Pull,
+    SingleFile,
 }
 
 /// `type`, which a unit of `rx/` or `tx/` must have.
@@ -279,7 +297,8 @@ pub fn load(places: &Places, name: &UnitName, file: &Path) -> Result<Loaded, Vec
         }
         Err(errors) => report.add(errors),
     }
-    if let Some(url) = component.as_ref().and_then(|component| component.broker().urls.first())
+    let broker = component.as_ref().and_then(Component::broker);
+    if let Some(url) = broker.and_then(|broker| broker.urls.first())
         && !url.scheme.is_served()
     {
         report.add_file(file, &format!("its broker {url} is {}", config::NOT_SERVED), false);

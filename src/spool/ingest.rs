@@ -199,7 +199,12 @@ impl Ingester {
         let (inner, path) = (Arc::clone(&self.inner), path.to_vec());
         let linked = off_thread(move || {
             inner.check(path.rsplit(|byte| *byte == b'/').next().unwrap_or_default())?;
-            inner.rxq.source(&path)?.map(|source| inner.link_up(source)).transpose()
+            let Some(source) = inner.rxq.source(&path)? else {
+                return Ok(None);
+            };
+            // Whoever wrote it may not have synced it.
+            inner.sync_content(&source)?;
+            inner.link_up(source).map(Some)
         });
         match linked.await? {
             Some(linked) => Ok(Some(self.finish(linked).await?)),
@@ -329,6 +334,16 @@ impl Inner {
                 return Ok(Step::Theirs(self.link_up(there)?, Some(draft)));
             }
         }
+    }
+
+    fn sync_content(&self, source: &Source) -> Result<(), SpoolError> {
+        if self.options.durability == Durability::Power {
+            let synced = source.file().sync_data();
+            synced.map_err(|error| {
+                SpoolError::own(format!("cannot sync a file in {}", self.rxq.root().display()), error)
+            })?;
+        }
+        Ok(())
     }
 
     /// Makes all links of a file that are missing. The name is good, so whatever is in the way is this host's trouble.

@@ -4,10 +4,11 @@ mod alternates;
 mod chain;
 mod connections;
 mod dispatcher;
+mod dropped;
 mod life;
 mod parking;
-mod sender;
 mod receiver;
+mod sender;
 mod sundew;
 #[path = "../support/mod.rs"]
 mod support;
