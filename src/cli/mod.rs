@@ -12,6 +12,7 @@ use crate::daemon::log::Rendering;
 mod broker;
 mod check;
 mod control;
+mod convert;
 mod demo;
 mod failed;
 mod listen;
@@ -75,6 +76,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show units of Sundew's .conf files as TOML, or turn them into it
+    Convert(convert::Arguments),
     /// What could not be done and was kept
     #[command(subcommand)]
     Failed(failed::Command),
@@ -170,6 +173,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Revive(chosen) => control::revive(places, &chosen.in_places(places)?),
         Command::Status { units, json } => show::status(places, &units.known_in_places(places)?, json),
         Command::Check { json } => check::check(places, json),
+        Command::Convert(arguments) => convert::run(places, &arguments),
         Command::Failed(command) => failed::run(places, command),
         Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),
