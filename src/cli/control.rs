@@ -1,29 +1,29 @@
 //! Starting and ending units. There is no supervisor: `px start` detaches the unit and waits for its word.
 
+use std::fmt;
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{NOT_RUNNING, REFUSED, say};
+use super::{LogLevel, NOT_RUNNING, REFUSED, say};
 use crate::config::{Places, UnitName};
 use crate::daemon::process::STOP_DEADLINE;
-use crate::daemon::{lock, status};
+use crate::daemon::{lock, status, sundew_lock};
+
+mod launch;
+
+use launch::Word;
 
 type Unit = (UnitName, PathBuf);
 
-/// How long a starter waits for a unit's word.
-const READY_WITHIN: Duration = Duration::from_secs(5);
+/// Between two units that are restarted gracefully.
+const BETWEEN: Duration = Duration::from_secs(1);
 /// After the unit's own deadline it is killed; what it had in hand is delivered again.
 const KILL_AFTER: Duration = STOP_DEADLINE.saturating_add(Duration::from_secs(5));
-/// The account a unit of the system root runs as.
-const ACCOUNT: &str = "px";
 
 /// Starts units that do not run. 1 when any could not be started.
 pub fn start(places: &Places, units: &[Unit]) -> anyhow::Result<ExitCode> {
@@ -33,9 +33,12 @@ pub fn start(places: &Places, units: &[Unit]) -> anyhow::Result<ExitCode> {
             say(format_args!("{name} is already running (pid {pid})"));
             continue;
         }
-        if let Err(error) = start_one(places, name) {
-            eprintln!("px: cannot start {name}: {error:#}");
-            code = ExitCode::from(REFUSED);
+        match start_one(places, name, None) {
+            Ok(started) => say(format_args!("{name} has been started {started}")),
+            Err(error) => {
+                eprintln!("px: cannot start {name}: {error:#}");
+                code = ExitCode::from(REFUSED);
+            }
         }
     }
     Ok(code)
@@ -60,7 +63,12 @@ pub fn stop(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Result
 /// Ends one unit for good and waits until it has. `false` when it does not run.
 pub fn end(places: &Places, name: &UnitName) -> anyhow::Result<bool> {
     forget_started(places, name)?;
-    stop_one(places, name)
+    if stop_one(places, name)? {
+        return Ok(true);
+    }
+    // Of a unit that has crashed: to a watchdog it would tell that the unit is to run.
+    sundew_lock::remove_dead(places, name)?;
+    Ok(false)
 }
 
 /// Ends what runs and starts everything.
@@ -69,6 +77,30 @@ pub fn restart(places: &Places, units: &[Unit]) -> anyhow::Result<ExitCode> {
         stop_one(places, name)?;
     }
     start(places, units)
+}
+
+/// Ends and starts what runs, one unit after the other, with a pause between them so that never all are away. 3 when a
+/// unit that was named does not run.
+pub fn graceful(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Result<ExitCode> {
+    let (mut code, mut is_first) = (ExitCode::SUCCESS, true);
+    for unit in units {
+        let (name, _) = unit;
+        if lock::holder(&places.lock_file(name))?.is_none() {
+            if were_named {
+                say(format_args!("{name} is not running"));
+                code = ExitCode::from(NOT_RUNNING);
+            }
+            continue;
+        }
+        if !std::mem::take(&mut is_first) {
+            std::thread::sleep(BETWEEN);
+        }
+        let restarted = restart(places, std::slice::from_ref(unit))?;
+        if restarted != ExitCode::SUCCESS {
+            code = restarted;
+        }
+    }
+    Ok(code)
 }
 
 /// Sends SIGHUP. 3 when a unit that was named does not run.
@@ -93,15 +125,23 @@ pub fn reload(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Resu
 
 /// Starts what was started, was not stopped, and does not run. Silent when there is nothing to do, for cron.
 pub fn revive(places: &Places, units: &[Unit]) -> anyhow::Result<ExitCode> {
+    let died = died(places, units)?;
+    for (name, _) in &died {
+        say(format_args!("{name} has died and is started again"));
+    }
+    start(places, &died)
+}
+
+/// The units that were started, were not stopped, and do not run.
+pub fn died(places: &Places, units: &[Unit]) -> anyhow::Result<Vec<Unit>> {
     let mut died = Vec::new();
     for unit in units {
         let (name, _) = unit;
         if started_file(places, name).exists() && lock::holder(&places.lock_file(name))?.is_none() {
-            say(format_args!("{name} has died and is started again"));
             died.push(unit.clone());
         }
     }
-    start(places, &died)
+    Ok(died)
 }
 
 /// There while a unit is meant to run.
@@ -119,13 +159,38 @@ fn forget_started(places: &Places, name: &UnitName) -> anyhow::Result<()> {
     }
 }
 
-fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
-    if let Some(service) = service(places, name) {
-        systemctl("start", &service)?;
-        say(format_args!("{name} has been started by systemd as {service}"));
-        return Ok(());
+/// A unit that has been started.
+pub enum Started {
+    /// By systemd, as this service.
+    BySystemd(String),
+    /// The process, which works.
+    Ready(u32),
+    /// The process, and why it does not work yet.
+    NotYet(u32, String),
+}
+
+/// What stands after "UNIT has been started".
+impl fmt::Display for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Started::BySystemd(service) => write!(f, "by systemd as {service}"),
+            Started::Ready(pid) => write!(f, "(pid {pid})"),
+            Started::NotYet(pid, why) => write!(f, "(pid {pid}) and is not ready yet: {why}; it goes on trying"),
+        }
     }
-    let mut command = command(places, name)?;
+}
+
+/// Starts one unit, at this level of its log where one is given, and waits a moment until it works.
+pub fn start_one(places: &Places, name: &UnitName, level: Option<LogLevel>) -> anyhow::Result<Started> {
+    if let Some(service) = service(places, name) {
+        anyhow::ensure!(
+            level.is_none(),
+            "systemd runs it, which takes no level of the log: set level in [log] of px.toml"
+        );
+        systemctl("start", &service)?;
+        return Ok(Started::BySystemd(service));
+    }
+    let mut command = launch::command(places, name, level)?;
     // Before the unit runs: should this process be killed in between, the unit is revived all the same.
     let started = started_file(places, name);
     let was_meant_to_run = started.exists();
@@ -136,42 +201,38 @@ fn start_one(places: &Places, name: &UnitName) -> anyhow::Result<()> {
         .open(&started)
         .with_context(|| format!("cannot write {}", started.display()))?;
     let mut child = command.spawn().context("cannot run px itself")?;
-    let (said, pid) = (word(&mut child), child.id());
+    let (said, pid) = (launch::word(&mut child), child.id());
     match said {
-        Word::Ready => say(format_args!("{name} has been started (pid {pid})")),
-        Word::NotYet => {
-            let state = status::read(&places.status_file(name)).filter(|status| status.pid == pid);
-            let why = state.map_or_else(String::new, |status| {
-                let mut why = status.state;
-                for (_, link) in status.links.as_object().into_iter().flatten() {
-                    // A pause names the error already, and connections fail alike.
-                    if let Some(error) = link["error"].as_str().filter(|error| !why.contains(error)) {
-                        why = format!("{why}; {error}");
-                    }
-                }
-                why
-            });
-            say(format_args!(
-                "{name} has been started (pid {pid}) and is not ready yet: {why}; it goes on trying"
-            ));
-        }
+        Word::Ready => Ok(Started::Ready(pid)),
+        Word::NotYet => Ok(Started::NotYet(pid, why_not_yet(places, name, pid))),
         Word::Ended(text) => {
             // One that died is revived until it runs: what keeps it from that, a full disk, may pass. And another
             // starter may have been faster.
             if !was_meant_to_run {
                 forget_started(places, name)?;
             }
-            anyhow::bail!(
-                "{}",
-                if text.is_empty() {
-                    "it ended without a word"
-                } else {
-                    &text
-                }
-            );
+            let text = if text.is_empty() {
+                "it ended without a word"
+            } else {
+                &text
+            };
+            anyhow::bail!("{text}")
         }
     }
-    Ok(())
+}
+
+fn why_not_yet(places: &Places, name: &UnitName, pid: u32) -> String {
+    let Some(status) = status::read(&places.status_file(name)).filter(|status| status.pid == pid) else {
+        return String::new();
+    };
+    let mut why = status.state;
+    for (_, link) in status.links.as_object().into_iter().flatten() {
+        // A pause names the error already, and connections fail alike.
+        if let Some(error) = link["error"].as_str().filter(|error| !why.contains(error)) {
+            why = format!("{why}; {error}");
+        }
+    }
+    why
 }
 
 /// The service of a unit where systemd runs the units of the system root: px@.service is installed there.
@@ -200,96 +261,8 @@ fn systemctl(verb: &str, service: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn command(places: &Places, name: &UnitName) -> anyhow::Result<Command> {
-    for directory in [&places.run, &places.log, &places.state] {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    }
-    let mut command = Command::new(std::env::current_exe().context("cannot find px itself")?);
-    command
-        .args(["run", "--detached", &name.to_string()])
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    if let Some(root) = places.root() {
-        // The starter's root may be relative to its working directory, or not be the environment's at all.
-        command.env("PX_ROOT", root);
-    }
-    if places.is_system_root() && rustix::process::geteuid().is_root() {
-        drop_privileges(places, &mut command)?;
-    }
-    // SAFETY: between fork and exec only setsid(2) is called, which is async-signal-safe.
-    #[allow(unsafe_code)]
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::setsid()?;
-            Ok(())
-        });
-    }
-    Ok(command)
-}
-
-/// Units of the system root run as user px, which must own what they write.
-fn drop_privileges(places: &Places, command: &mut Command) -> anyhow::Result<()> {
-    let accounts = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
-    let account = accounts.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let is_ours = fields.next() == Some(ACCOUNT);
-        let mut ids = fields.skip(1).map(str::parse::<u32>);
-        match (is_ours, ids.next(), ids.next()) {
-            (true, Some(Ok(user)), Some(Ok(group))) => Some((user, group)),
-            _ => None,
-        }
-    });
-    let Some((user, group)) = account else {
-        anyhow::bail!("there is no user {ACCOUNT} to run as: make it (adduser --system --group {ACCOUNT})");
-    };
-    for directory in [&places.run, &places.log, &places.state] {
-        std::os::unix::fs::chown(directory, Some(user), Some(group))
-            .with_context(|| format!("cannot give {} to {ACCOUNT}", directory.display()))?;
-    }
-    command.uid(user).gid(group);
-    Ok(())
-}
-
-enum Word {
-    Ready,
-    NotYet,
-    Ended(String),
-}
-
-/// What the unit says within its time: ready, nothing yet, or its last words.
-fn word(child: &mut Child) -> Word {
-    let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
-        return Word::NotYet;
-    };
-    let (tell, told) = mpsc::channel();
-    let tell_ready = tell.clone();
-    std::thread::spawn(move || {
-        let ready = BufReader::new(out)
-            .lines()
-            .map_while(Result::ok)
-            .any(|line| line == "ready");
-        // The starter may have stopped waiting.
-        drop(tell_ready.send(ready.then_some(Word::Ready)));
-    });
-    std::thread::spawn(move || {
-        let lines: Vec<String> = BufReader::new(err).lines().map_while(Result::ok).collect();
-        drop(tell.send(Some(Word::Ended(lines.join("\n")))));
-    });
-    let deadline = Instant::now() + READY_WITHIN;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match told.recv_timeout(left) {
-            Ok(Some(word)) => return word,
-            Ok(None) => {} // its output ended; its last words are to come
-            Err(_) => return Word::NotYet,
-        }
-    }
-}
-
 /// Sends a signal to the process that runs the unit; `None` when none does.
-fn signal(places: &Places, name: &UnitName, signal: Signal) -> anyhow::Result<Option<u32>> {
+pub fn signal(places: &Places, name: &UnitName, signal: Signal) -> anyhow::Result<Option<u32>> {
     let lock_file = places.lock_file(name);
     let Some(pid) = lock::holder(&lock_file)? else {
         return Ok(None);
@@ -312,8 +285,8 @@ fn signal(places: &Places, name: &UnitName, signal: Signal) -> anyhow::Result<Op
     }
 }
 
-/// Ends one unit and waits until it has. `false` when it does not run.
-fn stop_one(places: &Places, name: &UnitName) -> anyhow::Result<bool> {
+/// Ends one unit, which stays meant to run, and waits until it has. `false` when it does not run.
+pub fn stop_one(places: &Places, name: &UnitName) -> anyhow::Result<bool> {
     if let Some(service) = service(places, name) {
         let did_run = lock::holder(&places.lock_file(name))?.is_some();
         systemctl("stop", &service)?; // also ends the wait for a restart

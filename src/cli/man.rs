@@ -19,7 +19,7 @@ struct Page {
 }
 
 /// The site file and every component.
-const PAGES: [Page; 4] = [
+const PAGES: [Page; 5] = [
     Page {
         name: "px.toml",
         section: 5,
@@ -39,6 +39,12 @@ const PAGES: [Page; 4] = [
         source: include_str!("../flow/dispatcher.rs"),
     },
     Page {
+        name: "px-sender",
+        section: 5,
+        about: "a unit of tx/ with type = \"amqp\": publishes queued files",
+        source: include_str!("../flow/sender.rs"),
+    },
+    Page {
         name: "px-puller",
         section: 5,
         about: "a unit of rx/ with type = \"pull\": fetches announced products",
@@ -51,8 +57,22 @@ const AFTER_COMMANDS: &str = "\
 # Units
 
 One file under `/etc/px` is one unit: one process, one log, one line of `px status`. The directory says which component
-it is: `watch/`, `dispatch/`, `rx/`. A unit is named `rx/NAME`, or `NAME` where only one directory has it; `rx-NAME`
+it is: `watch/`, `dispatch/`, `tx/`, `rx/`. A unit is named `rx/NAME`, or `NAME` where only one directory has it; `rx-NAME`
 is the same unit, for systemd's `px@rx-NAME`.
+
+# Old names
+
+A link to `px` of one of these names is Sundew's program of that name, with its texts and exit codes:
+
+| name | is |
+| --- | --- |
+| `pxSender` NAME COMMAND | `start`, `stop`, `status`, `restart` or `reload` of `tx/NAME`; `-l LEVEL` for its log |
+| `pxReceiver` NAME COMMAND | the same of `rx/NAME` |
+| `pxChecker` | `px revive`, which tells in `pxChecker.log` what it has started |
+
+`status` is always 0, `reload` always 2, and `restart` starts only what ran or has died. A start that fails is told on
+standard error, with 1. `txq/NAME/.lock` and `rxq/NAME/.lock` hold the pid of a running sender or receiver; where a
+foreign process holds it, the unit does not start.
 
 # Exit status
 

@@ -11,6 +11,7 @@ use crate::daemon::log::Rendering;
 
 mod broker;
 mod check;
+mod clean;
 mod control;
 mod convert;
 mod demo;
@@ -19,9 +20,12 @@ mod listen;
 mod man;
 mod post;
 mod show;
+mod sundew;
 
 /// Refused or failed.
 pub const REFUSED: u8 = 1;
+/// Wrong arguments.
+const USAGE: u8 = 2;
 /// The unit is not running.
 pub const NOT_RUNNING: u8 = 3;
 
@@ -58,6 +62,8 @@ enum Command {
     Stop(Units),
     /// Stop and start units
     Restart(Units),
+    /// Restart the units that run, one after the other, a second between them
+    Graceful(Units),
     /// Make running units read their configuration anew; a bad one is refused and the old one kept
     Reload(Units),
     /// Start again what was started and has died (for cron, each minute)
@@ -78,6 +84,8 @@ enum Command {
     },
     /// Show units of Sundew's .conf files as TOML, or turn them into it
     Convert(convert::Arguments),
+    /// Remove empty hours from senders' queues and old days from the database (for cron, each hour)
+    Clean(clean::Arguments),
     /// What could not be done and was kept
     #[command(subcommand)]
     Failed(failed::Command),
@@ -126,8 +134,12 @@ impl From<LogLevel> for tracing::Level {
     }
 }
 
-/// Parses the arguments and does what they say.
+/// Parses the arguments, the name of the program first, and does what they say.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(program) = arguments.first().and_then(|name| sundew::Program::of(name)) {
+        return ended(sundew::run(program, arguments.split_off(1), &Places::from_env()));
+    }
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -136,7 +148,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
-    match run(arguments.command, &Places::from_env()) {
+    ended(run(arguments.command, &Places::from_env()))
+}
+
+fn ended(ended: anyhow::Result<ExitCode>) -> ExitCode {
+    match ended {
         Ok(code) => code,
         Err(error) => {
             eprintln!("px: {error:#}");
@@ -169,11 +185,13 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Start(chosen) => control::start(places, &chosen.in_places(places)?),
         Command::Stop(chosen) => control::stop(places, &chosen.in_places(places)?, !chosen.names.is_empty()),
         Command::Restart(chosen) => control::restart(places, &chosen.in_places(places)?),
+        Command::Graceful(chosen) => control::graceful(places, &chosen.in_places(places)?, !chosen.names.is_empty()),
         Command::Reload(chosen) => control::reload(places, &chosen.in_places(places)?, !chosen.names.is_empty()),
         Command::Revive(chosen) => control::revive(places, &chosen.in_places(places)?),
         Command::Status { units, json } => show::status(places, &units.known_in_places(places)?, json),
         Command::Check { json } => check::check(places, json),
         Command::Convert(arguments) => convert::run(places, &arguments),
+        Command::Clean(arguments) => clean::run(places, &arguments),
         Command::Failed(command) => failed::run(places, command),
         Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),

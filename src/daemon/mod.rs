@@ -4,3 +4,4 @@ pub mod lock;
 pub mod log;
 pub mod process;
 pub mod status;
+pub mod sundew_lock;

@@ -14,8 +14,9 @@ use tracing::{Level, error, info, warn};
 use super::lock;
 use super::log::{self, Destination, Rendering};
 use super::status;
+use super::sundew_lock::SundewLock;
 use crate::config::{ConfigError, Places, UnitName};
-use crate::flow::{self, Loaded, State, Unit};
+use crate::flow::{self, Loaded, State, Unit, Words};
 use crate::metrics::Metrics;
 
 /// What is in hand may take this long after SIGTERM; then the brokers get it back.
@@ -77,8 +78,14 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
         file,
         detached: options.detached,
     };
-    let ended = runtime.block_on(life.run(loaded));
-    runtime.shutdown_timeout(ABANDON);
+    let has_queue = loaded.component.queue_type().is_some();
+    let ended = SundewLock::take(places, &life.name, has_queue).and_then(|sundew_lock| {
+        let ended = runtime.block_on(life.run(loaded));
+        runtime.shutdown_timeout(ABANDON);
+        ended?;
+        // Left after a fault, as after a crash: to a watchdog it tells that the unit is to run.
+        sundew_lock.release()
+    });
     if let Err(error) = &ended {
         error!("ended: {error:#}");
         if options.log_file {
@@ -118,7 +125,8 @@ impl Life {
             abandon: CancellationToken::new(),
         };
         let status = status::Writer::start(&unit(), Timestamp::now())?;
-        info!(unit = %self.name, version = env!("CARGO_PKG_VERSION"), "has been started");
+        let mut words = first.component.words(&self.name);
+        tell_started(&self.name, words.as_ref());
         tokio::spawn(tell_when_ready(unit(), self.detached));
         let mut loaded = first;
         let ended = loop {
@@ -144,12 +152,16 @@ impl Life {
                     }
                     state.clear();
                     loaded = *new;
-                    info!("has been reloaded");
+                    words = loaded.component.words(&self.name);
+                    tell_reloaded(words.as_ref());
                 }
             }
         };
         status.stopped()?;
-        info!("has been stopped");
+        match words {
+            Some(words) => info!("{}", words.stopped),
+            None => info!("has been stopped"),
+        }
         ended
     }
 
@@ -167,6 +179,20 @@ impl Life {
                 Err(error) => error!("cannot read the configuration: {error}"),
             }
         }
+    }
+}
+
+fn tell_started(name: &UnitName, words: Option<&Words>) {
+    match words {
+        Some(words) => info!("{}", words.started),
+        None => info!(unit = %name, version = env!("CARGO_PKG_VERSION"), "has been started"),
+    }
+}
+
+fn tell_reloaded(words: Option<&Words>) {
+    match words {
+        Some(words) => words.reloaded.iter().for_each(|line| info!("{line}")),
+        None => info!("has been reloaded"),
     }
 }
 

@@ -8,12 +8,14 @@ use rustix::io::Errno;
 use crate::message::{Envelope, Fault, Headers, Value};
 
 pub mod atomic;
+pub mod clean;
 pub mod db;
 pub mod dirsync;
 pub mod failed;
 pub mod inventory;
 pub mod parked;
 pub mod quarantine;
+pub mod queue;
 pub mod seen;
 pub mod sweep;
 pub mod tree;

@@ -5,9 +5,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 mod check;
+mod clean;
+mod convert;
 mod life;
 mod messages;
 mod readme;
+mod sundew;
 mod units;
 mod usage;
 

@@ -32,7 +32,7 @@ fn help_and_version_are_answers() {
     let site = Site::new();
     let help = site.run_ok(&["--help"]);
     for command in [
-        "run", "start", "stop", "reload", "status", "revive", "check", "failed", "post", "listen",
+        "run", "start", "stop", "reload", "status", "graceful", "revive", "check", "clean", "failed", "post", "listen",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
