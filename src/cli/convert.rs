@@ -14,6 +14,9 @@ use super::{REFUSED, one_unit, say};
 use crate::config::sundew::{self, Flow};
 use crate::config::{Errors, Places, Service, UnitDir, UnitName, service, units};
 
+/// A file that is there gives way.
+const OVER: RenameFlags = RenameFlags::empty();
+
 /// What is to be converted.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -114,13 +117,13 @@ fn put(places: &Places, name: &UnitName, conf: &Path, flow: Flow) -> anyhow::Res
         );
     }
     if let Some(site) = &conversion.site {
-        replace(&places.site_file(), site.as_bytes(), 0o644, places)?;
+        place(&places.site_file(), site.as_bytes(), 0o644, OVER, places)?;
     }
     if let Some(secrets) = &conversion.secrets {
-        replace(&places.secrets_file(), secrets.expose().as_bytes(), 0o600, places)?;
+        place(&places.secrets_file(), secrets.expose().as_bytes(), 0o600, OVER, places)?;
     }
     if !toml.exists() {
-        replace(&toml, conversion.unit.as_bytes(), 0o644, places)?;
+        place(&toml, conversion.unit.as_bytes(), 0o644, RenameFlags::NOREPLACE, places)?;
     }
     let directory = conf.parent().context("a file without a directory")?;
     rustix::fs::renameat_with(CWD, conf, CWD, &off, RenameFlags::NOREPLACE)
@@ -163,7 +166,7 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
 
 /// Puts a whole file in place: after a crash there is the old one or the new one. Mode and owner stay; of a file that
 /// is new the mode is given, and the owner is whoever owns the spool, for the units read it.
-fn replace(path: &Path, content: &[u8], mode: u32, places: &Places) -> anyhow::Result<()> {
+fn place(path: &Path, content: &[u8], mode: u32, over: RenameFlags, places: &Places) -> anyhow::Result<()> {
     // What a link names is written, and the link stays.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
@@ -195,7 +198,7 @@ fn replace(path: &Path, content: &[u8], mode: u32, places: &Places) -> anyhow::R
         .with_context(refused)?;
     file.write_all(content).with_context(refused)?;
     file.sync_all().with_context(refused)?;
-    std::fs::rename(&temporary, &path).with_context(refused)?;
+    rustix::fs::renameat_with(CWD, &temporary, CWD, &path, over).with_context(refused)?;
     sync(directory)
 }
 

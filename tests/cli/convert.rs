@@ -118,7 +118,10 @@ fn what_a_crash_left_is_finished() {
     done.run_ok(&["convert", "--write"]);
     let files = ["px.toml", "secrets.toml", "tx/dd.toml"];
     for count in 0..=files.len() {
-        let old = Old::new(&[("tx/dd.conf", SENDER), ("tx/.dd.toml.px-convert", "type = ")]);
+        let old = Old::new(&[("tx/dd.conf", SENDER)]);
+        if count < files.len() {
+            old.write("tx/.dd.toml.px-convert", "type = ");
+        }
         for file in &files[..count] {
             std::fs::copy(done.path(file), old.path(file)).unwrap();
         }
@@ -202,4 +205,27 @@ fn who_no_longer_finds_the_unit_is_told() {
             .contains("puts nothing more into txq/dd after its next start or reload"),
         "{said:?}"
     );
+}
+
+/// What the reader makes of every sample is what the component takes.
+#[test]
+fn every_sample_of_a_sender_is_taken() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sundew");
+    let old = Old::new(&[]);
+    let mut names = Vec::new();
+    for directory in ["tx", "seed/tx"] {
+        for entry in std::fs::read_dir(data.join(directory)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            old.write(&format!("tx/{name}"), &std::fs::read_to_string(&path).unwrap());
+            names.extend(name.strip_suffix(".conf").map(str::to_string));
+        }
+    }
+    old.write("px.conf", &std::fs::read_to_string(data.join("px.conf")).unwrap());
+    let said = old.run_ok(&["convert", "--write"]);
+    for name in names {
+        assert!(said.out.contains(&format!("tx/{name}: ")), "{name}: {said:?}");
+    }
+    let said = old.run_ok(&["check"]);
+    assert_eq!((said.out.as_str(), said.err.as_str()), ("", ""));
 }
