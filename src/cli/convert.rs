@@ -153,7 +153,7 @@ fn has_foreign_receivers(places: &Places) -> bool {
             .into_iter()
             .any(|file| file.path().extension().is_some_and(|extension| extension == "conf"))
     };
-    units(places).0.iter().any(|unit| is_foreign(unit)) || has_flows("fx") || has_flows("trx")
+    units(places).0.iter().any(is_foreign) || has_flows("fx") || has_flows("trx")
 }
 
 /// Held until it is dropped, or the process ends.
