@@ -13,6 +13,12 @@ pub enum Count {
     Forwarded,
     Fetched,
     FetchedBytes,
+    Delivered,
+    DeliveredBytes,
+    Suppressed,
+    Rejected,
+    Invalid,
+    Purged,
     FromAlternates,
     Ignored,
     Skipped,
@@ -31,12 +37,18 @@ pub enum Count {
     Adopted,
 }
 
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 27] = [
     "announced",
     "received",
     "forwarded",
     "fetched",
     "fetched_bytes",
+    "delivered",
+    "delivered_bytes",
+    "suppressed",
+    "rejected",
+    "invalid",
+    "purged",
     "from_alternates",
     "ignored",
     "skipped",

@@ -19,7 +19,7 @@ struct Page {
 }
 
 /// The site file and every component.
-const PAGES: [Page; 4] = [
+const PAGES: [Page; 5] = [
     Page {
         name: "px.toml",
         section: 5,
@@ -39,6 +39,12 @@ const PAGES: [Page; 4] = [
         source: include_str!("../flow/dispatcher.rs"),
     },
     Page {
+        name: "px-sender",
+        section: 5,
+        about: "a unit of tx/ with type = \"amqp\": publishes queued files",
+        source: include_str!("../flow/sender.rs"),
+    },
+    Page {
         name: "px-puller",
         section: 5,
         about: "a unit of rx/ with type = \"pull\": fetches announced products",
@@ -51,7 +57,7 @@ const AFTER_COMMANDS: &str = "\
 # Units
 
 One file under `/etc/px` is one unit: one process, one log, one line of `px status`. The directory says which component
-it is: `watch/`, `dispatch/`, `rx/`. A unit is named `rx/NAME`, or `NAME` where only one directory has it; `rx-NAME`
+it is: `watch/`, `dispatch/`, `tx/`, `rx/`. A unit is named `rx/NAME`, or `NAME` where only one directory has it; `rx-NAME`
 is the same unit, for systemd's `px@rx-NAME`.
 
 # Old names

@@ -10,12 +10,17 @@ use crate::config::{Places, Service, UnitName, service};
 use crate::daemon::{lock, status};
 
 /// Counters worth a place on the line, in this order.
-const ON_THE_LINE: [&str; 13] = [
+const ON_THE_LINE: [&str; 18] = [
     "announced",
     "forwarded",
     "ignored",
     "fetched",
     "from_alternates",
+    "delivered",
+    "suppressed",
+    "rejected",
+    "invalid",
+    "purged",
     "skipped",
     "superseded",
     "parked",

@@ -285,6 +285,29 @@ impl Table {
         answer
     }
 
+    /// A list of whole numbers within `range`, at least one.
+    pub fn integers<T: TryFrom<i64>>(
+        &mut self,
+        key: &str,
+        range: RangeInclusive<i64>,
+        accepted: &str,
+    ) -> Option<Vec<T>> {
+        let numbers: Option<Vec<T>> = match self.take(key)? {
+            Value::List(elements) if !elements.is_empty() => elements
+                .into_iter()
+                .map(|(_, element)| match element {
+                    Value::Integer(Some(number), _) if range.contains(&number) => T::try_from(number).ok(),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        };
+        if numbers.is_none() {
+            self.reject(key, accepted);
+        }
+        numbers
+    }
+
     /// A duration: `"10m"`, `"24h"`, `"0s"`, `"250ms"`.
     pub fn duration(&mut self, key: &str) -> Option<Duration> {
         self.parsed(

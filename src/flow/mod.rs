@@ -17,12 +17,14 @@ use crate::metrics::Metrics;
 pub mod alternates;
 pub mod consume;
 pub mod dispatcher;
+pub mod duplicates;
 pub mod link;
 pub mod park;
 pub mod product;
 pub mod publish;
 pub mod puller;
 pub mod sample;
+pub mod sender;
 pub mod state;
 pub mod vip;
 pub mod watcher;
@@ -154,6 +156,8 @@ pub enum Component {
     Dispatcher(dispatcher::Config),
     /// `rx/`, `type = "pull"`
     Puller(puller::Config),
+    /// `tx/`, `type = "amqp"`
+    Sender(sender::Config),
 }
 
 impl Component {
@@ -166,9 +170,13 @@ impl Component {
                 true => puller::Config::read(table, site).map(Component::Puller),
                 false => not_served(table),
             },
-            UnitDir::Tx => match kind(table, &[("announce", true), ("deliver", false)])? {
-                true => watcher::Config::read_announcer(table, site).map(Component::Watcher),
-                false => not_served(table),
+            UnitDir::Tx => match kind(
+                table,
+                &[("amqp", Tx::Amqp), ("announce", Tx::Announce), ("deliver", Tx::Deliver)],
+            )? {
+                Tx::Amqp => sender::Config::read(table, site).map(Component::Sender),
+                Tx::Announce => watcher::Config::read_announcer(table, site).map(Component::Watcher),
+                Tx::Deliver => not_served(table),
             },
             UnitDir::Process => None,
         }
@@ -180,6 +188,7 @@ impl Component {
             Component::Watcher(config) => config.broker(),
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
+            Component::Sender(config) => config.broker(),
         }
     }
 
@@ -188,6 +197,7 @@ impl Component {
         match self {
             Component::Watcher(_) | Component::Dispatcher(_) => None,
             Component::Puller(_) => Some("pull"),
+            Component::Sender(_) => Some("amqp"),
         }
     }
 
@@ -202,8 +212,17 @@ impl Component {
             Component::Watcher(config) => watcher::run(config, unit).await,
             Component::Dispatcher(config) => dispatcher::run(config, unit).await,
             Component::Puller(config) => puller::run(config, unit).await,
+            Component::Sender(config) => sender::run(config, unit).await,
         }
     }
+}
+
+/// What a unit of `tx/` may be.
+#[derive(Clone, Copy)]
+enum Tx {
+    Amqp,
+    Announce,
+    Deliver,
 }
 
 /// `type`, which a unit of `rx/` or `tx/` must have.

@@ -7,6 +7,11 @@ use sha2::Sha512;
 
 use super::{DigestOf, Identity, Method, ProductPath, product_name, topic};
 
+/// md5, as it is.
+pub fn md5(bytes: &[u8]) -> [u8; 16] {
+    Md5::digest(bytes).into()
+}
+
 /// md5 as lower-case hex.
 pub fn md5_hex(bytes: &[u8]) -> String {
     base16ct::lower::encode_string(&Md5::digest(bytes))

@@ -15,6 +15,7 @@ pub mod failed;
 pub mod inventory;
 pub mod parked;
 pub mod quarantine;
+pub mod queue;
 pub mod seen;
 pub mod sweep;
 pub mod tree;

@@ -147,6 +147,44 @@ fn masks_are_compiled_in_order_and_each_fault_has_its_line() {
 }
 
 #[test]
+fn masks_may_be_shell_patterns() {
+    let text = "masks = [{ reject_glob = \"*.bak\" }, { accept_glob = \"a*\" }, { reject = \"(?!b)\" }]";
+    let masks_of_all = read(text, masks).0.unwrap();
+    for (name, is_wanted) in [
+        ("a.gif", true),
+        ("a.bak", false),
+        ("a.bak2", true),
+        ("b.gif", true),
+        ("c.gif", false),
+    ] {
+        assert_eq!(masks_of_all.accepts(name.as_bytes()), is_wanted, "{name}");
+    }
+    let bad = [
+        (
+            "masks = [{ accept_glob = \"[b-a]\" }]",
+            "u.toml:1: masks.accept_glob = \"[b-a]\": bad range b-a; accepted: a shell pattern",
+        ),
+        (
+            "masks = [{ accept = \"a\", reject_glob = \"b\" }]",
+            "u.toml:1: masks.reject_glob = \"b\": accept and reject_glob in one mask",
+        ),
+        (
+            "masks = [{ reject = 1 }]",
+            "u.toml:1: masks.reject = 1: accepted: a regular expression",
+        ),
+        (
+            "masks = [{}]",
+            "u.toml:1: masks.accept: missing; accepted: { accept = REGULAR",
+        ),
+    ];
+    for (text, start) in bad {
+        let (value, found) = read(text, masks);
+        assert!(value.is_none(), "{text}");
+        assert!(found.len() == 1 && found[0].starts_with(start), "{found:#?}");
+    }
+}
+
+#[test]
 fn sync_is_power_unless_it_says_crash() {
     for (text, expected) in [("", 'p'), ("sync = \"power\"", 'p'), ("sync = \"crash\"", 'c')] {
         assert_eq!(read(text, |t| Some(sync(t, 'p', 'c'))).0, Some(expected));

@@ -10,7 +10,7 @@ use super::root;
 
 /// What a lease tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Writers {
+pub(in crate::spool) enum Writers {
     /// Nobody has the file open for writing.
     None,
     /// Somebody has.
@@ -32,12 +32,17 @@ pub(super) fn writers(root: BorrowedFd<'_>, path: &[u8]) -> Writers {
         Err(Errno::AGAIN) => return Writers::Some,
         Err(_) => return Writers::Unknown,
     };
-    match set_lease(file.as_fd(), libc::F_RDLCK) {
+    writers_of(file.as_fd())
+}
+
+/// The same for a file that is open for reading.
+pub(in crate::spool) fn writers_of(file: BorrowedFd<'_>) -> Writers {
+    match set_lease(file, libc::F_RDLCK) {
         Ok(()) => {}
         Err(Errno::AGAIN) => return Writers::Some,
         Err(_) => return Writers::Unknown,
     }
-    match set_lease(file.as_fd(), libc::F_UNLCK) {
+    match set_lease(file, libc::F_UNLCK) {
         Ok(()) => Writers::None,
         Err(_) => Writers::Unknown,
     }

@@ -16,7 +16,12 @@ pub fn open(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// Opens what is at a path in the tree; an empty path is the root itself.
-pub(super) fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+pub(in crate::spool) fn open_beneath(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { &b"."[..] } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     loop {
@@ -38,17 +43,17 @@ pub(super) fn regular_file(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<S
 }
 
 /// Neither directory nor link, pipe, socket or device.
-pub(super) fn is_regular(stat: &Stat) -> bool {
+pub(in crate::spool) fn is_regular(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
 /// Names that no tree shows: dot names and those that end in `.tmp`, files and directories.
-pub(super) fn is_skipped(name: &[u8]) -> bool {
+pub(in crate::spool) fn is_skipped(name: &[u8]) -> bool {
     name.starts_with(b".") || name.ends_with(b".tmp")
 }
 
 /// A name in a directory of the tree.
-pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+pub(in crate::spool) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     if directory.is_empty() {
         return name.to_vec();
     }

@@ -1,0 +1,478 @@
+//! The sender: publishes the content of every file that is put into its queue, and removes the file.
+//!
+//! | option | default | meaning |
+//! | --- | --- | --- |
+//! | `type` | | `"amqp"` |
+//! | `broker` | | a broker of `px.toml` |
+//! | `exchange` | the broker's | where messages go |
+//! | `key` | | the routing key; `${0}` and its kin stand for parts of the file's name, see below |
+//! | `content_type` | `"text/plain"` | the property of that name |
+//! | `masks` | accept all | on the whole file name; first match wins; what they reject **is removed** |
+//! | `batch` | 100 | files between two looks at what is more urgent |
+//! | `duplicates` | none | `{ entries = 125000, keep = "8h" }`: the same content is not sent twice |
+//! | `validation` | `false` | `true`: files whose names have no priority or no stamp **are removed** |
+//! | `purge` | none | `[{ priority = [3], after = "5h" }]`: files that were received so long ago **are removed** |
+//! | `min_age` | `"0s"` | younger files wait |
+//! | `order` | `"priority"` | by the priority and stamp in the name, then by path; `"mtime"`: by modification time |
+//! | `unroutable` | `"count"` | `"hold"`: wait while no queue is bound for what is sent |
+//!
+//! ```toml
+//! type     = "amqp"
+//! broker   = "bunny"
+//! exchange = { name = "cmc", durable = false }
+//! key      = "exp.dd.notify.${0}"
+//! masks    = [{ reject = '^ensemble\.naefs\.grib2\.raw.*' }, { accept = '^(.*)\+\+.*' }, { reject = ".*" }]
+//! ```
+//!
+//! The queue of the unit `tx/NAME` is `txq/NAME` in the spool: the directories `0` to `5`, the most urgent first, and in
+//! them directories that Sundew names by hour, `2026112117`. Names that begin with a dot or end in `.tmp` are not seen,
+//! so write under such a name and rename, or link. A file that its writer still has open is left alone until it is
+//! closed. Symbolic links are not followed.
+//!
+//! In `key`, `${0}`, `${1}`… are the groups that the masks take from the name: of the first accepting pattern that is
+//! found at exactly one place, and of one without groups the text that it found. `${T1}` `${T2}` `${A1}` `${A2}` `${ii}`,
+//! `${CCCC}`, `${YY}` `${GG}` `${Gg}` and `${BBB}` are of the first, second, third and fourth part, between `_`, of a
+//! bulletin's name; `${RYYYY}` `${RMM}` `${RDD}` `${RHH}` `${RMN}` `${RSS}` are of its reception stamp. Dots at the end of
+//! a key are cut.
+//!
+//! A message is the bytes of the file as they are, empty ones too, with one header, `filename`: the file's name without
+//! its last colon field where that begins with 20, the reception stamp. It is persistent.
+//!
+//! A file is published, confirmed by the broker, then removed: a crash repeats at most what was in flight, and loses
+//! nothing. Without a crash no file is sent twice; one that was sent and cannot be removed is told of and left out. While
+//! the broker is away files stay. At most 20000 files of the queue are in memory, and 16 MiB of their content, or one
+//! larger file. After every `batch` files the sender looks whether something more urgent has come in.
+//!
+//! Duplicates are known by the md5 of the content, once the first was confirmed. Files in `0` are retransmissions: they
+//! are always sent. The memory is lost when the unit ends or is reloaded; nothing leaves it until it is full, then what
+//! is older than `keep`, then the older half.
+//!
+//! What can never be sent goes to `txq/NAME/PROBLEM` under its own name, is told of as an error and counted as failed:
+//! a name from which no key can be made, a message that the broker refuses, a file over 512 MiB.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Semaphore, oneshot};
+use tracing::{info, warn};
+
+use super::duplicates::{self, Digest, Memory};
+use super::publish::{Options, Publisher, Unroutable};
+use super::sample::Sampler;
+use super::{Unit, chain};
+use crate::broker::Returns;
+use crate::config::{Broker, Site, Table, options};
+use crate::message::{Envelope, Exchange, KeyTemplate, Masks, Topology};
+use crate::spool::off_thread;
+use crate::spool::queue::{self, Order, PASS_MAX, Pass, Purge, Queue, Queued, Rules, Shape, Waker};
+
+mod connection;
+mod decide;
+mod handful;
+mod settle;
+
+use decide::Decision;
+use handful::{Handful, ROOM, Taken};
+use settle::{Note, Settler};
+
+const BATCH: usize = 100;
+/// A net below the kernel's notices.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a file that a writer has is left alone, unless the kernel tells of something.
+const WRITTEN_PAUSE: Duration = Duration::from_secs(1);
+/// Before a file that cannot be read is looked at again.
+const UNREAD_PAUSE: Duration = Duration::from_secs(60);
+
+/// A unit of `tx/` with `type = "amqp"`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    broker: Broker,
+    exchange: Exchange,
+    key: KeyTemplate,
+    content_type: String,
+    masks: Masks,
+    rules: Rules,
+    batch: usize,
+    duplicates: Option<duplicates::Options>,
+    min_age: Duration,
+    order: Order,
+    unroutable: Unroutable,
+}
+
+impl Config {
+    /// The broker it works on.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Reads the unit's table; what is wrong is noted in it.
+    pub fn read(table: &mut Table, site: &Site) -> Option<Config> {
+        let broker = options::broker(table, site);
+        let exchange = match &broker {
+            Some(broker) => options::exchange(table, broker),
+            None => options::exchange_at(table, "exchange"),
+        };
+        let key = read_key(table);
+        let content_type = read_content_type(table);
+        let masks = options::masks(table);
+        let batch = table.integer("batch", 1..=PASS_MAX as i64);
+        let has_duplicates = table.has("duplicates");
+        let duplicates = duplicates::Options::read(table);
+        let validation = table.boolean("validation");
+        let purge = read_purge(table);
+        let min_age = table.duration("min_age");
+        let order = table.choice("order", &[("priority", Order::Priority), ("mtime", Order::Mtime)]);
+        let unroutable = super::read_unroutable(table);
+        if has_duplicates && duplicates.is_none() {
+            return None;
+        }
+        Some(Config {
+            broker: broker?,
+            exchange: exchange?,
+            key: key?,
+            content_type: content_type?,
+            masks: masks?,
+            rules: Rules {
+                validation: validation.unwrap_or(false),
+                purge: purge?,
+            },
+            batch: batch.unwrap_or(BATCH),
+            duplicates,
+            min_age: min_age.unwrap_or_default(),
+            order: order.unwrap_or_default(),
+            unroutable,
+        })
+    }
+}
+
+fn read_key(table: &mut Table) -> Option<KeyTemplate> {
+    const KEY: &str = "a routing key of at most 255 bytes, with templates like ${0} or ${CCCC}";
+    if !table.has("key") {
+        table.reject("key", KEY);
+    }
+    table.parsed(
+        "key",
+        |text| KeyTemplate::parse(text).map_err(|error| error.to_string()),
+        KEY,
+    )
+}
+
+fn read_content_type(table: &mut Table) -> Option<String> {
+    let short = |text: &str| match text.len() <= 255 && !text.chars().any(char::is_control) {
+        true => Ok(text.to_string()),
+        false => Err(String::new()),
+    };
+    let own = table.parsed("content_type", short, "a MIME type of at most 255 bytes");
+    match table.has("content_type") {
+        true => own,
+        false => Some("text/plain".to_string()),
+    }
+}
+
+fn read_purge(table: &mut Table) -> Option<Vec<Purge>> {
+    const PRIORITY: &str = "a list of priorities from 0 to 5, at least one";
+    let mut rules = Vec::new();
+    let mut are_good = true;
+    for mut element in table.tables("purge") {
+        let priorities = element.integers("priority", 0..=5, PRIORITY);
+        let after = options::positive_duration(&mut element, "after");
+        for (key, accepted) in [("priority", PRIORITY), ("after", "a duration: \"5h\"")] {
+            if !element.has(key) {
+                element.reject(key, accepted);
+            }
+        }
+        element.finish();
+        match (priorities, after) {
+            (Some(priorities), Some(after)) => rules.push(Purge { priorities, after }),
+            _ => are_good = false,
+        }
+    }
+    are_good.then_some(rules)
+}
+
+/// Runs the unit until it is told to stop.
+pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
+    info!("Initialisation of client {}", unit.name.name);
+    let path = unit.places.spool.join("txq").join(&unit.name.name);
+    let how = queue::Options {
+        shape: Shape::Priorities,
+        order: config.order,
+        batch: config.batch,
+        min_age: config.min_age,
+    };
+    let queue = Arc::new(off_thread(move || Queue::open(&path, how)).await?);
+    let topology = Topology {
+        exchanges: vec![config.exchange.clone()],
+        ..Topology::default()
+    };
+    let how = Options {
+        unroutable: config.unroutable,
+        transient_exchange: !config.exchange.durable,
+    };
+    let publisher = Publisher::start(&unit, config.broker.clone(), topology, how);
+    let memory = config
+        .duplicates
+        .map(|options| Arc::new(Mutex::new(Memory::new(options))));
+    let settler = Arc::new(Settler::new(&unit, Arc::clone(&queue), memory.clone()));
+    let (notes, published) = tokio::sync::mpsc::unbounded_channel(); // bounded by the publisher's window
+    let settling = tokio::spawn(Arc::clone(&settler).run(published));
+    let telling = connection::tell(unit.state.subscribe(), connection::host(&config.broker));
+    let sender = Sender {
+        waker: queue.waker(),
+        unit,
+        config,
+        queue,
+        publisher,
+        settler,
+        notes,
+        memory,
+        room: Arc::new(Semaphore::new(ROOM)),
+        in_flight: HashSet::new(),
+        sampler: Sampler::default(),
+    };
+    let work = async {
+        sender.run().await;
+        settling.await.context("the settling task broke")
+    };
+    tokio::select! {
+        ended = work => ended,
+        never = telling => match never {},
+    }
+}
+
+/// The unit is to stop.
+struct Stopped;
+
+struct Sender {
+    unit: Unit,
+    config: Config,
+    queue: Arc<Queue>,
+    waker: Waker,
+    publisher: Publisher,
+    settler: Arc<Settler>,
+    notes: UnboundedSender<Note>,
+    memory: Option<Arc<Mutex<Memory>>>,
+    /// Bytes that may be in memory.
+    room: Arc<Semaphore>,
+    /// Contents that were published since everything was last settled.
+    in_flight: HashSet<Digest>,
+    sampler: Sampler,
+}
+
+impl Sender {
+    async fn run(mut self) {
+        let mut generation = self.publisher.generation();
+        let stop = self.unit.stop.clone();
+        let connected = generation.wait_for(|generation| *generation > 0);
+        match stop.run_until_cancelled(connected).await {
+            Some(Ok(_)) => self.unit.state.set_ready(),
+            Some(Err(_)) | None => return,
+        }
+        while !stop.is_cancelled() {
+            let sent = self.pass().await;
+            let is_idle = match sent {
+                Ok(is_idle) => is_idle,
+                Err(Stopped) => return,
+            };
+            if is_idle {
+                match stop.run_until_cancelled(self.waker.wait(LOOK_AGAIN)).await {
+                    Some(true) => self.queue.look_at_written(),
+                    Some(false) => {}
+                    None => return,
+                }
+            }
+        }
+    }
+
+    /// One look at the queue, and everything that it finds; whether there was nothing to do.
+    async fn pass(&mut self) -> Result<bool, Stopped> {
+        if !self.settler.remove_again().await {
+            return Ok(true);
+        }
+        let queue = Arc::clone(&self.queue);
+        let mut pass = match off_thread(move || queue.pass(Timestamp::now())).await {
+            Ok(pass) => pass,
+            Err(error) => {
+                self.unit.state.pause("queue", chain(&error));
+                return Ok(true);
+            }
+        };
+        self.unit.state.resume("queue");
+        for (path, cause) in std::mem::take(&mut pass.unread) {
+            self.warn(&format!("cannot read a directory of the queue: {cause}"), &path);
+        }
+        let is_idle = pass.files.is_empty();
+        while !pass.files.is_empty() {
+            let count = pass.files.len().min(self.config.batch);
+            let batch: Vec<Queued> = pass.files.drain(..count).collect();
+            self.batch(batch).await?;
+            self.overtake(&mut pass).await;
+        }
+        self.settled().await?;
+        Ok(is_idle)
+    }
+
+    /// Puts what has come into more urgent directories meanwhile before what is left.
+    async fn overtake(&self, pass: &mut Pass) {
+        let (queue, mut taken) = (Arc::clone(&self.queue), std::mem::take(pass));
+        let looked = off_thread(move || {
+            let urgent = queue.overtaking(&mut taken, Timestamp::now());
+            Ok((taken, urgent))
+        });
+        // Only a task that broke loses the pass, and then the next one finds all that is left.
+        let Ok((taken, urgent)) = looked.await else { return };
+        *pass = taken;
+        match urgent {
+            Ok(urgent) => {
+                for file in urgent.into_iter().rev() {
+                    pass.files.push_front(file);
+                }
+            }
+            Err(error) => self.unit.state.pause("queue", chain(&error)),
+        }
+    }
+
+    async fn batch(&mut self, files: Vec<Queued>) -> Result<(), Stopped> {
+        let now = Timestamp::now();
+        let (mut letters, mut erased, mut hopeless) = (Vec::new(), Vec::new(), Vec::new());
+        for file in files {
+            match decide::decide(&self.config, file.name(), now) {
+                Decision::Send(letter) => letters.push((file, letter)),
+                Decision::Erase(why) => erased.push((file, why)),
+                Decision::SetAside(why) => hopeless.push((file, why)),
+            }
+        }
+        self.settler.erase(erased).await;
+        self.settler.set_aside(hopeless).await;
+        if !letters.is_empty() {
+            info!("{} new messages will be sent", letters.len());
+        }
+        let mut rest = letters;
+        rest.reverse();
+        let mut place = None;
+        while !rest.is_empty() {
+            let (queue, room, place_taken) = (Arc::clone(&self.queue), Arc::clone(&self.room), place.take());
+            let needs_digest = self.memory.is_some();
+            let read = off_thread(move || handful::take(&queue, rest, &room, place_taken, needs_digest)).await;
+            let Handful {
+                taken,
+                rest: left,
+                needs,
+            } = match read {
+                Ok(handful) => handful,
+                Err(error) => {
+                    self.unit.state.pause("queue", chain(&error));
+                    return Ok(());
+                }
+            };
+            rest = left;
+            self.send(taken).await?;
+            if let Some(needs) = needs {
+                let acquired = Arc::clone(&self.room).acquire_many_owned(needs);
+                // Nobody closes it.
+                place = self.unit.stop.run_until_cancelled(acquired).await.ok_or(Stopped)?.ok();
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, handful: Vec<Taken>) -> Result<(), Stopped> {
+        let (mut suppressed, mut hopeless, mut own_fault) = (Vec::new(), Vec::new(), None);
+        for taken in handful {
+            match taken {
+                Taken::Content(mut outgoing, envelope) => {
+                    if let Some(digest) = outgoing.digest
+                        && self.is_duplicate(digest).await?
+                    {
+                        suppressed.push((outgoing.file, outgoing.version));
+                        continue;
+                    }
+                    outgoing.pending = Some(self.publish(envelope).await?);
+                    self.note(Note::Sent(outgoing));
+                }
+                Taken::Written(file) => self.queue.hold_while_written(&file, Instant::now() + WRITTEN_PAUSE),
+                Taken::TooLarge(file, why) => hopeless.push((file, why)),
+                Taken::Unread(file, cause) if handful::is_own(cause) => {
+                    self.queue.hold(&file, Instant::now() + LOOK_AGAIN);
+                    own_fault = Some(cause);
+                }
+                Taken::Unread(file, cause) => {
+                    self.queue.hold(&file, Instant::now() + UNREAD_PAUSE);
+                    self.warn(&format!("cannot read a file to send: {cause}"), file.path());
+                }
+            }
+        }
+        match own_fault {
+            Some(cause) => self
+                .unit
+                .state
+                .pause("reading", format!("cannot read files to send: {cause}")),
+            None => self.unit.state.resume("reading"),
+        }
+        self.settler.suppress(suppressed).await;
+        self.settler.set_aside(hopeless).await;
+        Ok(())
+    }
+
+    /// Whether this content was sent. While the same content is in flight its verdict is waited for.
+    async fn is_duplicate(&mut self, digest: Digest) -> Result<bool, Stopped> {
+        let Some(memory) = self.memory.clone() else {
+            return Ok(false);
+        };
+        let knows = || {
+            let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+            memory.knows(digest, Instant::now())
+        };
+        if knows() {
+            return Ok(true);
+        }
+        if self.in_flight.contains(&digest) {
+            self.settled().await?;
+            if knows() {
+                return Ok(true);
+            }
+        }
+        self.in_flight.insert(digest);
+        Ok(false)
+    }
+
+    async fn publish(&self, envelope: Envelope) -> Result<super::publish::Pending, Stopped> {
+        let submitted = self
+            .publisher
+            .submit(&self.config.exchange.name, envelope, Returns::Counted);
+        self.unit.stop.run_until_cancelled(submitted).await.ok_or(Stopped)
+    }
+
+    /// Waits until everything that was published is settled.
+    async fn settled(&mut self) -> Result<(), Stopped> {
+        let (done, all_done) = oneshot::channel();
+        self.note(Note::Barrier(done));
+        match self.unit.stop.run_until_cancelled(all_done).await {
+            Some(Ok(())) => {
+                self.in_flight.clear();
+                Ok(())
+            }
+            // The settling task ends early only when the unit does.
+            Some(Err(_)) | None => Err(Stopped),
+        }
+    }
+
+    fn note(&self, note: Note) {
+        // The settling task ends early only when the unit does; the file stays.
+        drop(self.notes.send(note));
+    }
+
+    fn warn(&self, text: &str, path: &[u8]) {
+        if let Some(unsaid) = self.sampler.take(text) {
+            let path = self.queue.path().join(String::from_utf8_lossy(path).as_ref());
+            warn!(path = %path.display(), unsaid, "{text}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! Reading queued files, removing them, setting them aside.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::{PROBLEM, Queue, Queued};
+use crate::spool::SpoolError;
+use crate::spool::inventory::Version;
+use crate::spool::tree::lease::{self, Writers};
+use crate::spool::tree::root;
+
+/// Where the kernel does not tell of writers, a file must have stood still for so long.
+const STILL: Duration = Duration::from_secs(2);
+/// The longest file name on Linux.
+const NAME_MAX: usize = 255;
+/// Names that are tried for a file that is set aside.
+const ASIDE_MAX: usize = 100_000;
+
+/// A whole file, and which version of it.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Content {
+    pub bytes: Vec<u8>,
+    pub version: Version,
+}
+
+/// What became of reading a file.
+#[derive(Debug)]
+pub enum Read {
+    /// Here it is.
+    Content(Content),
+    /// A writer has it, or had it meanwhile.
+    Written,
+    /// It is there no more.
+    Gone,
+    /// The caller had no room for so many bytes: nothing was read.
+    NoRoom(u64),
+    /// It cannot be read.
+    Unread(Errno),
+}
+
+/// What became of removing a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It is gone, by us or by somebody else.
+    Gone,
+    /// Another version has its name by now, and stays.
+    Changed,
+    /// It cannot be removed.
+    Refused(Errno),
+}
+
+/// An open queue.
+pub struct Reader<'q> {
+    queue: &'q Queue,
+    root: OwnedFd,
+    /// The directory that was used last: most files have it in common with the one before.
+    directory: Option<(Vec<u8>, OwnedFd)>,
+}
+
+impl<'q> Reader<'q> {
+    pub(super) fn new(queue: &'q Queue, root: OwnedFd) -> Self {
+        Reader {
+            queue,
+            root,
+            directory: None,
+        }
+    }
+
+    /// Reads a file whole, if `has_room` for its size. What comes back stood under this very name, and is all of it.
+    pub fn read(&mut self, file: &Queued, has_room: impl FnOnce(u64) -> bool) -> Read {
+        match self.try_read(file, has_room) {
+            Ok(read) => read,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Read::Gone,
+            Err(Errno::AGAIN) => Read::Written, // its writer has a lease
+            Err(cause) => Read::Unread(cause),
+        }
+    }
+
+    fn try_read(&mut self, file: &Queued, has_room: impl FnOnce(u64) -> bool) -> Result<Read, Errno> {
+        // Without NONBLOCK, opening would wait for somebody else's write lease.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(self.directory(file)?, file.name(), flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&opened)?;
+        if !root::is_regular(&stat) {
+            return Ok(Read::Gone);
+        }
+        let version = Version::of(&stat);
+        if is_written(opened.as_fd(), version) {
+            return Ok(Read::Written);
+        }
+        if !has_room(version.size) {
+            return Ok(Read::NoRoom(version.size));
+        }
+        let size = usize::try_from(version.size).map_err(|_| Errno::FBIG)?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size).map_err(|_| Errno::NOMEM)?;
+        let mut opened = File::from(opened);
+        // One byte more, to see whether it grew.
+        let limit = version.size.saturating_add(1);
+        let read = (&mut opened).take(limit).read_to_end(&mut bytes);
+        read.map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?;
+        let is_still = bytes.len() == size && Version::of(&rustix::fs::fstat(&opened)?) == version;
+        Ok(match is_still {
+            true => Read::Content(Content { bytes, version }),
+            false => Read::Written,
+        })
+    }
+
+    /// Removes a file from the queue: only this version of it, where one is named.
+    pub fn remove(&mut self, file: &Queued, version: Option<Version>) -> Removed {
+        let removed = (|| {
+            let stat = self.status(file)?;
+            if version.is_some_and(|version| Version::of(&stat) != version) {
+                return Ok(Removed::Changed);
+            }
+            rustix::fs::unlinkat(self.directory(file)?, file.name(), AtFlags::empty())?;
+            Ok(Removed::Gone)
+        })();
+        removed.unwrap_or_else(|cause| match cause {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => Removed::Gone,
+            cause => Removed::Refused(cause),
+        })
+    }
+
+    /// Moves a file to the queue's directory `PROBLEM`, under its own name or one that nobody has; where it is then.
+    /// `None` when it has gone by itself, or is another version by now.
+    pub fn set_aside(&mut self, file: &Queued, version: Option<Version>) -> Result<Option<PathBuf>, SpoolError> {
+        let directory = self.queue.path.join(PROBLEM);
+        super::make_directory(&directory)?;
+        match self.try_set_aside(file, version) {
+            Ok(name) => Ok(name.map(|name| directory.join(std::ffi::OsStr::from_bytes(&name)))),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(cause) => {
+                let what = format!("cannot move {} to {}", self.queue.shown(file), directory.display());
+                Err(SpoolError::own(what, cause))
+            }
+        }
+    }
+
+    fn try_set_aside(&mut self, file: &Queued, version: Option<Version>) -> Result<Option<Vec<u8>>, Errno> {
+        let stat = self.status(file)?;
+        if version.is_some_and(|version| Version::of(&stat) != version) {
+            return Ok(None);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let aside = root::open_beneath(self.root.as_fd(), PROBLEM.as_bytes(), flags, Mode::empty())?;
+        // Linked, then unlinked: nothing that is there is ever replaced, and a kill in between loses nothing.
+        for number in 0..ASIDE_MAX {
+            let name = numbered(file.name(), number);
+            let directory = self.directory(file)?;
+            match rustix::fs::linkat(directory, file.name(), &aside, &*name, AtFlags::empty()) {
+                Err(Errno::EXIST) if !is_inode(&aside, &name, &stat) => continue,
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(cause) => return Err(cause),
+            }
+            match rustix::fs::unlinkat(directory, file.name(), AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => return Ok(Some(name)),
+                Err(cause) => return Err(cause),
+            }
+        }
+        Err(Errno::EXIST)
+    }
+
+    fn status(&mut self, file: &Queued) -> Result<Stat, Errno> {
+        rustix::fs::statat(self.directory(file)?, file.name(), AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// The open directory of a file.
+    fn directory(&mut self, file: &Queued) -> Result<BorrowedFd<'_>, Errno> {
+        let path = file.directory();
+        if self.directory.as_ref().is_none_or(|(last, _)| last != path) {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let opened = root::open_beneath(self.root.as_fd(), path, flags, Mode::empty())?;
+            self.directory = Some((path.to_vec(), opened));
+        }
+        match &self.directory {
+            Some((_, directory)) => Ok(directory.as_fd()),
+            None => Err(Errno::NOENT),
+        }
+    }
+}
+
+/// Whether somebody writes to an open file, as far as the kernel tells; else by its age.
+fn is_written(file: BorrowedFd<'_>, version: Version) -> bool {
+    match lease::writers_of(file) {
+        Writers::None => false,
+        Writers::Some => true,
+        Writers::Gone | Writers::Unknown => {
+            let now = jiff::Timestamp::now().as_nanosecond();
+            let age_ns = now - i128::from(version.mtime_ns);
+            // A time to come tells nothing.
+            (0..i128::try_from(STILL.as_nanos()).unwrap_or(i128::MAX)).contains(&age_ns)
+        }
+    }
+}
+
+fn is_inode(directory: &OwnedFd, name: &[u8], stat: &Stat) -> bool {
+    let there = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+    there.is_ok_and(|there| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino))
+}
+
+/// `NAME`, then `NAME.1`, `NAME.2`, cut where that would be too long.
+fn numbered(name: &[u8], number: usize) -> Vec<u8> {
+    if number == 0 {
+        return name.to_vec();
+    }
+    let tail = format!(".{number}");
+    let kept = name.len().min(NAME_MAX - tail.len());
+    [&name[..kept], tail.as_bytes()].concat()
+}
