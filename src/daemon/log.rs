@@ -4,6 +4,10 @@
 //!
 //! `2026-11-21 21:03:37,617 [INFO] (86 Bytes) Message NAME  delivered (lat=2.617139,speed=224461.819540)`
 //!
+//! `2026-11-21 21:03:37,617 [INFO] (12 Bytes) Ingested in DB as /var/spool/px/db/20261121/RADAR/URP/XSS/NAME`
+//!
+//! `2026-11-21 21:03:37,617 [INFO] Queued for: CLIENTS FEEDS`
+//!
 //! Stamps are local time. Split at single blanks, field 4 is `(BYTES`, field 6 the verb, and field 7 always NAME.
 //! A file `NAME.log` is the current day's; at local midnight it becomes `NAME.log.YYYY-MM-DD`, and the oldest beyond
 //! the number kept are removed. When somebody else moves the file away, a new one is begun.
@@ -159,7 +163,16 @@ fn push_product(line: &mut String, fields: &Fields) {
     let get = |name| fields.get(name).map(Scalar::to_text).unwrap_or_default();
     let number = |name| fields.get(name).map_or(0.0, Scalar::to_number);
     let (verb, latency_s) = (get("verb"), number("latency_s"));
+    if verb == product::QUEUED {
+        // Without feeds the line ends with a blank, as it always did.
+        push_escaped(line, &format!("Queued for: {} {}", get("clients"), get("feeds")));
+        return;
+    }
     line.push_str(&format!("({} Bytes) ", get("bytes")));
+    if verb == product::INGESTED {
+        push_escaped(line, &format!("Ingested in DB as {}", get("path")));
+        return;
+    }
     if verb == product::DELIVERED {
         line.push_str("Message ");
         push_escaped(line, &get("name"));
@@ -444,6 +457,35 @@ mod tests {
         assert_eq!(line.split_whitespace().nth(6), Some(NAME));
         let object: serde_json::Value = serde_json::from_str(&json(&at(), Level::INFO, "tx/a", &product)).unwrap();
         assert_eq!((&object["name"], &object["bytes"]), (&NAME.into(), &86.into()));
+    }
+
+    #[test]
+    fn the_lines_of_a_receiver_are_those_of_sundew() {
+        const PATH: &str = "/apps/px/db/20261121/RADAR/URP/XSS/a.gif:URP:XSS:RADAR:GIF::20261121210337";
+        let ingested = fields(vec![
+            ("verb", Scalar::Text(product::INGESTED.into())),
+            ("path", Scalar::Text(PATH.into())),
+            ("bytes", Scalar::Unsigned(12)),
+        ]);
+        let line = text(&at(), Level::INFO, &ingested, true);
+        assert_eq!(
+            line,
+            format!("2026-11-21 21:03:37,617 [INFO] (12 Bytes) Ingested in DB as {PATH}")
+        );
+        assert_eq!(line.split(' ').nth(9), Some(PATH), "the tenth column");
+        for (clients, feeds, want) in [
+            ("c1 c2", "f1", "Queued for: c1 c2 f1"),
+            ("c1 c2", "", "Queued for: c1 c2 "),
+            ("", "", "Queued for:  "),
+        ] {
+            let queued = fields(vec![
+                ("verb", Scalar::Text(product::QUEUED.into())),
+                ("clients", Scalar::Text(clients.into())),
+                ("feeds", Scalar::Text(feeds.into())),
+            ]);
+            let line = text(&at(), Level::INFO, &queued, true);
+            assert_eq!(line, format!("2026-11-21 21:03:37,617 [INFO] {want}"));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod alternates;
 mod chain;
 mod connections;
 mod dispatcher;
+mod dropped;
 mod life;
 mod parking;
 mod sundew;
