@@ -61,6 +61,8 @@ impl Sundew {
         let server = RabbitServer::start_on(5672, "", "[].");
         server.ctl(&["add_user", "feeder", "********"]);
         server.ctl(&["set_permissions", "-p", "/", "feeder", ".*", ".*", ".*"]);
+        server.ctl(&["add_user", "guest", "guest"]);
+        server.ctl(&["set_permissions", "-p", "/", "guest", ".*", ".*", ".*"]);
         let sundew = Sundew { site, _server: server };
         sundew.site.write("etc/px.conf", "# a site without options\n");
         sundew
