@@ -7,6 +7,7 @@ mod dispatcher;
 mod dropped;
 mod life;
 mod parking;
+mod receiver;
 mod sundew;
 #[path = "../support/mod.rs"]
 mod support;
