@@ -154,7 +154,11 @@ pub async fn declaring_again_changes_nothing(fixture: &dyn Fixture) {
 
 /// The empty name is the connection's own queue, in bindings and in every call; asserted again, it is the same one.
 pub async fn a_queue_without_a_name_is_the_connections_own(fixture: &dyn Fixture) {
-    let (publisher, first, second) = (publisher(fixture).await, consumer(fixture).await, consumer(fixture).await);
+    let (publisher, first, second) = (
+        publisher(fixture).await,
+        consumer(fixture).await,
+        consumer(fixture).await,
+    );
     let own = Topology {
         exchanges: vec![exchange("x", ExchangeKind::Topic)],
         queues: vec![Queue {
@@ -179,7 +183,10 @@ pub async fn a_queue_without_a_name_is_the_connections_own(fixture: &dyn Fixture
         subscription.cancel().await;
         drop(subscription);
     }
-    assert_eq!(publish(&*publisher, "x", &message("a", "later")).await, Confirmed::Routed);
+    assert_eq!(
+        publish(&*publisher, "x", &message("a", "later")).await,
+        Confirmed::Routed
+    );
     let mut subscription = first.subscribe("", 10).await.expect("subscribe");
     assert_eq!(take_text(&mut subscription).await, "later");
     first.close().await;
