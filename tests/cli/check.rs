@@ -180,3 +180,14 @@ fn px_conf_moves_the_places() {
     let refused = format!("{at}/etc/px.conf:2: logdir = \"log\": accepted: an absolute path\n");
     assert_eq!((said.code, said.err), (1, refused));
 }
+
+#[test]
+fn a_whole_sundew_site_is_accepted_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sundew/site");
+    let said = px(&root, &["check"]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
+    assert_eq!(said.out.matches(": left to Sundew (type ").count(), 8, "{said:?}");
+    let said = px(&root, &["status"]);
+    let expected = "tx/dd-notify-wxo-b1  stopped\nrx/dropped           stopped\nrx/radar             stopped\n";
+    assert_eq!((said.code, said.out.as_str()), (3, expected), "{said:?}");
+}
