@@ -159,10 +159,10 @@ pub enum Component {
     Dispatcher(dispatcher::Config),
     /// `rx/`, `type = "pull"`
     Puller(puller::Config),
-    /// `rx/`, `type = "amqp"`
-    Receiver(receiver::Config),
     /// `tx/`, `type = "amqp"`
     Sender(sender::Config),
+    /// `rx/`, `type = "amqp"`
+    Receiver(receiver::Config),
     /// `rx/`, `type = "single-file"`
     Dropped(dropped::Config),
 }
@@ -199,8 +199,8 @@ impl Component {
             Component::Watcher(config) => config.broker(),
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
-            Component::Receiver(config) => config.broker(),
             Component::Sender(config) => config.broker(),
+            Component::Receiver(config) => config.broker(),
             Component::Dropped(_) => return None,
         })
     }
@@ -210,8 +210,8 @@ impl Component {
         match self {
             Component::Watcher(_) | Component::Dispatcher(_) => None,
             Component::Puller(_) => Some("pull"),
-            Component::Receiver(_) => Some("amqp"),
             Component::Sender(_) => Some("amqp"),
+            Component::Receiver(_) => Some("amqp"),
             Component::Dropped(_) => Some("single-file"),
         }
     }
@@ -227,8 +227,8 @@ impl Component {
             Component::Watcher(config) => watcher::run(config, unit).await,
             Component::Dispatcher(config) => dispatcher::run(config, unit).await,
             Component::Puller(config) => puller::run(config, unit).await,
-            Component::Receiver(config) => receiver::run(config, unit).await,
             Component::Sender(config) => sender::run(config, unit).await,
+            Component::Receiver(config) => receiver::run(config, unit).await,
             Component::Dropped(config) => dropped::run(config, unit).await,
         }
     }

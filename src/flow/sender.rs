@@ -15,6 +15,7 @@
 //! | `min_age` | `"0s"` | younger files wait |
 //! | `order` | `"priority"` | by the priority and stamp in the name, then by path; `"mtime"`: by modification time |
 //! | `unroutable` | `"count"` | `"hold"`: wait while no queue is bound for what is sent |
+//! | `log` | the site's | `{ keep = 30, level = "info" }`: days for which old logs are kept, and what is written |
 //!
 //! ```toml
 //! type     = "amqp"

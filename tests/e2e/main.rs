@@ -8,6 +8,7 @@ mod dropped;
 mod life;
 mod parking;
 mod receiver;
+mod sender;
 mod sundew;
 #[path = "../support/mod.rs"]
 mod support;
