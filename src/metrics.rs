@@ -35,9 +35,12 @@ pub enum Count {
     Reconnects,
     Quarantined,
     Adopted,
+    Ingested,
+    IngestedBytes,
+    Queued,
 }
 
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 30] = [
     "announced",
     "received",
     "forwarded",
@@ -65,6 +68,9 @@ const NAMES: [&str; 27] = [
     "reconnects",
     "quarantined",
     "adopted",
+    "ingested",
+    "ingested_bytes",
+    "queued",
 ];
 
 /// Steps per doubling of the latency histogram: a quantile is right to about 9 %.
@@ -160,7 +166,7 @@ mod tests {
     #[test]
     fn every_counter_has_a_name() {
         let metrics = Metrics::default();
-        metrics.count(Count::Adopted);
-        assert_eq!(metrics.all().last(), Some(("adopted", 1)));
+        metrics.count(Count::Queued);
+        assert_eq!(metrics.all().last(), Some(("queued", 1)));
     }
 }

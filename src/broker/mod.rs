@@ -90,6 +90,9 @@ pub trait Connection: Send + Sync {
     /// Asserts exchanges, queues and bindings, in that order. Repeatable. An exchange or queue that exists with other
     /// arguments (406), or that we may not configure (403), is accepted as it stands after a passive declare; the
     /// returned warnings say so. Anything missing is an own fault.
+    ///
+    /// A queue whose name is empty gets one for as long as this connection stands; in the bindings, and in later calls,
+    /// the empty name is that queue.
     async fn declare(&self, topology: &Topology) -> Result<Vec<String>, BrokerError>;
 
     /// Hands one message to the broker. Returns as soon as it is on its way, in the order of the calls; the `Confirm`

@@ -13,6 +13,7 @@ mod broker;
 mod check;
 mod clean;
 mod control;
+mod convert;
 mod demo;
 mod failed;
 mod listen;
@@ -81,6 +82,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show units of Sundew's .conf files as TOML, or turn them into it
+    Convert(convert::Arguments),
     /// Remove empty hours from senders' queues and old days from the database (for cron, each hour)
     Clean(clean::Arguments),
     /// What could not be done and was kept
@@ -187,6 +190,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Revive(chosen) => control::revive(places, &chosen.in_places(places)?),
         Command::Status { units, json } => show::status(places, &units.known_in_places(places)?, json),
         Command::Check { json } => check::check(places, json),
+        Command::Convert(arguments) => convert::run(places, &arguments),
         Command::Clean(arguments) => clean::run(places, &arguments),
         Command::Failed(command) => failed::run(places, command),
         Command::Post(arguments) => post::run(places, &arguments),

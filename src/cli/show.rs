@@ -10,7 +10,7 @@ use crate::config::{Places, Service, UnitName, service};
 use crate::daemon::{lock, status};
 
 /// Counters worth a place on the line, in this order.
-const ON_THE_LINE: [&str; 18] = [
+const ON_THE_LINE: [&str; 20] = [
     "announced",
     "forwarded",
     "ignored",
@@ -21,6 +21,8 @@ const ON_THE_LINE: [&str; 18] = [
     "rejected",
     "invalid",
     "purged",
+    "ingested",
+    "queued",
     "skipped",
     "superseded",
     "parked",

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::error::NOT_SERVED;
 use super::unit::is_native;
-use super::{ConfigError, Errors, Places, Service, Site, Table, UnitName, file, load_unit, service, sundew, units};
+use super::{
+    ConfigError, Errors, Places, RoutingTable, Service, Site, Table, UnitName, clients, file, load_unit, service,
+    sundew, units,
+};
 
 /// The findings of all files, by file and line; and notes, which nobody needs to do anything about.
 #[derive(Debug, Clone, Default)]
@@ -74,7 +77,10 @@ pub fn check(places: &Places) -> (Vec<ServedUnit>, Report) {
     report.add(errors);
     let (units, strays) = units(places);
     for (path, why) in strays {
-        report.add_file(&path, &why, false);
+        match sundew::stray(places, &path) {
+            Some(service) => report.note(&path, &service.to_string()),
+            None => report.add_file(&path, &why, false),
+        }
     }
     let mut served = Vec::new();
     for (name, path) in units {
@@ -83,7 +89,10 @@ pub fn check(places: &Places) -> (Vec<ServedUnit>, Report) {
                 Ok((table, site)) => served.push((name, table, site)),
                 Err(errors) => report.add(errors),
             },
-            service @ Service::LeftToSundew(_) => report.note(&path, &service.to_string()),
+            service @ Service::LeftToSundew(_) => {
+                report.note(&path, &service.to_string());
+                report.add(sundew::check_masks(places, name.dir, &path));
+            }
             Service::NotServed => {
                 report.add_file(&path, NOT_SERVED, true);
                 if is_native(&path) {
@@ -92,8 +101,18 @@ pub fn check(places: &Places) -> (Vec<ServedUnit>, Report) {
             }
         }
     }
-    for (path, service) in sundew::others(places) {
+    let (others, errors) = sundew::others(places);
+    report.add(errors);
+    for (path, service) in others {
         report.note(&path, &service.to_string());
+    }
+    let routing = places.routing_table();
+    if routing.exists() {
+        // What is wrong with clients is told with their own files.
+        match RoutingTable::load(&routing, &clients(places).0) {
+            Ok((_, findings)) => report.add(findings),
+            Err(error) => report.add([error]),
+        }
     }
     (served, report)
 }

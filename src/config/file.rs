@@ -50,7 +50,12 @@ pub(super) fn credential(path: &Path) -> Result<Option<String>, String> {
 
 /// A file's bytes, within the same bounds, for what need not be UTF-8.
 pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {
-    open(path).and_then(|file| read_bytes(file, LARGEST))
+    bytes_up_to(path, LARGEST)
+}
+
+/// Like [`bytes`], within a bound of its own.
+pub(super) fn bytes_up_to(path: &Path, largest: u64) -> Result<Vec<u8>, Fault> {
+    open(path).and_then(|file| read_bytes(file, largest))
 }
 
 /// Why a file cannot be read.

@@ -25,5 +25,6 @@ pub use places::Places;
 pub use secret::Secret;
 pub use service::{Service, load_unit, service};
 pub use site::{Log, Site};
+pub use sundew::{Client, ClientKind, Route, RoutingTable, clients};
 pub use table::{Item, Table};
 pub use unit::{UnitDir, UnitName, find_unit, units};

@@ -106,6 +106,11 @@ impl Places {
         self.etc.join("px.conf")
     }
 
+    /// `pxRouting.conf`: the routing table of receivers that name no other.
+    pub fn routing_table(&self) -> PathBuf {
+        self.etc.join("pxRouting.conf")
+    }
+
     /// The `px.conf` that may move the places, the other `px.conf` among them.
     pub(super) fn first_px_conf(&self) -> &Path {
         &self.first_px_conf

@@ -4,6 +4,10 @@
 //!
 //! `2026-11-21 21:03:37,617 [INFO] (86 Bytes) Message NAME  delivered (lat=2.617139,speed=224461.819540)`
 //!
+//! `2026-11-21 21:03:37,617 [INFO] (12 Bytes) Ingested in DB as /var/spool/px/db/20261121/RADAR/URP/XSS/NAME`
+//!
+//! `2026-11-21 21:03:37,617 [INFO] Queued for: CLIENTS FEEDS`
+//!
 //! Stamps are local time. Split at single blanks, field 4 is `(BYTES`, field 6 the verb, and field 7 always NAME.
 //! A file `NAME.log` is the current day's; at local midnight it becomes `NAME.log.YYYY-MM-DD`, and the oldest beyond
 //! the number kept are removed. When somebody else moves the file away, a new one is begun.
@@ -12,7 +16,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Zoned;
 use jiff::civil::Date;
@@ -21,6 +26,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
 use crate::flow::product;
 
@@ -43,23 +49,47 @@ pub enum Destination {
     File(PathBuf, usize),
 }
 
+/// What can be changed of a log that is being written.
+pub struct Control {
+    filter: reload::Handle<Targets, Registry>,
+    keep: Arc<AtomicUsize>,
+}
+
+impl Control {
+    /// The least important level from now on, and how many old files are kept at the next midnight.
+    pub fn change(&self, level: Level, keep: usize) {
+        self.keep.store(keep, Ordering::Relaxed);
+        if let Err(error) = self.filter.reload(filter(level)) {
+            tracing::error!("the level of the log stays: {error}");
+        }
+    }
+}
+
+/// Libraries speak only when something is wrong; lapin prints whole messages of ours at WARN.
+fn filter(level: Level) -> Targets {
+    Targets::new()
+        .with_target("px", level)
+        .with_target("lapin::returned_messages", LevelFilter::OFF)
+        .with_target("lapin", LevelFilter::OFF)
+        .with_default(LevelFilter::WARN)
+}
+
 /// Starts logging for this process. `unit` stands in every JSON line.
-pub fn start(unit: &str, to: &Destination, rendering: Rendering, level: Level) -> anyhow::Result<()> {
+pub fn start(unit: &str, to: &Destination, rendering: Rendering, level: Level) -> anyhow::Result<Control> {
+    let keep = Arc::new(AtomicUsize::new(0));
     let sink = match to {
         Destination::Stderr => Sink::Stderr,
-        Destination::File(path, keep) => Sink::File(LogFile::open(path, *keep, Zoned::now().date())?),
+        Destination::File(path, wanted) => {
+            keep.store(*wanted, Ordering::Relaxed);
+            Sink::File(LogFile::open(path, Arc::clone(&keep), Zoned::now().date())?)
+        }
     };
     let lines = Lines {
         unit: unit.to_owned(),
         rendering,
         sink: Mutex::new(sink),
     };
-    // Libraries speak only when something is wrong; lapin prints whole messages of ours at WARN.
-    let filter = Targets::new()
-        .with_target("px", level)
-        .with_target("lapin::returned_messages", LevelFilter::OFF)
-        .with_target("lapin", LevelFilter::OFF)
-        .with_default(LevelFilter::WARN);
+    let (filter, handle) = reload::Layer::new(filter(level));
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
         .try_init()?;
@@ -67,7 +97,7 @@ pub fn start(unit: &str, to: &Destination, rendering: Rendering, level: Level) -
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("a fault of px itself, please report it: {panic}")
     }));
-    Ok(())
+    Ok(Control { filter: handle, keep })
 }
 
 struct Lines {
@@ -133,7 +163,16 @@ fn push_product(line: &mut String, fields: &Fields) {
     let get = |name| fields.get(name).map(Scalar::to_text).unwrap_or_default();
     let number = |name| fields.get(name).map_or(0.0, Scalar::to_number);
     let (verb, latency_s) = (get("verb"), number("latency_s"));
+    if verb == product::QUEUED {
+        // Without feeds the line ends with a blank, as it always did.
+        push_escaped(line, &format!("Queued for: {} {}", get("clients"), get("feeds")));
+        return;
+    }
     line.push_str(&format!("({} Bytes) ", get("bytes")));
+    if verb == product::INGESTED {
+        push_escaped(line, &format!("Ingested in DB as {}", get("path")));
+        return;
+    }
     if verb == product::DELIVERED {
         line.push_str("Message ");
         push_escaped(line, &get("name"));
@@ -267,7 +306,7 @@ impl Visit for Fields {
 /// The current day's file.
 struct LogFile {
     path: PathBuf,
-    keep: usize,
+    keep: Arc<AtomicUsize>,
     day: Date,
     file: File,
     inode: u64,
@@ -275,7 +314,7 @@ struct LogFile {
 }
 
 impl LogFile {
-    fn open(path: &Path, keep: usize, today: Date) -> anyhow::Result<Self> {
+    fn open(path: &Path, keep: Arc<AtomicUsize>, today: Date) -> anyhow::Result<Self> {
         use anyhow::Context;
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
@@ -321,7 +360,11 @@ impl LogFile {
             std::fs::rename(&self.path, &ended)?;
         }
         self.reopen()?;
-        for path in old_logs(&self.path)?.into_iter().rev().skip(self.keep) {
+        for path in old_logs(&self.path)?
+            .into_iter()
+            .rev()
+            .skip(self.keep.load(Ordering::Relaxed))
+        {
             std::fs::remove_file(path)?;
         }
         Ok(())
@@ -362,6 +405,10 @@ fn old_logs(path: &Path) -> std::io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn keep(count: usize) -> Arc<AtomicUsize> {
+        Arc::new(AtomicUsize::new(count))
+    }
 
     fn at() -> Zoned {
         "2026-11-21T21:03:37.617[UTC]".parse().unwrap()
@@ -413,6 +460,35 @@ mod tests {
     }
 
     #[test]
+    fn the_lines_of_a_receiver_are_those_of_sundew() {
+        const PATH: &str = "/apps/px/db/20261121/RADAR/URP/XSS/a.gif:URP:XSS:RADAR:GIF::20261121210337";
+        let ingested = fields(vec![
+            ("verb", Scalar::Text(product::INGESTED.into())),
+            ("path", Scalar::Text(PATH.into())),
+            ("bytes", Scalar::Unsigned(12)),
+        ]);
+        let line = text(&at(), Level::INFO, &ingested, true);
+        assert_eq!(
+            line,
+            format!("2026-11-21 21:03:37,617 [INFO] (12 Bytes) Ingested in DB as {PATH}")
+        );
+        assert_eq!(line.split(' ').nth(9), Some(PATH), "the tenth column");
+        for (clients, feeds, want) in [
+            ("c1 c2", "f1", "Queued for: c1 c2 f1"),
+            ("c1 c2", "", "Queued for: c1 c2 "),
+            ("", "", "Queued for:  "),
+        ] {
+            let queued = fields(vec![
+                ("verb", Scalar::Text(product::QUEUED.into())),
+                ("clients", Scalar::Text(clients.into())),
+                ("feeds", Scalar::Text(feeds.into())),
+            ]);
+            let line = text(&at(), Level::INFO, &queued, true);
+            assert_eq!(line, format!("2026-11-21 21:03:37,617 [INFO] {want}"));
+        }
+    }
+
+    #[test]
     fn one_event_is_one_line_whatever_it_holds() {
         let hostile = fields(vec![("path", Scalar::Text("a\nERROR b\u{1b}[31m".into()))]);
         let line = text(&at(), Level::WARN, &hostile, false);
@@ -430,7 +506,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rx_a.log");
         let day = |d| Date::new(2026, 11, d).unwrap();
-        let mut log = LogFile::open(&path, 2, day(1)).unwrap();
+        let mut log = LogFile::open(&path, keep(2), day(1)).unwrap();
         log.write(b"one\n", day(1)).unwrap();
         let aside = dir.path().join("moved");
         std::fs::rename(&path, &aside).unwrap();
@@ -446,7 +522,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rx_a.log");
         let day = |d| Date::new(2026, 11, d).unwrap();
-        let mut log = LogFile::open(&path, 2, day(1)).unwrap();
+        let mut log = LogFile::open(&path, keep(2), day(1)).unwrap();
         for d in 1..=5 {
             log.write(format!("day {d}\n").as_bytes(), day(d)).unwrap();
         }

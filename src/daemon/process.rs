@@ -64,7 +64,7 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
         Destination::Stderr
     };
     let level = options.level.unwrap_or(loaded.log_level);
-    log::start(&name.to_string(), &to, options.rendering, level)?;
+    let log = log::start(&name.to_string(), &to, options.rendering, level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -77,6 +77,8 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
         name,
         file,
         detached: options.detached,
+        log,
+        level: options.level,
     };
     let has_queue = loaded.component.queue_type().is_some();
     let ended = SundewLock::take(places, &life.name, has_queue).and_then(|sundew_lock| {
@@ -100,6 +102,9 @@ struct Life {
     name: UnitName,
     file: PathBuf,
     detached: bool,
+    log: log::Control,
+    /// From the command line; the configuration does not change it.
+    level: Option<Level>,
 }
 
 /// Why a component is told to stop.
@@ -154,6 +159,8 @@ impl Life {
                     loaded = *new;
                     words = loaded.component.words(&self.name);
                     tell_reloaded(words.as_ref());
+                    let level = self.level.unwrap_or(loaded.log_level);
+                    self.log.change(level, loaded.log_keep);
                 }
             }
         };

@@ -47,6 +47,13 @@ impl Digest {
     }
 }
 
+/// An md5.
+impl From<[u8; 16]> for Digest {
+    fn from(md5: [u8; 16]) -> Digest {
+        Digest(md5)
+    }
+}
+
 /// The memory.
 #[derive(Debug)]
 pub struct Memory {

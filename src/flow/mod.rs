@@ -17,12 +17,15 @@ use crate::metrics::Metrics;
 pub mod alternates;
 pub mod consume;
 pub mod dispatcher;
+pub mod dropped;
 pub mod duplicates;
+pub mod ingest;
 pub mod link;
 pub mod park;
 pub mod product;
 pub mod publish;
 pub mod puller;
+pub mod receiver;
 pub mod sample;
 pub mod sender;
 pub mod state;
@@ -158,6 +161,10 @@ pub enum Component {
     Puller(puller::Config),
     /// `tx/`, `type = "amqp"`
     Sender(sender::Config),
+    /// `rx/`, `type = "amqp"`
+    Receiver(receiver::Config),
+    /// `rx/`, `type = "single-file"`
+    Dropped(dropped::Config),
 }
 
 impl Component {
@@ -166,9 +173,13 @@ impl Component {
         match name.dir {
             UnitDir::Watch => watcher::Config::read(table, site).map(Component::Watcher),
             UnitDir::Dispatch => dispatcher::Config::read(table, site).map(Component::Dispatcher),
-            UnitDir::Rx => match kind(table, &[("pull", true), ("amqp", false)])? {
-                true => puller::Config::read(table, site).map(Component::Puller),
-                false => not_served(table),
+            UnitDir::Rx => match kind(
+                table,
+                &[("amqp", Rx::Amqp), ("pull", Rx::Pull), ("single-file", Rx::SingleFile)],
+            )? {
+                Rx::Amqp => receiver::Config::read(table, site, &name.name).map(Component::Receiver),
+                Rx::Pull => puller::Config::read(table, site, &name.name).map(Component::Puller),
+                Rx::SingleFile => dropped::Config::read(table, site, &name.name).map(Component::Dropped),
             },
             UnitDir::Tx => match kind(
                 table,
@@ -182,14 +193,16 @@ impl Component {
         }
     }
 
-    /// The broker it works on.
-    fn broker(&self) -> &Broker {
-        match self {
+    /// The broker it works on, where it needs one.
+    fn broker(&self) -> Option<&Broker> {
+        Some(match self {
             Component::Watcher(config) => config.broker(),
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
             Component::Sender(config) => config.broker(),
-        }
+            Component::Receiver(config) => config.broker(),
+            Component::Dropped(_) => return None,
+        })
     }
 
     /// The `type` of a sender or a receiver: it has a queue in the spool, and the log tells of its life in certain words.
@@ -198,6 +211,8 @@ impl Component {
             Component::Watcher(_) | Component::Dispatcher(_) => None,
             Component::Puller(_) => Some("pull"),
             Component::Sender(_) => Some("amqp"),
+            Component::Receiver(_) => Some("amqp"),
+            Component::Dropped(_) => Some("single-file"),
         }
     }
 
@@ -213,6 +228,8 @@ impl Component {
             Component::Dispatcher(config) => dispatcher::run(config, unit).await,
             Component::Puller(config) => puller::run(config, unit).await,
             Component::Sender(config) => sender::run(config, unit).await,
+            Component::Receiver(config) => receiver::run(config, unit).await,
+            Component::Dropped(config) => dropped::run(config, unit).await,
         }
     }
 }
@@ -223,6 +240,14 @@ enum Tx {
     Amqp,
     Announce,
     Deliver,
+}
+
+/// What a unit of `rx/` may be.
+#[derive(Clone, Copy)]
+enum Rx {
+    Amqp,
+    Pull,
+    SingleFile,
 }
 
 /// `type`, which a unit of `rx/` or `tx/` must have.
@@ -272,7 +297,8 @@ pub fn load(places: &Places, name: &UnitName, file: &Path) -> Result<Loaded, Vec
         }
         Err(errors) => report.add(errors),
     }
-    if let Some(url) = component.as_ref().and_then(|component| component.broker().urls.first())
+    let broker = component.as_ref().and_then(Component::broker);
+    if let Some(url) = broker.and_then(|broker| broker.urls.first())
         && !url.scheme.is_served()
     {
         report.add_file(file, &format!("its broker {url} is {}", config::NOT_SERVED), false);

@@ -36,6 +36,22 @@ pub enum Product<'a> {
         /// Bytes per second since it was taken up.
         speed: f64,
     },
+    /// A product came into the database, in the columns of Sundew's receivers.
+    Ingested {
+        /// Its path there.
+        path: &'a str,
+        /// Its size.
+        bytes: u64,
+    },
+    /// It was linked into the queues of its clients.
+    Queued {
+        /// Its path in the database.
+        path: &'a str,
+        /// Who will send it, or filter it.
+        clients: &'a [String],
+        /// Other receivers that got it.
+        feeds: &'a [String],
+    },
 }
 
 impl Product<'_> {
@@ -62,12 +78,23 @@ impl Product<'_> {
                 latency_s,
                 speed,
             } => info!(target: TARGET, verb = DELIVERED, name = &*one_column(name), bytes, latency_s, speed),
+            Product::Ingested { path, bytes } => {
+                info!(target: TARGET, verb = INGESTED, path = &*one_column(path), bytes);
+            }
+            Product::Queued { path, clients, feeds } => {
+                let (clients, feeds) = (clients.join(" "), feeds.join(" "));
+                info!(target: TARGET, verb = QUEUED, path = &*one_column(path), clients, feeds);
+            }
         }
     }
 }
 
 /// The verb of [`Product::Delivered`].
 pub const DELIVERED: &str = "Delivered";
+/// The verb of [`Product::Ingested`].
+pub const INGESTED: &str = "Ingested";
+/// The verb of [`Product::Queued`].
+pub const QUEUED: &str = "Queued";
 
 /// A name as one blank-free column, so that `cut -d' ' -f7` finds it whatever the wire brought.
 fn one_column(name: &str) -> std::borrow::Cow<'_, str> {

@@ -72,3 +72,21 @@ pub struct Topology {
     pub queues: Vec<Queue>,
     pub bindings: Vec<Binding>,
 }
+
+impl Topology {
+    /// Whether the broker is to name a queue.
+    pub fn has_nameless(&self) -> bool {
+        self.queues.iter().any(|queue| queue.name.is_empty())
+    }
+
+    /// The same with a name for the queue that has none.
+    pub fn named(&self, name: &str) -> Topology {
+        let mut topology = self.clone();
+        let queues = topology.queues.iter_mut().map(|queue| &mut queue.name);
+        let bound = topology.bindings.iter_mut().map(|binding| &mut binding.queue);
+        for nameless in queues.chain(bound).filter(|queue| queue.is_empty()) {
+            *nameless = name.to_owned();
+        }
+        topology
+    }
+}

@@ -22,6 +22,10 @@ use super::sweep::{is_temporary, temporary_file};
 use super::{SpoolError, make_directory, off_thread};
 use crate::message::Fault;
 
+mod link;
+
+pub use link::{FileId, Linked, Source};
+
 /// The longest file name on Linux.
 const NAME_MAX: usize = 255;
 /// A directory younger than this may have been made by another process that has not synced its parent yet.
@@ -39,6 +43,8 @@ pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).uni
 pub struct Tree {
     root: PathBuf,
     durability: Durability,
+    /// Of the directories it makes, whatever the umask; else as the umask has it.
+    directory_mode: Option<Mode>,
 }
 
 /// A file in the making. Dropping it unfinished removes it.
@@ -116,6 +122,7 @@ impl Tree {
         let tree = Tree {
             root: root.to_owned(),
             durability,
+            directory_mode: None,
         };
         tree.root_fd()?;
         Ok(tree)
@@ -200,7 +207,8 @@ impl Tree {
         let mut way = vec![Directory::new(root).map_err(Failed::Beneath)?];
         for parent in parents {
             let above = &way[way.len() - 1];
-            way.push(descend(above, OsStr::from_bytes(parent)).map_err(Failed::Beneath)?);
+            let next = descend(above, OsStr::from_bytes(parent), self.directory_mode);
+            way.push(next.map_err(Failed::Beneath)?);
         }
         Ok((way[way.len() - 1].clone(), self.if_power(way)))
     }
@@ -366,14 +374,20 @@ pub(super) fn open_beneath(root: &OwnedFd, path: &OsStr, flags: OFlags) -> Resul
 }
 
 /// Opens a directory, making it if need be.
-fn descend(above: &Directory, name: &OsStr) -> Result<Directory, Errno> {
+fn descend(above: &Directory, name: &OsStr, mode: Option<Mode>) -> Result<Directory, Errno> {
     let fd = match open_beneath(above.fd(), name, DIRECTORY) {
         Err(Errno::NOENT) => {
-            match rustix::fs::mkdirat(above.fd(), name, Mode::from_raw_mode(0o777)) {
-                Ok(()) | Err(Errno::EXIST) => {}
+            let made = rustix::fs::mkdirat(above.fd(), name, mode.unwrap_or(Mode::from_raw_mode(0o777)));
+            let is_made = match made {
+                Ok(()) => true,
+                Err(Errno::EXIST) => false,
                 Err(err) => return Err(err),
+            };
+            let fd = open_beneath(above.fd(), name, DIRECTORY)?;
+            if let Some(mode) = mode.filter(|_| is_made) {
+                rustix::fs::fchmod(&fd, mode)?; // the umask has taken bits away
             }
-            open_beneath(above.fd(), name, DIRECTORY)?
+            fd
         }
         other => other?,
     };

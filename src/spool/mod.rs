@@ -9,9 +9,11 @@ use crate::message::{Envelope, Fault, Headers, Value};
 
 pub mod atomic;
 pub mod clean;
+pub mod database;
 pub mod db;
 pub mod dirsync;
 pub mod failed;
+pub mod ingest;
 pub mod inventory;
 pub mod parked;
 pub mod quarantine;

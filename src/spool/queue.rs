@@ -27,7 +27,7 @@ mod rules;
 mod scan;
 mod waker;
 
-pub use reader::{Content, Read, Reader, Removed};
+pub use reader::{Content, Look, Read, Reader, Removed, Whole};
 pub use rules::{Purge, Rules, Unwanted};
 pub use waker::Waker;
 

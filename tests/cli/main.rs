@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 mod check;
 mod clean;
+mod convert;
 mod life;
 mod messages;
 mod readme;

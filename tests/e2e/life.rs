@@ -235,7 +235,7 @@ fn a_reload_takes_the_new_configuration_and_keeps_the_old_one_where_it_is_bad() 
     world.announce("a/two", Answer::Bytes(b"two".to_vec()));
     site.wait_that("two has arrived", || site.arrived("two").is_some());
 
-    site.puller(UNIT, "mirror = true\n");
+    site.puller(UNIT, "mirror = true\nlog = { level = \"error\" }\n");
     site.px_ends(0, &["reload", UNIT]);
     site.wait_that("it is reloaded", || site.logs().contains("has been reloaded"));
     server.serve("a/three", b"three");
@@ -243,6 +243,10 @@ fn a_reload_takes_the_new_configuration_and_keeps_the_old_one_where_it_is_bad() 
     site.wait_that("three has arrived, mirrored", || site.arrived("a/three").is_some());
     assert_eq!(world.pid(), pid);
     site.wait_count(UNIT, "fetched", 3);
+    assert!(
+        site.logs().contains("Fetched two") && !site.logs().contains("Fetched three"),
+        "the level is the new one"
+    );
     site.px_ends(0, &["stop", UNIT]);
 }
 

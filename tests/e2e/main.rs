@@ -4,8 +4,10 @@ mod alternates;
 mod chain;
 mod connections;
 mod dispatcher;
+mod dropped;
 mod life;
 mod parking;
+mod receiver;
 mod sender;
 mod sundew;
 #[path = "../support/mod.rs"]

@@ -47,7 +47,7 @@ pub(super) async fn depth(link: &Link, queue: &str) -> Result<Option<u64>, Broke
         channel: None,
         warnings: Vec::new(),
     };
-    let name = own_name(queue, "queue name")?;
+    let name = own_name(link.queue_name(queue), "queue name")?;
     let options = QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()
@@ -108,6 +108,9 @@ impl Declarer<'_> {
     }
 
     async fn queue(&mut self, queue: &Queue) -> Result<(), BrokerError> {
+        if queue.name.is_empty() {
+            return self.nameless(queue).await;
+        }
         let Err(refusal) = self.declare_queue(queue, false).await? else {
             return Ok(());
         };
@@ -122,6 +125,21 @@ impl Declarer<'_> {
             Err(missing) => return Err(self.missing(&what, &refusal, &missing)),
         }
         Ok(())
+    }
+
+    /// One per connection: asserted again, it is the same.
+    async fn nameless(&mut self, queue: &Queue) -> Result<(), BrokerError> {
+        if self.link.nameless.get().is_some() {
+            return Ok(());
+        }
+        match self.declare_queue(queue, false).await? {
+            Ok(declared) => {
+                let name = declared.name().as_str().to_owned();
+                self.link.nameless.get_or_init(|| name);
+                Ok(())
+            }
+            Err(refusal) => Err(self.cannot_declare("a queue of the broker's naming", &refusal)),
+        }
     }
 
     async fn declare_queue(
@@ -146,7 +164,7 @@ impl Declarer<'_> {
 
     /// There is no passive form of a binding: where we may not bind, we trust that somebody has.
     async fn binding(&mut self, binding: &Binding) -> Result<(), BrokerError> {
-        let queue = own_name(&binding.queue, "queue name")?;
+        let queue = own_name(self.link.queue_name(&binding.queue), "queue name")?;
         let exchange = own_name(&binding.exchange, "exchange name")?;
         let key = own_name(&binding.key, "binding key")?;
         let ask = |channel: Channel| async move {

@@ -10,7 +10,7 @@ mod life;
 mod publish;
 mod subscribe;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -60,9 +60,18 @@ pub(super) async fn connect(broker: &Broker, purpose: Purpose, name: &str) -> Re
 struct Link {
     connection: lapin::Connection,
     life: Arc<Life>,
+    /// What the broker has named the queue that was declared without a name.
+    nameless: OnceLock<String>,
 }
 
 impl Link {
+    fn queue_name<'a>(&'a self, name: &'a str) -> &'a str {
+        match self.nameless.get() {
+            Some(own) if name.is_empty() => own,
+            _ => name,
+        }
+    }
+
     async fn channel(&self) -> Result<Channel, BrokerError> {
         self.life.ask("open a channel", self.connection.create_channel()).await
     }
@@ -86,7 +95,11 @@ impl Amqp {
         let life = Arc::new(Life::new(socket, url.to_string(), reply_timeout));
         let events = Box::pin(connection.events_listener());
         tokio::spawn(life::watch_over(life.clone(), connection.status().clone(), events));
-        let link = Arc::new(Link { connection, life });
+        let link = Arc::new(Link {
+            connection,
+            life,
+            nameless: OnceLock::new(),
+        });
         Amqp {
             publisher: Publisher::new(link.clone()),
             link,

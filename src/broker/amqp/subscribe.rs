@@ -19,6 +19,7 @@ use crate::message::Fault;
 
 /// Starts consuming.
 pub(super) async fn subscribe(link: Arc<Link>, queue: &str, prefetch: u16) -> Result<Deliveries, BrokerError> {
+    let queue = &*link.queue_name(queue).to_owned();
     let name = short(queue, "queue name").map_err(|error| fault(Fault::Own, error.what))?;
     let channel = link.channel().await?;
     // On the wire 0 means without bound, which nobody wants here.

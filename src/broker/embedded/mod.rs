@@ -25,7 +25,7 @@ mod subscription;
 mod tests;
 mod topology;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -84,7 +84,8 @@ pub async fn connect(
         Ok(Err(_)) => return Err(line.death().await.into()),
         Err(_) => return Err(line.too_late("open the file").into()),
     }
-    Ok(Box::new(Embedded { line }))
+    let nameless = OnceLock::new();
+    Ok(Box::new(Embedded { line, nameless }))
 }
 
 /// The life of the thread.
@@ -178,6 +179,17 @@ impl Line {
 /// A connection to the file.
 struct Embedded {
     line: Arc<Line>,
+    /// The name of the queue that was declared without one.
+    nameless: OnceLock<String>,
+}
+
+impl Embedded {
+    fn queue_name(&self, name: &str) -> String {
+        match self.nameless.get() {
+            Some(own) if name.is_empty() => own.clone(),
+            _ => name.to_owned(),
+        }
+    }
 }
 
 impl Drop for Embedded {
@@ -196,7 +208,12 @@ impl Connection for Embedded {
     }
 
     async fn declare(&self, topology: &Topology) -> Result<Vec<String>, BrokerError> {
-        let topology = topology.clone();
+        let topology = if topology.has_nameless() {
+            let invent = || format!("px.gen-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+            topology.named(self.nameless.get_or_init(invent))
+        } else {
+            topology.clone()
+        };
         let declare = |reply| Request::Declare { topology, reply };
         Ok(self.line.ask("declare", declare).await?)
     }
@@ -232,7 +249,7 @@ impl Connection for Embedded {
     }
 
     async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Box<dyn Subscription>, BrokerError> {
-        let queue = queue.to_string();
+        let queue = self.queue_name(queue);
         // On AMQP 0 means no limit.
         let prefetch = if prefetch == 0 { u16::MAX } else { prefetch }.into();
         let subscribe = |reply| Request::Subscribe { queue, prefetch, reply };
@@ -241,7 +258,7 @@ impl Connection for Embedded {
     }
 
     async fn depth(&self, queue: &str) -> Result<Option<u64>, BrokerError> {
-        let queue = queue.to_string();
+        let queue = self.queue_name(queue);
         let depth = |reply| Request::Depth { queue, reply };
         Ok(self.line.ask("count the messages of a queue", depth).await?)
     }

@@ -79,6 +79,36 @@ fn a_units_exchange_overrides_its_brokers() {
 }
 
 #[test]
+fn a_queue_without_a_name_is_of_one_connection() {
+    let (own, found) = read("queue = \"\"\ndurable = false\nauto_delete = true\n", queue);
+    let own = own.unwrap();
+    assert!(own.exclusive && own.name.is_empty() && !own.durable);
+    assert!(
+        found[0].contains("what is published while the unit is down is lost"),
+        "{found:?}"
+    );
+    for (text, finding) in [
+        ("queue = \"\"", "u.toml:1: queue = \"\": a durable queue needs a name"),
+        ("queue = \"\"\ndurable = true", "u.toml:1: queue"),
+        (
+            "queue = \"\"\ndurable = false\nauto_delete = false",
+            "u.toml:3: auto_delete = false: a queue without",
+        ),
+        (
+            "queue = \"\"\ndurable = false\nexpires = \"1h\"",
+            "u.toml:3: expires = \"1h\": a queue without",
+        ),
+        ("durable = false", "u.toml:1: queue: missing; accepted: a name"),
+    ] {
+        let (value, found) = read(text, queue);
+        assert!(
+            value.is_none() && found.len() == 1 && found[0].starts_with(finding),
+            "{text}: {found:?}"
+        );
+    }
+}
+
+#[test]
 fn queues_and_bindings() {
     let text = r##"
         queue = "cmc.q"
@@ -144,6 +174,44 @@ fn masks_are_compiled_in_order_and_each_fault_has_its_line() {
     );
     assert!(found[2].starts_with("u.toml:6: masks.accept: missing"), "{found:#?}");
     assert!(found[3].contains("did you mean \"reject\""), "{found:#?}");
+}
+
+#[test]
+fn masks_may_be_shell_patterns() {
+    let text = "masks = [{ reject_glob = \"*.bak\" }, { accept_glob = \"a*\" }, { reject = \"(?!b)\" }]";
+    let masks_of_all = read(text, masks).0.unwrap();
+    for (name, is_wanted) in [
+        ("a.gif", true),
+        ("a.bak", false),
+        ("a.bak2", true),
+        ("b.gif", true),
+        ("c.gif", false),
+    ] {
+        assert_eq!(masks_of_all.accepts(name.as_bytes()), is_wanted, "{name}");
+    }
+    let bad = [
+        (
+            "masks = [{ accept_glob = \"[b-a]\" }]",
+            "u.toml:1: masks.accept_glob = \"[b-a]\": bad range b-a; accepted: a shell pattern",
+        ),
+        (
+            "masks = [{ accept = \"a\", reject_glob = \"b\" }]",
+            "u.toml:1: masks.reject_glob = \"b\": accept and reject_glob in one mask",
+        ),
+        (
+            "masks = [{ reject = 1 }]",
+            "u.toml:1: masks.reject = 1: accepted: a regular expression",
+        ),
+        (
+            "masks = [{}]",
+            "u.toml:1: masks.accept: missing; accepted: { accept = REGULAR",
+        ),
+    ];
+    for (text, start) in bad {
+        let (value, found) = read(text, masks);
+        assert!(value.is_none(), "{text}");
+        assert!(found.len() == 1 && found[0].starts_with(start), "{found:#?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::reading::{Reading, text};
 use crate::config::value::Value;
 
 /// What no other mask matches, names with line ends included.
-const REJECT_ALL: &str = "(?s).*";
+pub(super) const REJECT_ALL: &str = "(?s).*";
 
 /// Puts `masks` into the table, where there are any. The globs come before all others, wherever they stand. A sender
 /// rejects what nothing matches, and px does not: `is_closed` says so in so many words.

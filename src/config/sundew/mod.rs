@@ -4,25 +4,30 @@
 //! lines, so that a component sees no difference and what is wrong is said of the line that has it.
 
 mod broker;
+mod clients;
 mod convert;
 mod keywords;
 mod lines;
 mod masks;
 mod reading;
 mod receiver;
+mod routing;
 mod sender;
 mod site;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use keywords::Kind;
 use lines::FlowDir;
 use reading::Reading;
 
+pub use clients::{Client, ClientKind, clients};
 pub use convert::{Conversion, broker_as_toml, convert, print};
+pub use routing::{Route, RoutingTable};
 pub(super) use site::{Directories, read as read_site};
 
-use super::{Broker, Errors, Places, Service, Table, UnitDir, UnitName, file};
+use super::{Broker, ConfigError, Errors, Places, Service, Table, UnitDir, UnitName, file};
 
 /// A `.conf` in px's own words.
 #[derive(Debug)]
@@ -88,35 +93,79 @@ pub(super) fn service(places: &Places, dir: UnitDir, path: &Path) -> Service {
     }
 }
 
-/// Filters and transceivers, which are no units of px: their files, by name, and who runs them.
-pub(super) fn others(places: &Places) -> Vec<(PathBuf, Service)> {
+/// Who runs the flow in a file whose name is no unit's. px could not run it, but Sundew, whose flows may have any name,
+/// goes on with its own.
+pub(super) fn stray(places: &Places, path: &Path) -> Option<Service> {
+    let name = flow_name(path.file_name()?)?;
+    let parent = path.parent()?;
+    let dir = [UnitDir::Tx, UnitDir::Rx]
+        .into_iter()
+        .find(|dir| parent == places.etc.join(dir.name()))?;
+    // One with a good name is a stray because its unit has another file already.
+    let is_named_badly = UnitName::new(dir, &name).is_err();
+    let service = is_named_badly.then(|| service(places, dir, path))?;
+    matches!(service, Service::LeftToSundew(_)).then_some(service)
+}
+
+/// What is wrong in the masks of a unit that is left to Sundew, as warnings: its products are routed by them.
+pub(super) fn check_masks(places: &Places, dir: UnitDir, path: &Path) -> Vec<ConfigError> {
+    flow_dir(dir).map_or_else(Vec::new, |dir| clients::check(places, dir, path))
+}
+
+/// Filters and transceivers, which are no units of px: their files, by name, who runs them, and what is wrong in them.
+pub(super) fn others(places: &Places) -> (Vec<(PathBuf, Service)>, Vec<ConfigError>) {
+    let errors = Errors::default();
     let mut others = Vec::new();
     for dir in [FlowDir::Fx, FlowDir::Trx] {
-        for (_, path) in files(places, dir) {
+        for (_, path) in files(places, dir, &errors) {
             let lines = lines::flow(places, dir, &path, &Errors::default());
             let kind = lines::flow_type(&lines).map_or(dir.default_type(), |line| line.value());
-            others.push((path, Service::LeftToSundew(lines::printable(kind))));
+            let kind = lines::printable(kind);
+            clients::check(places, dir, &path)
+                .into_iter()
+                .for_each(|error| errors.push(error));
+            others.push((path, Service::LeftToSundew(kind)));
         }
     }
-    others
+    (others, errors.take())
 }
 
 /// The `.conf` files of a directory with their flows' names, by name. Dot names are nobody's business.
-fn files(places: &Places, dir: FlowDir) -> Vec<(String, PathBuf)> {
-    // A directory that cannot be listed is told where units are.
-    let entries = std::fs::read_dir(places.etc.join(dir.name())).into_iter().flatten();
-    let mut files: Vec<(String, PathBuf)> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let stem = name
-                .strip_suffix(".conf")
-                .filter(|stem| !stem.is_empty() && !stem.starts_with('.'))?;
-            Some((stem.to_string(), entry.path()))
-        })
-        .collect();
+fn files(places: &Places, dir: FlowDir, errors: &Errors) -> Vec<(String, PathBuf)> {
+    let path = places.etc.join(dir.name());
+    let unlisted = |error: std::io::Error| {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            errors.push(ConfigError {
+                file: path.clone(),
+                line: 0,
+                key: String::new(),
+                value: String::new(),
+                accepted: format!("cannot list: {error}"),
+                warning: false,
+            });
+        }
+    };
+    let entries = match std::fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) => {
+            unlisted(error);
+            return Vec::new();
+        }
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) => files.extend(flow_name(&entry.file_name()).map(|name| (name, entry.path()))),
+            Err(error) => unlisted(error),
+        }
+    }
     files.sort();
     files
+}
+
+fn flow_name(file_name: &OsStr) -> Option<String> {
+    let stem = file_name.to_str()?.strip_suffix(".conf")?;
+    (!stem.is_empty() && !stem.starts_with('.')).then(|| stem.to_string())
 }
 
 #[cfg(test)]

@@ -32,12 +32,14 @@ pub(super) fn read(mut reading: Reading) -> Flow {
     }
     let route = if by_table { "table" } else { "masks" };
     reading.put("route", line, text(route));
-    sender::word(&mut reading, "routingTable", "routing_table");
+    if by_table {
+        sender::word(&mut reading, "routingTable", "routing_table");
+    }
     feeds(&mut reading);
     match kind {
         Kind::Receiver => check_duplicates(&reading),
         Kind::Sender | Kind::Dropped => {
-            sender::count(&mut reading, "batch", "batch");
+            sender::batch(&mut reading);
             sender::min_age(&mut reading);
             sender::order(&mut reading);
             let (validation, line) = reading.switch("validation");

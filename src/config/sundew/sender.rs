@@ -18,7 +18,7 @@ pub(super) fn read(mut reading: Reading) -> Flow {
     word(&mut reading, "exchange_content", "content_type");
     check_file_names(&reading);
     masks::put(&mut reading, true);
-    count(&mut reading, "batch", "batch");
+    batch(&mut reading);
     duplicates(&mut reading, true);
     let (validation, line) = reading.boolean("validation", true);
     reading.put("validation", line, Value::Boolean(validation));
@@ -54,10 +54,17 @@ pub(super) fn word(reading: &mut Reading, keyword: &str, key: &str) {
     }
 }
 
-/// A number as it is, where it is written.
-pub(super) fn count(reading: &mut Reading, keyword: &str, key: &str) {
-    if let Some((number, line)) = reading.number(keyword) {
-        reading.put(key, Some(line), integer(number));
+/// `batch N`: files of one pass. More than px sorts at once makes no difference.
+pub(super) fn batch(reading: &mut Reading) {
+    const MOST: i64 = 20_000;
+    if let Some((number, line)) = reading.number("batch") {
+        if number > MOST {
+            reading.warn(
+                line,
+                &format!("px takes {MOST} at most, which are the files that it sorts at once"),
+            );
+        }
+        reading.put("batch", Some(line), integer(number.min(MOST)));
     }
 }
 

@@ -182,6 +182,7 @@ fn lines_become_options() {
     for (line, expected) in [
         ("exchange_content text/html", "\ncontent_type = \"text/html\"\n"),
         ("batch 7", "\nbatch = 7\n"),
+        ("batch 20000", "\nbatch = 20000\n"),
         ("batch 7\nbatch 8", "\nbatch = 8\n"),
         ("cache_size 9", "\nduplicates = { entries = 9, keep = \"8h\" }\n"),
         ("mtime 5", "\nmin_age = \"5s\"\n"),
@@ -216,7 +217,7 @@ fn lines_become_options() {
     for (line, expected) in [
         ("extension -NAME:A:B:C:D", "\nextension = \"-NAME:A:B:C:D\"\n"),
         ("routemask off", "\nroute = \"masks\"\n"),
-        ("routingTable /r", "\nrouting_table = \"/r\"\n"),
+        ("routingTable /r\nroutemask True", "\nrouting_table = \"/r\"\n"),
         ("feed a\nfeed b\nfeed a", "\nfeeds = [\"a\", \"b\"]\n"),
         ("validation on", "\nvalidation = true\n"),
         (
@@ -284,6 +285,10 @@ fn what_sundew_passes_over_in_silence_is_told() {
         (
             "filename ALL",
             "filename = \"ALL\": warning: Sundew knows no such file name option and erases every file that matches; px publishes it and drops the word",
+        ),
+        (
+            "batch 20001",
+            "batch = \"20001\": warning: px takes 20000 at most, which are the files that it sorts at once",
         ),
         (
             "logrotate 0",

@@ -6,7 +6,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use super::Pattern;
 use super::glob::Glob;
-use super::python::{self, Spelling};
+use super::python::{self, Spelling, text_of_bytes};
 
 /// How often a pattern with look-around or back-references may try another way on one name: some 50 ms at worst.
 const BACKTRACKS_MAX: usize = 1_000_000;
@@ -27,14 +27,10 @@ impl Matcher {
     pub fn compile(pattern: &Pattern) -> Result<Self, String> {
         match pattern {
             Pattern::Glob(glob) => Glob::parse(glob).map(Matcher::Glob),
-            Pattern::Regex(regex) => {
-                let spelling = python::respell(regex)?;
-                if spelling.needs_backtracking {
-                    compile_backtracking(&spelling).map(Matcher::Backtracking)
-                } else {
-                    compile_linear(&spelling).map(Matcher::Linear)
-                }
-            }
+            Pattern::Regex(regex) => match python::respell(regex)? {
+                Spelling::OnePass(text) => compile_linear(&text).map(Matcher::Linear),
+                Spelling::Backtracking(text) => compile_backtracking(&text).map(Matcher::Backtracking),
+            },
         }
     }
 
@@ -47,7 +43,8 @@ impl Matcher {
         match self {
             Matcher::Linear(regex) => Ok(matches_at_start(regex, name)),
             Matcher::Backtracking(regex) => {
-                let at_start = fancy_regex::RegexInput::new(name).anchored(true);
+                let text = text_of_bytes(name);
+                let at_start = fancy_regex::RegexInput::new(text.as_str()).anchored(true);
                 let found = regex.find_input(at_start).map_err(|cause| cause.to_string())?;
                 Ok(found.is_some())
             }
@@ -88,39 +85,50 @@ impl Matcher {
                 Some(found) => found.iter().map(|group| group.map(|group| group.range())).collect(),
                 None => Vec::new(),
             },
-            Matcher::Backtracking(regex) => match regex.captures_from_pos(name, from) {
-                Ok(Some(found)) => found.iter().map(|group| group.map(|group| group.range())).collect(),
-                Ok(None) => Vec::new(),
-                Err(cause) => return Err(cause.to_string()),
-            },
+            Matcher::Backtracking(regex) => backtracking_spans(regex, name, from)?,
             Matcher::Glob(_) => Vec::new(),
         })
     }
 }
 
-/// Byte-wise, so that `.` covers names that are not UTF-8; by characters only where the pattern cannot do without.
-fn compile_linear(spelling: &Spelling) -> Result<Regex, String> {
-    RegexBuilder::new(&spelling.text)
-        .unicode(false)
-        .build()
-        .or_else(|_| Regex::new(&spelling.text))
-        .map_err(|cause| {
-            let text = cause.to_string();
-            let last = text.lines().last().unwrap_or_default();
-            last.trim_start_matches("error: ").to_string()
-        })
+/// The same for text: places in it are turned into places in the name, and back.
+fn backtracking_spans(
+    regex: &fancy_regex::Regex,
+    name: &[u8],
+    from: usize,
+) -> Result<Vec<Option<Range<usize>>>, GaveUp> {
+    let text = text_of_bytes(name);
+    let place = |offset: usize| text[..offset].chars().count();
+    let offset = text_of_bytes(&name[..from]).len();
+    let found = regex
+        .captures_from_pos(text.as_str(), offset)
+        .map_err(|cause| cause.to_string())?;
+    let spans = found.iter().flat_map(|found| found.iter());
+    Ok(spans
+        .map(|group| group.map(|group| place(group.start())..place(group.end())))
+        .collect())
 }
 
-fn compile_backtracking(spelling: &Spelling) -> Result<fancy_regex::Regex, String> {
-    let build = |mode| {
-        fancy_regex::RegexBuilder::new(&spelling.text)
-            .bytes_mode(mode)
-            .backtrack_limit(BACKTRACKS_MAX)
-            .build()
-    };
-    build(fancy_regex::BytesMode::Ascii)
-        .or_else(|_| build(fancy_regex::BytesMode::UnicodeBytes))
-        .map_err(|cause| cause.to_string().lines().last().unwrap_or_default().to_string())
+/// Byte-wise, so that `.` covers names that are not UTF-8; by characters only where the pattern cannot do without.
+fn compile_linear(pattern: &str) -> Result<Regex, String> {
+    RegexBuilder::new(pattern)
+        .unicode(false)
+        .build()
+        .or_else(|_| Regex::new(pattern))
+        .map_err(|cause| last_line(&cause.to_string()))
+}
+
+fn compile_backtracking(pattern: &str) -> Result<fancy_regex::Regex, String> {
+    fancy_regex::RegexBuilder::new(pattern)
+        .backtrack_limit(BACKTRACKS_MAX)
+        .build()
+        .map_err(|cause| last_line(&cause.to_string()))
+}
+
+/// The problem itself; before it comes a picture of the pattern.
+fn last_line(text: &str) -> String {
+    let last = text.lines().last().unwrap_or_default();
+    last.trim_start_matches("error: ").to_string()
 }
 
 /// The leftmost match is at the start exactly if there is a match at the start.

@@ -13,37 +13,55 @@
 //! | `a++`, `a**` | refused, as Python does: `++` is no plus sign |
 //!
 //! Valid beyond Python, as they always were here: `(?<name>…)`, `(?i:…)`, `\p{L}`. `[[:digit:]]` is refused, because
-//! it means one thing to Python and another to everybody else. `$` is the very end, also of a name that ends in a
-//! newline.
+//! it means one thing to Python and another to everybody else.
+//!
+//! What stays different: `$` is the very end, also of a name that ends in a newline; a group that repeats and can be
+//! empty, as in `(a*)*`, may hold another of its texts; look-around with nothing else in a repetition is refused.
 
 const BLANKS: [char; 6] = [' ', '\t', '\n', '\r', '\x0b', '\x0c'];
 
-/// A pattern as the engines read it.
+/// Who reads the pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// The engine that takes one pass, over bytes.
+    OnePass,
+    /// The engine that backtracks, over text with one character for every byte: see [`text_of_bytes`].
+    Backtracking,
+}
+
+/// A pattern as an engine reads it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Spelling {
-    pub text: String,
-    /// Look-around, back-references, conditions: what cannot be matched in one pass.
-    pub needs_backtracking: bool,
+pub(super) enum Spelling {
+    OnePass(String),
+    /// With look-around, back-references, conditions.
+    Backtracking(String),
 }
 
 /// The pattern respelled. What is wrong with it beyond the spelling is left to the engines to say.
 pub(super) fn respell(pattern: &str) -> Result<Spelling, String> {
-    let mut speller = Speller::new(pattern, false);
+    let (text, needs_backtracking) = respell_for(Reader::OnePass, pattern)?;
+    if !needs_backtracking {
+        return Ok(Spelling::OnePass(text));
+    }
+    let (text, _) = respell_for(Reader::Backtracking, &text_of_bytes(pattern.as_bytes()))?;
+    Ok(Spelling::Backtracking(text))
+}
+
+/// Every byte as the character of that number, so that an engine for text takes names in any encoding byte by byte.
+pub(super) fn text_of_bytes(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+/// The pattern for this reader, and whether it needs the one that backtracks.
+fn respell_for(reader: Reader, pattern: &str) -> Result<(String, bool), String> {
+    let mut speller = Speller::new(reader, pattern, String::new());
     speller.run()?;
     if speller.flags.contains('x') {
-        speller = Speller::new(pattern, true);
+        speller = Speller::new(reader, pattern, speller.flags);
         speller.run()?;
     }
-    let flags: String = "ims".chars().filter(|flag| speller.flags.contains(*flag)).collect();
-    let start = if flags.is_empty() {
-        String::new()
-    } else {
-        format!("(?{flags})")
-    };
-    Ok(Spelling {
-        text: start + &speller.out,
-        needs_backtracking: speller.needs_backtracking,
-    })
+    let needs_backtracking = speller.needs_backtracking;
+    Ok((speller.finish(), needs_backtracking))
 }
 
 /// What stands before the place that is read, as far as a repetition cares.
@@ -55,6 +73,7 @@ enum Before {
 }
 
 struct Speller<'p> {
+    reader: Reader,
     rest: &'p str,
     out: String,
     /// Flags of the whole pattern, found so far.
@@ -65,12 +84,14 @@ struct Speller<'p> {
 }
 
 impl<'p> Speller<'p> {
-    fn new(pattern: &'p str, is_verbose: bool) -> Self {
+    /// Starts over with the flags that a first reading found: only then is it known whether blanks count.
+    fn new(reader: Reader, pattern: &'p str, flags: String) -> Self {
         Speller {
+            reader,
             rest: pattern,
             out: String::new(),
-            flags: String::new(),
-            is_verbose,
+            is_verbose: flags.contains('x'),
+            flags,
             needs_backtracking: false,
             before: Before::Nothing,
         }
@@ -95,6 +116,14 @@ impl<'p> Speller<'p> {
             }
         }
         Ok(())
+    }
+
+    fn finish(self) -> String {
+        let flags: String = "ims".chars().filter(|flag| self.flags.contains(*flag)).collect();
+        match flags.as_str() {
+            "" => self.out,
+            flags => format!("(?{flags}){}", self.out),
+        }
     }
 
     fn put(&mut self, text: &str, before: Before) {
@@ -216,7 +245,9 @@ impl<'p> Speller<'p> {
                     format!(r"(?:\{digit}{})", second.map(String::from).unwrap_or_default())
                 }
             },
-            Some(assertion @ ('A' | 'b' | 'B')) => format!(r"\{assertion}"),
+            Some('A') => r"\A".to_string(),
+            Some(edge @ ('b' | 'B')) => self.edge(edge),
+            Some(class @ ('d' | 'D' | 's' | 'S' | 'w' | 'W')) => self.outside(class),
             Some('z' | 'Z') => r"\z".to_string(),
             Some(kind @ ('p' | 'P')) if self.eat("{") => format!(r"\{kind}{{{}}}", self.take_until('}')?),
             other => self.one_escaped(other)?,
@@ -225,10 +256,42 @@ impl<'p> Speller<'p> {
         Ok(())
     }
 
+    /// An escape for a class of bytes, where a class may stand.
+    fn outside(&self, class: char) -> String {
+        match self.reader {
+            Reader::OnePass => self.inside(class),
+            Reader::Backtracking => format!("[{}]", self.inside(class)),
+        }
+    }
+
+    /// The same within brackets. These are classes of ASCII, whatever the engine holds of the letters beyond.
+    fn inside(&self, class: char) -> String {
+        let ranges = match (self.reader, class) {
+            (Reader::OnePass, _) => return format!(r"\{class}"),
+            (_, 'd') => r"0-9",
+            (_, 'D') => r"\x00-\x2f\x3a-\xff",
+            (_, 's') => r"\x09-\x0d\x20",
+            (_, 'S') => r"\x00-\x08\x0e-\x1f\x21-\xff",
+            (_, 'w') => r"0-9A-Z_a-z",
+            (_, _) => r"\x00-\x2f\x3a-\x40\x5b-\x5e\x60\x7b-\xff",
+        };
+        ranges.to_string()
+    }
+
+    /// `\b` and `\B`: between a byte of a word and one of none, or not.
+    fn edge(&self, edge: char) -> String {
+        let text = match (self.reader, edge) {
+            (Reader::OnePass, _) => return format!(r"\{edge}"),
+            (_, 'b') => r"(?:(?<=[0-9A-Z_a-z])(?![0-9A-Z_a-z])|(?<![0-9A-Z_a-z])(?=[0-9A-Z_a-z]))",
+            (_, _) => r"(?:(?<=[0-9A-Z_a-z])(?=[0-9A-Z_a-z])|(?<![0-9A-Z_a-z])(?![0-9A-Z_a-z]))",
+        };
+        text.to_string()
+    }
+
     /// Escapes that mean the same inside a class and outside.
     fn one_escaped(&mut self, escaped: Option<char>) -> Result<String, String> {
         Ok(match escaped.ok_or("a backslash at the end")? {
-            kind @ ('d' | 'D' | 's' | 'S' | 'w' | 'W') => format!(r"\{kind}"),
+            class @ ('d' | 'D' | 's' | 'S' | 'w' | 'W') => self.inside(class),
             'a' => literal('\x07'),
             'f' => literal('\x0c'),
             'n' => literal('\n'),
@@ -244,17 +307,7 @@ impl<'p> Speller<'p> {
                 self.rest = &self.rest[2..];
                 format!(r"\x{digits}")
             }
-            '0' => {
-                let end = self
-                    .rest
-                    .bytes()
-                    .take(2)
-                    .take_while(|b| matches!(b, b'0'..=b'7'))
-                    .count();
-                let (digits, rest) = self.rest.split_at(end);
-                self.rest = rest;
-                octal(digits)
-            }
+            '0' => self.octal_from('0'),
             other => literal(other),
         })
     }
@@ -268,6 +321,16 @@ impl<'p> Speller<'p> {
         }
         self.rest = &self.rest[2..];
         Some(octal(&format!("{first}{two}")))
+    }
+
+    /// The byte of this octal digit and of at most two that follow.
+    fn octal_from(&mut self, first: char) -> String {
+        let is_octal = |byte: &u8| matches!(byte, b'0'..=b'7');
+        let (digits, rest) = self
+            .rest
+            .split_at(self.rest.bytes().take(2).take_while(is_octal).count());
+        self.rest = rest;
+        octal(&format!("{first}{digits}"))
     }
 
     /// What follows `[`, up to its `]`.
@@ -303,17 +366,7 @@ impl<'p> Speller<'p> {
         }
         match self.take() {
             Some('b') => Ok(literal('\x08')),
-            Some(first @ '1'..='7') => {
-                let end = self
-                    .rest
-                    .bytes()
-                    .take(2)
-                    .take_while(|b| matches!(b, b'0'..=b'7'))
-                    .count();
-                let (digits, rest) = self.rest.split_at(end);
-                self.rest = rest;
-                Ok(octal(&format!("{first}{digits}")))
-            }
+            Some(first @ '1'..='7') => Ok(self.octal_from(first)),
             other => self.one_escaped(other),
         }
     }
@@ -328,7 +381,7 @@ fn literal(c: char) -> String {
     }
 }
 
-/// The byte of at most three octal digits; none are a zero.
+/// The byte of at most three octal digits.
 fn octal(digits: &str) -> String {
     let value = digits
         .bytes()

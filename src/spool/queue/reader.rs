@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use md5::{Digest, Md5};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -20,6 +22,8 @@ use crate::spool::tree::root;
 const STILL: Duration = Duration::from_secs(2);
 /// The longest file name on Linux.
 const NAME_MAX: usize = 255;
+/// Of a file whose digest is wanted.
+const BUFFER: usize = 256 << 10;
 /// Names that are tried for a file that is set aside.
 const ASIDE_MAX: usize = 100_000;
 
@@ -46,6 +50,36 @@ pub enum Read {
     Unread(Errno),
 }
 
+/// A file that nobody writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Whole {
+    /// Which version of it.
+    pub version: Version,
+    /// The md5 of its content, where it was asked for.
+    pub md5: Option<[u8; 16]>,
+}
+
+impl Whole {
+    /// Since it was written; nothing when that lies ahead.
+    pub fn age(&self, now: Timestamp) -> Duration {
+        let age_ns = now.as_nanosecond() - i128::from(self.version.mtime_ns);
+        Duration::from_nanos(u64::try_from(age_ns).unwrap_or(0))
+    }
+}
+
+/// What a look at a file has found.
+#[derive(Debug)]
+pub enum Look {
+    /// Here it is, all of it.
+    Whole(Whole),
+    /// A writer has it, or had it meanwhile.
+    Written,
+    /// It is there no more.
+    Gone,
+    /// It cannot be read.
+    Unread(Errno),
+}
+
 /// What became of removing a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {
@@ -55,6 +89,12 @@ pub enum Removed {
     Changed,
     /// It cannot be removed.
     Refused(Errno),
+}
+
+enum Opened {
+    Whole(File, Version),
+    Written,
+    Gone,
 }
 
 /// An open queue.
@@ -84,25 +124,60 @@ impl<'q> Reader<'q> {
         }
     }
 
-    fn try_read(&mut self, file: &Queued, has_room: impl FnOnce(u64) -> bool) -> Result<Read, Errno> {
+    /// Whether a file is complete, and which one it is. However large it is, no more than a buffer of it is in memory.
+    pub fn look(&mut self, file: &Queued, needs_md5: bool) -> Look {
+        match self.try_look(file, needs_md5) {
+            Ok(look) => look,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Look::Gone,
+            Err(Errno::AGAIN) => Look::Written,
+            Err(cause) => Look::Unread(cause),
+        }
+    }
+
+    fn try_look(&mut self, file: &Queued, needs_md5: bool) -> Result<Look, Errno> {
+        let (mut opened, version) = match self.open(file)? {
+            Opened::Whole(opened, version) => (opened, version),
+            Opened::Written => return Ok(Look::Written),
+            Opened::Gone => return Ok(Look::Gone),
+        };
+        let mut md5 = None;
+        if needs_md5 {
+            let digest = md5_of(&mut opened);
+            md5 = Some(digest.map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?);
+            if Version::of(&rustix::fs::fstat(&opened)?) != version {
+                return Ok(Look::Written);
+            }
+        }
+        Ok(Look::Whole(Whole { version, md5 }))
+    }
+
+    fn open(&mut self, file: &Queued) -> Result<Opened, Errno> {
         // Without NONBLOCK, opening would wait for somebody else's write lease.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(self.directory(file)?, file.name(), flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&opened)?;
         if !root::is_regular(&stat) {
-            return Ok(Read::Gone);
+            return Ok(Opened::Gone);
         }
         let version = Version::of(&stat);
-        if is_written(opened.as_fd(), version) {
-            return Ok(Read::Written);
-        }
+        Ok(match is_written(opened.as_fd(), version) {
+            true => Opened::Written,
+            false => Opened::Whole(File::from(opened), version),
+        })
+    }
+
+    fn try_read(&mut self, file: &Queued, has_room: impl FnOnce(u64) -> bool) -> Result<Read, Errno> {
+        let (mut opened, version) = match self.open(file)? {
+            Opened::Whole(opened, version) => (opened, version),
+            Opened::Written => return Ok(Read::Written),
+            Opened::Gone => return Ok(Read::Gone),
+        };
         if !has_room(version.size) {
             return Ok(Read::NoRoom(version.size));
         }
         let size = usize::try_from(version.size).map_err(|_| Errno::FBIG)?;
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(size).map_err(|_| Errno::NOMEM)?;
-        let mut opened = File::from(opened);
         // One byte more, to see whether it grew.
         let limit = version.size.saturating_add(1);
         let read = (&mut opened).take(limit).read_to_end(&mut bytes);
@@ -188,13 +263,25 @@ impl<'q> Reader<'q> {
     }
 }
 
+fn md5_of(file: &mut File) -> std::io::Result<[u8; 16]> {
+    let (mut md5, mut buffer) = (Md5::new(), vec![0; BUFFER]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(md5.finalize().into()),
+            Ok(length) => md5.update(&buffer[..length]),
+            Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
+}
+
 /// Whether somebody writes to an open file, as far as the kernel tells; else by its age.
 fn is_written(file: BorrowedFd<'_>, version: Version) -> bool {
     match lease::writers_of(file) {
         Writers::None => false,
         Writers::Some => true,
         Writers::Gone | Writers::Unknown => {
-            let now = jiff::Timestamp::now().as_nanosecond();
+            let now = Timestamp::now().as_nanosecond();
             let age_ns = now - i128::from(version.mtime_ns);
             // A time to come tells nothing.
             (0..i128::try_from(STILL.as_nanos()).unwrap_or(i128::MAX)).contains(&age_ns)
