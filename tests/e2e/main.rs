@@ -1,6 +1,7 @@
 //! From end to end: units as processes, a real broker, real files; killed, cut off and brought back.
 
 mod alternates;
+mod announce;
 mod chain;
 mod connections;
 mod dispatcher;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use px::message::{Envelope, Value};
 use rustix::process::Signal;
@@ -543,4 +543,21 @@ fn a_reload_takes_the_new_key() {
     wait_until(LONG, "both are there", || world.feed.depth("all") == Some(2));
     let keys: Vec<String> = world.sent().into_iter().map(|sent| sent.key).collect();
     assert_eq!(keys, ["k", "other"]);
+}
+
+/// What is in hand cannot be published: it stays where it is, and nobody waits for the broker.
+#[test]
+fn a_sender_told_to_end_while_its_broker_is_away_ends_within_seconds() {
+    let mut server = RabbitServer::start();
+    let world = on(TestBroker::on(&server, "sender-away"), PLAIN);
+    let mut sender = world.site.run_ready(UNIT);
+    server.kill();
+    world.drop("3/2026112200/a", "one");
+    world.site.wait_that("it is in hand", || {
+        world.site.said(UNIT).contains("1 new messages will be sent")
+    });
+    let told = Instant::now();
+    assert!(sender.terminate().success(), "{}", world.site.logs());
+    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+    assert_eq!(world.left(), ["3/2026112200/a"]);
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use px::message::{Envelope, Value as Header};
@@ -16,8 +16,19 @@ const PRODUCT: &str =
     "radar.24_HR_ACCUM.GIF.XSS++201306061440_XSS_24_HR_ACCUM_MM.gif:URP:XSS:RADAR:GIF::20130606144709";
 const URL: &str = "http://dd1.weather.gc.ca/radar/24_HR_ACCUM/GIF/XSS/201306061440_XSS_24_HR_ACCUM_MM.gif";
 
-/// A program that reads what a plain subscriber prints, one JSON document a line.
-struct Subscriber(BufReader<ChildStdout>);
+/// A plain subscriber, and what it prints: one JSON document a line.
+struct Subscriber {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        // It has ended already when this fails.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
 
 impl Subscriber {
     /// Bound to the exchange when this returns.
@@ -29,7 +40,8 @@ impl Subscriber {
         command.args(["5672", exchange, key, &count.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = spawn_kept(command).expect("setpriv");
-        let mut subscriber = Subscriber(BufReader::new(child.stdout.take().expect("piped")));
+        let lines = BufReader::new(child.stdout.take().expect("piped"));
+        let mut subscriber = Subscriber { child, lines };
         let first = subscriber.next();
         assert!(first["bound"].is_string(), "{first}");
         subscriber
@@ -38,7 +50,7 @@ impl Subscriber {
     #[track_caller]
     fn next(&mut self) -> Value {
         let mut line = String::new();
-        self.0.read_line(&mut line).expect("a line of the subscriber");
+        self.lines.read_line(&mut line).expect("a line of the subscriber");
         serde_json::from_str(&line).unwrap_or_else(|error| {
             panic!("{error}: {line:?}; is python3-pika there? run scripts/test, or apt-get install python3-pika")
         })
