@@ -408,3 +408,32 @@ fn types_that_are_not_served_are_nobodys_here() {
         assert!(flow.is_none() && errors.is_empty(), "{text}");
     }
 }
+
+#[test]
+fn a_mistyped_password_is_shown_nowhere() {
+    let samples = Samples::new();
+    let name: UnitName = "tx/x".parse().unwrap();
+    let path = samples.places.etc.join("tx/x.conf");
+    for line in [
+        &b"pasword canary\xe9"[..],
+        b"user u canary",
+        b"user \x01 canary",
+        b"host h/ canary",
+        b"port 99999 canary",
+        b"destination canary@h",
+        b"exchange_nam canary",
+        b"canary canary",
+        b"password canary\xe9 canary",
+    ] {
+        let text = [LOGIN.as_bytes(), ACCEPT.as_bytes(), line, b"\n"].concat();
+        std::fs::write(&path, text).unwrap();
+        let (flow, errors) = samples.read(&name);
+        assert!(!errors.is_empty(), "{}", String::from_utf8_lossy(line));
+        let keys: Vec<String> = errors
+            .iter()
+            .map(|error| error.to_string().replace(" canary = ***", ""))
+            .collect();
+        let shown = format!("{keys:?}{flow:?}");
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+}
