@@ -19,7 +19,7 @@ struct Page {
 }
 
 /// The site file and every component.
-const PAGES: [Page; 5] = [
+const PAGES: [Page; 6] = [
     Page {
         name: "px.toml",
         section: 5,
@@ -43,6 +43,12 @@ const PAGES: [Page; 5] = [
         section: 5,
         about: "a unit of tx/ with type = \"amqp\": publishes queued files",
         source: include_str!("../flow/sender.rs"),
+    },
+    Page {
+        name: "px-receiver",
+        section: 5,
+        about: "a unit of rx/ with type = \"amqp\": makes products of messages",
+        source: include_str!("../flow/receiver.rs"),
     },
     Page {
         name: "px-puller",

@@ -77,7 +77,10 @@ pub fn check(places: &Places) -> (Vec<ServedUnit>, Report) {
     report.add(errors);
     let (units, strays) = units(places);
     for (path, why) in strays {
-        report.add_file(&path, &why, false);
+        match sundew::stray(places, &path) {
+            Some(service) => report.note(&path, &service.to_string()),
+            None => report.add_file(&path, &why, false),
+        }
     }
     let mut served = Vec::new();
     for (name, path) in units {

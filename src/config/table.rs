@@ -450,7 +450,7 @@ impl Table {
     }
 
     /// Makes a key known without taking it.
-    pub(super) fn know(&mut self, key: &str) {
+    pub fn know(&mut self, key: &str) {
         if !self.known.iter().any(|known| known == key) {
             self.known.push(key.to_string());
         }

@@ -178,7 +178,7 @@ impl Component {
                 &[("amqp", Rx::Amqp), ("pull", Rx::Pull), ("single-file", Rx::SingleFile)],
             )? {
                 Rx::Amqp => receiver::Config::read(table, site, &name.name).map(Component::Receiver),
-                Rx::Pull => puller::Config::read(table, site).map(Component::Puller),
+                Rx::Pull => puller::Config::read(table, site, &name.name).map(Component::Puller),
                 Rx::SingleFile => dropped::Config::read(table, site, &name.name).map(Component::Dropped),
             },
             UnitDir::Tx => match kind(

@@ -9,7 +9,7 @@
 //! | `bind` | | patterns, or `{ exchange, key }` |
 //! | `prefetch` | 1 | announcements in hand per worker |
 //! | `workers` | 1 | fetches at once in this process |
-//! | `directory` | | where products go; `${YYYYMMDD}` and its kin are the announcement's time, UTC |
+//! | `directory` | none: ingested | where products go; `${YYYYMMDD}` and its kin are the announcement's time, UTC |
 //! | `mirror` | `false` | `true`: keep the announced directories below `directory` |
 //! | `masks` | accept all | on the announced path |
 //! | `alternates` | none | `{ bind = […], keep = "10m" }`: other sources, tried when the first fails |
@@ -22,6 +22,7 @@
 //! | `max_size` | 64 GiB | larger products are refused |
 //! | `give_up_after` | 12 h | how long an unwell server is waited for |
 //! | `adopt_after` | 10 min | a fetch that takes longer is taken over from the broker |
+//! | `extension`, `route`, `routing_table`, `feeds` | | without `directory`: as of a receiver, see px-receiver(5) |
 //! | `sync` | `"power"` | `"crash"`: written and renamed, not synced |
 //! | `format`, `digest` | | what a message is whose key and content type do not tell; what a v00 digest is of |
 //! | `log` | the site's | `{ keep = 30, level = "info" }`: days for which old logs are kept, and what is written |
@@ -38,28 +39,36 @@
 //! A product is written under a temporary name, its size and digest checked, synced, renamed, its directory synced,
 //! then the announcement is acked. A file is never replaced by an older announcement. Bytes that are not those
 //! announced are fetched once more; then they go to quarantine and the alternates are tried.
+//!
+//! Without `directory` a product goes through `rxq/NAME` into the database and into the queues of its clients, as
+//! px-receiver(5) tells, under the last part of the announced path. Of an announcement that is delivered again, the
+//! product that stands in the database is not linked a second time. The masks are on announced paths here too: with
+//! `route = "table"` the routing key is the product's name.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tracing::warn;
 
 use super::alternates::{self, Alternates};
 use super::consume::{self, Handle, Input, Intake, Step};
 use super::product::Product;
-use super::{ATTEMPTS_GONE, Cause, Outcome, Unit, chain, since, vip};
+use super::{ATTEMPTS_GONE, Cause, Outcome, Unit, chain, ingest, since, vip};
 use crate::config::options::{self, Inputs};
 use crate::config::{Broker, Secret, Site, Table};
-use crate::message::{Announcement, DecodeOptions, Decoded, Fault, Masks, ProductPath, Template, decode, stamp};
+use crate::message::{Announcement, DecodeOptions, Decoded, Fault, Masks, decode, stamp};
 use crate::metrics::Count;
-use crate::spool::atomic::{Draft, Placed, Safety, Tree};
+use crate::spool::atomic::{Draft, Placed};
 use crate::spool::quarantine::{Quarantine, Room};
-use crate::spool::{Durability, SpoolError, off_thread};
+use crate::spool::{SpoolError, off_thread};
 use crate::transfer::policy::Policy;
 use crate::transfer::{self, Credential, Facts, Fetched, Fetcher, Kind, Mismatch, TransferError, Wanted};
+
+mod place;
+
+use place::{Place, Stored, Target};
 
 const ADOPT_AFTER: Duration = Duration::from_secs(600);
 /// Since its announcement, which v00 tells in whole seconds.
@@ -74,14 +83,12 @@ pub struct Config {
     inputs: Inputs,
     prefetch: u16,
     workers: usize,
-    directory: Template,
-    mirror: bool,
+    target: place::Config,
     masks: Masks,
     alternates: Option<alternates::Config>,
     fetching: transfer::Options,
     adopt_after: Duration,
     give_up_after: Duration,
-    durability: Durability,
     decoding: DecodeOptions,
 }
 
@@ -91,20 +98,18 @@ impl Config {
         &self.inputs.broker
     }
 
-    /// Reads the unit's table; what is wrong is noted in it.
-    pub fn read(table: &mut Table, site: &Site) -> Option<Config> {
+    /// Reads the table of the unit `rx/NAME`; what is wrong is noted in it.
+    pub fn read(table: &mut Table, site: &Site, name: &str) -> Option<Config> {
         let inputs = options::inputs(table, site);
         let prefetch = table.integer("prefetch", 1..=10_000);
         let workers = table.integer("workers", 1..=1000);
-        let directory = read_directory(table);
-        let mirror = table.boolean("mirror");
+        let target = place::Config::read(table, site, name);
         let masks = options::masks(table);
         let has_alternates = table.has("alternates");
         let alternates = table.within("alternates", alternates::Config::read);
         let fetching = read_fetching(table);
         let adopt_after = options::positive_duration(table, "adopt_after");
         let give_up_after = options::positive_duration(table, "give_up_after");
-        let durability = options::sync(table, Durability::Power, Durability::Crash);
         let decoding = super::read_decoding(table);
         if has_alternates && alternates.is_none() {
             return None;
@@ -113,33 +118,15 @@ impl Config {
             inputs: inputs?,
             prefetch: prefetch.unwrap_or(1),
             workers: workers.unwrap_or(1),
-            directory: directory?,
-            mirror: mirror.unwrap_or(false),
+            target: target?,
             masks: masks?,
             alternates,
             fetching: fetching?,
             adopt_after: adopt_after.unwrap_or(ADOPT_AFTER),
             give_up_after: give_up_after.unwrap_or(GIVE_UP_AFTER),
-            durability,
             decoding,
         })
     }
-}
-
-fn read_directory(table: &mut Table) -> Option<Template> {
-    const ACCEPTED: &str = "an absolute path; ${YYYYMMDD} and its kin stand for the announcement's time";
-    if !table.has("directory") {
-        table.reject("directory", ACCEPTED);
-    }
-    let parse = |text: &str| {
-        let template = Template::parse(text).map_err(|error| error.to_string())?;
-        if template.fixed_start().starts_with('/') && !template.has_file() {
-            Ok(template)
-        } else {
-            Err(String::new())
-        }
-    };
-    table.parsed("directory", parse, ACCEPTED)
 }
 
 fn read_fetching(table: &mut Table) -> Option<transfer::Options> {
@@ -228,6 +215,9 @@ fn read_credential(table: Table) -> Option<Credential> {
 
 /// Runs the unit until it is told to stop.
 pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
+    let Some(target) = Target::open(&unit, &config.target).await? else {
+        return Ok(());
+    };
     let alternates = config.alternates.clone().map(|alternates| {
         let broker = config.inputs.broker.clone();
         Alternates::follow(
@@ -251,12 +241,11 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     let worker = Worker {
         unit: unit.clone(),
         fetcher: Fetcher::new(config.fetching.clone())?,
-        safety: Safety::new(config.durability)?,
+        target,
         quarantine: Quarantine::new(&quarantine, Room::default()),
         alternates,
         config,
     };
-    worker.sweep().await;
     let handler = Arc::new(Puller(Arc::new(worker)));
     consume::run(&unit, intake, handler, None, vip::gate(&unit, None)).await
 }
@@ -284,16 +273,9 @@ struct Worker {
     unit: Unit,
     config: Config,
     fetcher: Fetcher,
-    safety: Safety,
+    target: Target,
     quarantine: Quarantine,
     alternates: Option<Arc<Alternates>>,
-}
-
-/// Where a product goes.
-struct Place {
-    tree: Tree,
-    path: ProductPath,
-    time: Timestamp,
 }
 
 impl Worker {
@@ -309,24 +291,20 @@ impl Worker {
         }
         // A clock that runs ahead at the source must not pin a file here for ever.
         let time = stamp::time_of(&announcement, &input.envelope, input.first_seen).min(Timestamp::now());
-        let place = match self.place(&announcement, time).await {
+        let place = match self.target.place(&announcement, time, input.redelivered).await {
             Ok(place) => place,
             Err(error) => return Outcome::Park(spool_cause(&error)),
         };
         // Held until it is settled or handed back: tells the syncer whether more is coming.
-        let _in_flight = self.safety.enter();
+        let _in_flight = self.target.enter();
         let announcement = Arc::new(announcement);
         let (mut candidate, mut others) = (Arc::clone(&announcement), None);
         let mut worst: Option<Cause> = None;
         loop {
             match self.try_source(&candidate, &place).await {
-                Ok(Stored::Placed(placed, bytes)) => {
+                Ok(stored) => {
                     let is_alternate = others.is_some();
-                    return self.done(&announcement, &candidate, &place, placed, bytes, is_alternate);
-                }
-                Ok(Stored::Superseded) => {
-                    self.unit.metrics.count(Count::Superseded);
-                    return Outcome::Skip("superseded: the source has a newer version".into());
+                    return self.done(&announcement, &candidate, place.time, stored, is_alternate);
                 }
                 Err(cause) if cause.fault == Fault::Own => return Outcome::Park(cause),
                 Err(cause) => worst = Some(worse(worst, cause)),
@@ -362,14 +340,22 @@ impl Worker {
         &self,
         announcement: &Announcement,
         from: &Announcement,
-        place: &Place,
-        placed: Placed,
-        bytes: u64,
+        time: Timestamp,
+        stored: Stored,
         is_alternate: bool,
     ) -> Outcome {
-        if placed == Placed::KeptNewer {
+        let superseded = |why: &str| {
             self.unit.metrics.count(Count::Superseded);
-            return Outcome::Skip("superseded: a newer file is here".into());
+            Outcome::Skip(format!("superseded: {why}"))
+        };
+        let (bytes, taken) = match stored {
+            Stored::Superseded => return superseded("the source has a newer version"),
+            Stored::Placed(Placed::KeptNewer, _) => return superseded("a newer file is here"),
+            Stored::Placed(Placed::New | Placed::Replaced, bytes) => (bytes, None),
+            Stored::Ingested(taken, bytes) => (bytes, Some(taken)),
+        };
+        if taken.as_ref().is_some_and(|taken| taken.known.is_some()) {
+            return self.skip("delivered again; it was ingested before".into());
         }
         let metrics = &self.unit.metrics;
         metrics.count(Count::Fetched);
@@ -377,7 +363,7 @@ impl Worker {
         if is_alternate {
             metrics.count(Count::FromAlternates);
         }
-        let took = since(place.time);
+        let took = since(time);
         metrics.latency(took);
         Product::Handled {
             verb: "Fetched",
@@ -388,35 +374,23 @@ impl Worker {
             ignored: None,
         }
         .log();
+        if let Some(taken) = taken {
+            ingest::tell_taken(&self.unit, &taken);
+        }
         Outcome::Done(Vec::new())
-    }
-
-    /// The directory by the announcement's time, the path by the announcement.
-    async fn place(&self, announcement: &Announcement, time: Timestamp) -> Result<Place, SpoolError> {
-        use std::os::unix::ffi::OsStringExt;
-        let rendered = self.config.directory.render(time, b"");
-        let root = PathBuf::from(std::ffi::OsString::from_vec(rendered));
-        let path = if self.config.mirror {
-            announcement.path.clone()
-        } else {
-            ProductPath(announcement.path.file_name().to_vec())
-        };
-        let durability = self.config.durability;
-        let tree = off_thread(move || Tree::open(&root, true, durability)).await?;
-        Ok(Place { tree, path, time })
     }
 
     /// Fetches from one source: twice when the bytes are wrong.
     async fn try_source(&self, candidate: &Announcement, place: &Place) -> Result<Stored, Cause> {
-        if let Some(newer) = self.newer_here(place).await? {
-            return Ok(newer);
+        if place.has_newer().await.map_err(|error| spool_cause(&error))? {
+            return Ok(Stored::Placed(Placed::KeptNewer, 0));
         }
         let first = match self.fetch(candidate, place).await? {
-            Fetched::AsAnnounced(draft, facts) => return self.store(draft, place, facts.size).await,
+            Fetched::AsAnnounced(draft, facts) => return self.store(draft, place, &facts).await,
             Fetched::Differs(_, facts, _) => facts,
         };
         let (draft, facts, mismatch) = match self.fetch(candidate, place).await? {
-            Fetched::AsAnnounced(draft, facts) => return self.store(draft, place, facts.size).await,
+            Fetched::AsAnnounced(draft, facts) => return self.store(draft, place, &facts).await,
             Fetched::Differs(draft, facts, mismatch) => (draft, facts, mismatch),
         };
         if transfer::is_superseded(&first, &facts, place.time) {
@@ -425,33 +399,19 @@ impl Worker {
         Err(self.set_aside(candidate, draft, &facts, &mismatch).await)
     }
 
-    /// Nothing is fetched that would not be kept.
-    async fn newer_here(&self, place: &Place) -> Result<Option<Stored>, Cause> {
-        let (tree, path) = (place.tree.clone(), place.path.clone());
-        let there = off_thread(move || tree.mtime(&path.0))
-            .await
-            .map_err(|e| spool_cause(&e))?;
-        Ok(there
-            .filter(|there| *there > place.time)
-            .map(|_| Stored::Placed(Placed::KeptNewer, 0)))
-    }
-
     async fn fetch(&self, candidate: &Announcement, place: &Place) -> Result<Fetched<Draft>, Cause> {
         let wanted = Wanted {
             url: candidate.fetch_url(),
             size: candidate.size,
             identity: candidate.identity.clone(),
         };
-        let (tree, path) = (place.tree.clone(), place.path.clone());
-        let fetched = self.fetcher.fetch(&wanted, move || tree.create(&path.0)).await;
+        let fetched = self.fetcher.fetch(&wanted, place.draft()).await;
         fetched.map_err(|error| transfer_cause(&error))
     }
 
-    async fn store(&self, draft: Draft, place: &Place, bytes: u64) -> Result<Stored, Cause> {
-        match self.safety.place(draft, Some(place.time)).await {
-            Ok(placed) => Ok(Stored::Placed(placed, bytes)),
-            Err(error) => Err(spool_cause(&error)),
-        }
+    async fn store(&self, draft: Draft, place: &Place, facts: &Facts) -> Result<Stored, Cause> {
+        let stored = self.target.store(draft, place, facts.size).await;
+        stored.map_err(|error| spool_cause(&error))
     }
 
     async fn set_aside(&self, candidate: &Announcement, draft: Draft, facts: &Facts, mismatch: &Mismatch) -> Cause {
@@ -470,35 +430,6 @@ impl Worker {
             Err(_) => Cause::new(Fault::Message, what),
         }
     }
-
-    /// Removes what a killed process of this unit left under temporary names, where the directory is one for all times.
-    async fn sweep(&self) {
-        const ENTRIES_MAX: usize = 100_000;
-        let root = PathBuf::from(self.config.directory.fixed_start());
-        let durability = self.config.durability;
-        let begun = std::time::SystemTime::now();
-        let swept = off_thread(move || {
-            if !Path::new(&root).is_dir() {
-                return Ok(None);
-            }
-            Tree::open(&root, false, durability)?
-                .sweep(begun, ENTRIES_MAX)
-                .map(Some)
-        })
-        .await;
-        if let Err(error) = swept {
-            warn!(
-                "temporary files of an earlier run were not looked for: {}",
-                chain(&error)
-            );
-        }
-    }
-}
-
-/// What became of a product that was fetched as announced.
-enum Stored {
-    Placed(Placed, u64),
-    Superseded,
 }
 
 /// An endpoint that may recover outweighs a message that will not.

@@ -15,6 +15,7 @@
 //! | `masks` | accept all | with `route = "table"`: the groups of what accepts are the key; they filter nothing |
 //! | `feeds` | none | other receivers that get every queued product as well |
 //! | `sync` | `"power"` | `"crash"`: written and renamed, not synced |
+//! | `log` | the site's | `{ keep = 5 }`: days for which old logs of this unit are kept |
 //!
 //! ```toml
 //! type   = "amqp"
@@ -55,6 +56,7 @@ use crate::config::options::{self, Inputs};
 use crate::config::{Broker, Site, Table};
 use crate::message::{Envelope, Value};
 use crate::metrics::Count;
+use crate::spool::atomic::Draft;
 use crate::spool::ingest::{Ingester, Turn};
 
 /// The header that names a product.
@@ -161,7 +163,7 @@ fn named(envelope: &Envelope) -> Result<&[u8], String> {
 async fn receive(unit: &Unit, ingester: &Ingester, input: Arc<Input>, name: &[u8], mut turn: Turn) -> Outcome {
     turn.comes().await;
     let (first_seen, redelivered) = (input.first_seen, input.redelivered);
-    let fill = move |draft: &mut crate::spool::atomic::Draft| draft.write_all(&input.envelope.body);
+    let fill = move |draft: &mut Draft| draft.write_all(&input.envelope.body);
     match ingester.receive(name, redelivered, fill).await {
         Ok(taken) => {
             ingest::tell_taken(unit, &taken);

@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -48,6 +48,8 @@ const STAMP_BYTES: usize = 15;
 const RECOVERED_AT_ONCE: usize = 64;
 /// Names in `rxq` that are looked at for temporary files of a killed process.
 const SWEPT_MAX: usize = 100_000;
+/// Ages are compared in whole seconds.
+const SWEPT_AGE: Duration = Duration::from_secs(2);
 
 /// How a receiver ingests.
 #[derive(Debug, Clone)]
@@ -105,7 +107,6 @@ struct Inner {
     router: Router,
     options: Options,
     turns: Turns,
-    opened: SystemTime,
 }
 
 /// A file with all its links, before they are safe.
@@ -150,7 +151,6 @@ impl Ingester {
                 },
                 options,
                 turns: Turns::default(),
-                opened: SystemTime::now(),
             }),
         })
     }
@@ -216,7 +216,8 @@ impl Ingester {
     /// is told to `tell`; what cannot be ever comes back with its reason, and stays where it is.
     pub async fn recover(&self, tell: impl Fn(&Ingested)) -> Result<Vec<SpoolError>, SpoolError> {
         let inner = Arc::clone(&self.inner);
-        off_thread(move || inner.rxq.sweep(inner.opened, SWEPT_MAX)).await?;
+        // Nobody else writes here while this unit runs, so whatever is unlocked is abandoned, however young.
+        off_thread(move || inner.rxq.sweep(SystemTime::now() + SWEPT_AGE, SWEPT_MAX)).await?;
         let (mut left, mut reasons) = (HashSet::new(), Vec::new());
         loop {
             let inner = Arc::clone(&self.inner);

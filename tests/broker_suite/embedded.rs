@@ -71,6 +71,11 @@ async fn declaring_again_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_queue_without_a_name_is_the_connections_own() {
+    promises::a_queue_without_a_name_is_the_connections_own(&Embedded::new()).await;
+}
+
+#[tokio::test]
 async fn binding_what_is_missing_is_our_own_fault() {
     promises::binding_what_is_missing_is_our_own_fault(&Embedded::new()).await;
 }

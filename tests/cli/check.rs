@@ -1,5 +1,7 @@
 //! `px check`: every error of every file at once; 1 when anything is refused, warnings are not.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::{DISPATCH, Site, data, px};
@@ -72,4 +74,120 @@ fn errors_of_components_are_told_with_their_places() {
         "{findings:#}"
     );
     assert!(first["line"].is_u64() && first["warning"] == false, "{findings:#}");
+}
+
+/// A root with `px.conf` and units that are all left to Sundew, and no `px.toml`.
+fn sundew_site() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sundew/site/etc");
+    for file in [
+        "px.conf",
+        "tx/files.conf",
+        "rx/nws.conf",
+        "fx/to-nc.conf",
+        "trx/aftn.conf",
+    ] {
+        let to = root.path().join("etc").join(file);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(from.join(file), to).unwrap();
+    }
+    root
+}
+
+#[test]
+fn what_is_left_to_sundew_is_noted_and_nothing_is_refused_for_it() {
+    let root = sundew_site();
+    let etc = root.path().join("etc").display().to_string();
+    let said = px(root.path(), &["check"]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
+    let notes: Vec<String> = said
+        .out
+        .lines()
+        .rev()
+        .take(4)
+        .map(|line| line.replace(&etc, "@"))
+        .collect();
+    let expected = [
+        "@/tx/files.conf: left to Sundew (type single-file)",
+        "@/trx/aftn.conf: left to Sundew (type aftn)",
+        "@/rx/nws.conf: left to Sundew (type bulletin-file)",
+        "@/fx/to-nc.conf: left to Sundew (type filter)",
+    ];
+    assert_eq!(notes, expected);
+    assert!(
+        said.out.contains("/rx/nws.conf:4: accept = \"[\": warning: "),
+        "{said:?}"
+    );
+    let findings: Value = serde_json::from_str(&px(root.path(), &["check", "--json"]).out).unwrap();
+    let findings = findings.as_array().unwrap();
+    let count = |note: bool| findings.iter().filter(|finding| finding["note"] == note).count();
+    assert_eq!(
+        (count(true), count(false)),
+        (4, said.out.lines().count() - 4),
+        "{findings:#?}"
+    );
+    assert!(
+        findings.iter().all(|finding| finding["warning"] == true),
+        "{findings:#?}"
+    );
+}
+
+#[test]
+fn what_is_left_to_sundew_is_neither_started_nor_stopped() {
+    let root = sundew_site();
+    for command in ["start", "stop", "restart", "reload", "revive"] {
+        let said = px(root.path(), &[command]);
+        assert_eq!(
+            (said.code, said.out.as_str(), said.err.as_str()),
+            (0, "", ""),
+            "{command}"
+        );
+        let said = px(root.path(), &[command, "tx/files"]);
+        let refused = "px: tx/files is left to Sundew (type single-file): px neither starts nor stops it\n";
+        assert_eq!(
+            (said.code, said.out.as_str(), said.err.as_str()),
+            (1, "", refused),
+            "{command}"
+        );
+    }
+    let said = px(root.path(), &["run", "tx/files"]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
+    assert!(
+        said.err
+            .ends_with("/tx/files.conf: left to Sundew (type single-file): px does not run it\n"),
+        "{said:?}"
+    );
+    let said = px(root.path(), &["status", "tx/files", "nws"]);
+    let expected = "tx/files  left to Sundew (type single-file)\nrx/nws    left to Sundew (type bulletin-file)\n";
+    assert_eq!((said.code, said.out.as_str()), (3, expected), "{said:?}");
+    assert!(!root.path().join("run").exists() && !root.path().join("txq").exists());
+}
+
+#[test]
+fn px_conf_moves_the_places() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path().display();
+    std::fs::create_dir_all(root.path().join("etc")).unwrap();
+    std::fs::create_dir_all(root.path().join("new/tx")).unwrap();
+    std::fs::write(
+        root.path().join("etc/px.conf"),
+        format!("etcdir {at}/new\nlogdir log\n"),
+    )
+    .unwrap();
+    std::fs::write(root.path().join("new/tx/a.conf"), "type am\n").unwrap();
+    let said = px(root.path(), &["check"]);
+    assert_eq!(said.out, format!("{at}/new/tx/a.conf: left to Sundew (type am)\n"));
+    let refused = format!("{at}/etc/px.conf:2: logdir = \"log\": accepted: an absolute path\n");
+    assert_eq!((said.code, said.err), (1, refused));
+}
+
+#[test]
+fn a_whole_sundew_site_is_accepted_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sundew/site");
+    let said = px(&root, &["check"]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
+    assert_eq!(said.out.matches(": left to Sundew (type ").count(), 8, "{said:?}");
+    let said = px(&root, &["status"]);
+    let expected = "tx/dd-notify-wxo-b1  stopped\nrx/dropped           stopped\nrx/radar             stopped\n";
+    assert_eq!((said.code, said.out.as_str()), (3, expected), "{said:?}");
 }

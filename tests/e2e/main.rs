@@ -7,6 +7,8 @@ mod dispatcher;
 mod dropped;
 mod life;
 mod parking;
+mod receiver;
+mod sender;
 mod sundew;
 #[path = "../support/mod.rs"]
 mod support;

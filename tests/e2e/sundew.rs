@@ -59,8 +59,10 @@ impl Sundew {
         let hosts = site.path("hosts");
         enter_own_network(&hosts, &["wxo-b1.cmc.ec.gc.ca"]);
         let server = RabbitServer::start_on(5672, "", "[].");
-        server.ctl(&["add_user", "feeder", "********"]);
-        server.ctl(&["set_permissions", "-p", "/", "feeder", ".*", ".*", ".*"]);
+        for (user, password) in [("feeder", "********"), ("guest", "guest")] {
+            server.ctl(&["add_user", user, password]);
+            server.ctl(&["set_permissions", "-p", "/", user, ".*", ".*", ".*"]);
+        }
         let sundew = Sundew { site, _server: server };
         sundew.site.write("etc/px.conf", "# a site without options\n");
         sundew

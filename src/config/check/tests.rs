@@ -65,3 +65,137 @@ fn what_is_not_served_is_one_warning_a_file() {
     assert_eq!(text, expected.concat());
     assert!(!report.refused());
 }
+
+/// A root of Sundew's alone: nothing is asked of `px.toml`, what px does not serve is noted, and what Sundew drops is a
+/// warning.
+#[test]
+fn a_sundew_site_is_read_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sundew/site");
+    let places = Places::under(&root);
+    let (served, report) = check(&places);
+    let names: Vec<String> = served.iter().map(|(name, ..)| name.to_string()).collect();
+    assert_eq!(names, ["tx/dd-notify-wxo-b1", "rx/dropped", "rx/radar"]);
+    let etc = format!("{}/", places.etc.display());
+    let notes: Vec<String> = report
+        .notes()
+        .iter()
+        .map(|(file, text)| format!("{}: {text}", file.display()).replace(&etc, ""))
+        .collect();
+    let expected = [
+        "fx/to-nc.conf: left to Sundew (type filter)",
+        "rx/nws.conf: left to Sundew (type bulletin-file)",
+        "rx/pull-urp.conf: left to Sundew (type single-file with pull_script)",
+        "rx/sleeping.conf: left to Sundew (type none)",
+        "trx/aftn.conf: left to Sundew (type aftn)",
+        "tx/bulletins.conf: left to Sundew (type am)",
+        "tx/files.conf: left to Sundew (type single-file)",
+        "tx/wxo-b1-oper-dd.conf: left to Sundew (type script)",
+    ];
+    assert_eq!(notes, expected);
+    assert!(!report.refused(), "{report}");
+    let text = report.to_string().replace(&etc, "");
+    let starts = [
+        "px.conf:13: webmaster = ***: warning: no keyword of px.conf or of a flow",
+        "pxRouting.conf:12: key: warning: Client elsewhere is in pxRouting.conf but not in px",
+        "rx/nws.conf:3: include = \"rx.inc\": warning: Sundew reads no include here",
+        "rx/nws.conf:4: accept = \"[\": warning: ",
+        "tx/bulletins.conf:5: accept = \"(.*\": warning: ",
+    ];
+    assert_eq!(text.lines().count(), starts.len(), "{text}");
+    for (line, start) in text.lines().zip(starts) {
+        assert!(line.starts_with(start), "{line}");
+    }
+}
+
+/// The whole way of a product's key at that site.
+#[test]
+fn a_sundew_site_routes_by_its_table_and_its_clients() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sundew/site");
+    let places = Places::under(&root);
+    let (clients, _) = clients(&places);
+    let names: Vec<&str> = clients.iter().map(|client| &*client.name).collect();
+    let expected = [
+        "bulletins",
+        "dd-notify-wxo-b1",
+        "files",
+        "wxo-b1-oper-dd",
+        "to-nc",
+        "aftn",
+    ];
+    assert_eq!(names, expected);
+    let (table, _) = RoutingTable::load(&places.routing_table(), &clients).unwrap();
+    let routed = [
+        ("SACN43_CWAO", Some(("bulletins", 3))),
+        ("AACN01_ANIK", Some(("aftn", 1))),
+        ("KEPT_ONLY", Some(("", 3))),
+        (
+            "txt:AQ_:AIRNOW:CMQ:ASCII",
+            Some(("dd-notify-wxo-b1 wxo-b1-oper-dd files", 2)),
+        ),
+        ("MAPS_12Z", Some(("files to-nc", 4))),
+        ("MAPS_RADAR", Some(("files to-nc", 4))),
+        ("RADAR", Some(("dd-notify-wxo-b1 wxo-b1-oper-dd", 3))),
+        ("OLDER", Some(("", 5))),
+        ("SACN43", None),
+    ];
+    for (key, expected) in routed {
+        let route = table.route(key.as_bytes());
+        let found = route.map(|route| (route.clients.join(" "), route.priority));
+        assert_eq!(
+            found,
+            expected.map(|(names, priority)| (names.to_string(), priority)),
+            "{key}"
+        );
+    }
+    let wanted: [(&str, &str); 6] = [
+        (
+            "d++x.gif:URP:XSS:RADAR:GIF::20130606144709",
+            "dd-notify-wxo-b1 wxo-b1-oper-dd to-nc",
+        ),
+        (
+            "SACN43_CWAO_012000:ncp1:CWAO:SA:3:Direct:20050201200339",
+            "bulletins to-nc",
+        ),
+        ("SACN43_CWAO_012000_RRZ_1:ncp1:CWAO:SA:3:Direct:20050201200339", "to-nc"),
+        ("MAPS_12Z:OCXCARTE:CMC:CHART:IMV6::20120611192817", "files to-nc"),
+        ("a:AFTN:CYYZ:X:3::20120611192817", "to-nc aftn"),
+        ("MAPS.never:OCXCARTE:CMC:CHART:IMV6::20120611192817", ""),
+    ];
+    for (name, expected) in wanted {
+        let found = clients.iter().filter(|client| client.masks.accepts(name.as_bytes()));
+        // aftn accepts all but what px.conf rejects.
+        let found: Vec<&str> = found.map(|client| &*client.name).collect();
+        let without_aftn = found
+            .iter()
+            .filter(|name| **name != "aftn" || expected.contains("aftn"));
+        assert_eq!(without_aftn.copied().collect::<Vec<_>>().join(" "), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_flow_of_sundews_may_have_a_name_that_no_unit_can_have() {
+    let root = tempfile::tempdir().unwrap();
+    let places = Places::under(root.path());
+    std::fs::create_dir_all(places.etc.join("tx")).unwrap();
+    for (name, text) in [
+        ("a+b.conf", "type am"),
+        ("c+d.conf", "type amqp"),
+        ("e.conf", "type am"),
+        ("e.toml", ""),
+    ] {
+        std::fs::write(places.etc.join("tx").join(name), text).unwrap();
+    }
+    let (_, report) = check(&places);
+    let etc = format!("{}/", places.etc.display());
+    let notes: Vec<String> = report
+        .notes()
+        .iter()
+        .map(|(file, _)| file.display().to_string())
+        .collect();
+    assert_eq!(notes, [format!("{etc}tx/a+b.conf")]);
+    let text = report.to_string().replace(&etc, "");
+    assert!(text.contains("tx/c+d.conf: \"c+d\" is no unit name"), "{text}");
+    assert!(text.contains("tx/e.conf: the unit tx/e is in "), "{text}");
+    let names: Vec<String> = clients(&places).0.into_iter().map(|client| client.name).collect();
+    assert_eq!(names, ["a+b", "c+d", "e"]);
+}

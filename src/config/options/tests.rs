@@ -79,6 +79,36 @@ fn a_units_exchange_overrides_its_brokers() {
 }
 
 #[test]
+fn a_queue_without_a_name_is_of_one_connection() {
+    let (own, found) = read("queue = \"\"\ndurable = false\nauto_delete = true\n", queue);
+    let own = own.unwrap();
+    assert!(own.exclusive && own.name.is_empty() && !own.durable);
+    assert!(
+        found[0].contains("what is published while the unit is down is lost"),
+        "{found:?}"
+    );
+    for (text, finding) in [
+        ("queue = \"\"", "u.toml:1: queue = \"\": a durable queue needs a name"),
+        ("queue = \"\"\ndurable = true", "u.toml:1: queue"),
+        (
+            "queue = \"\"\ndurable = false\nauto_delete = false",
+            "u.toml:3: auto_delete = false: a queue without",
+        ),
+        (
+            "queue = \"\"\ndurable = false\nexpires = \"1h\"",
+            "u.toml:3: expires = \"1h\": a queue without",
+        ),
+        ("durable = false", "u.toml:1: queue: missing; accepted: a name"),
+    ] {
+        let (value, found) = read(text, queue);
+        assert!(
+            value.is_none() && found.len() == 1 && found[0].starts_with(finding),
+            "{text}: {found:?}"
+        );
+    }
+}
+
+#[test]
 fn queues_and_bindings() {
     let text = r##"
         queue = "cmc.q"

@@ -93,6 +93,20 @@ pub(super) fn service(places: &Places, dir: UnitDir, path: &Path) -> Service {
     }
 }
 
+/// Who runs the flow in a file whose name is no unit's. px could not run it, but Sundew, whose flows may have any name,
+/// goes on with its own.
+pub(super) fn stray(places: &Places, path: &Path) -> Option<Service> {
+    let name = flow_name(path.file_name()?)?;
+    let parent = path.parent()?;
+    let dir = [UnitDir::Tx, UnitDir::Rx]
+        .into_iter()
+        .find(|dir| parent == places.etc.join(dir.name()))?;
+    // One with a good name is a stray because its unit has another file already.
+    let is_named_badly = UnitName::new(dir, &name).is_err();
+    let service = is_named_badly.then(|| service(places, dir, path))?;
+    matches!(service, Service::LeftToSundew(_)).then_some(service)
+}
+
 /// What is wrong in the masks of a unit that is left to Sundew, as warnings: its products are routed by them.
 pub(super) fn check_masks(places: &Places, dir: UnitDir, path: &Path) -> Vec<ConfigError> {
     flow_dir(dir).map_or_else(Vec::new, |dir| clients::check(places, dir, path))

@@ -398,10 +398,6 @@ async fn whatever_the_moment_of_a_kill_each_link_is_made_once() {
                 fs::remove_file(path).unwrap();
             }
         }
-        if moment.starts_with("while") {
-            // Too young to be swept: its writer may live.
-            fs::remove_file(world.path("rxq/in/.px-0123456789abcdef-1f.tmp")).unwrap();
-        }
         world.assert_once();
         assert_eq!(
             receive(&ingester, NAME, "bytes", true).await.ingested,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::fs::inotify::{self as notices, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -30,7 +30,7 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new() -> Self {
-        let inotify = match inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
+        let inotify = match notices::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
             Ok(inotify) => Some(Arc::new(inotify)),
             Err(err) => {
                 warn!("cannot use inotify: {err}; the queue is looked at every second");
@@ -57,7 +57,7 @@ impl Source {
         let Some(inotify) = &self.inotify else { return };
         // By descriptor, so that the watch is on the very directory that will be listed.
         let name = format!("/proc/self/fd/{}", directory.as_raw_fd());
-        match inotify::add_watch(inotify, name, mask()) {
+        match notices::add_watch(inotify, name, mask()) {
             Ok(_) => {}
             Err(err @ (Errno::NOSPC | Errno::NOMEM)) if !self.has_warned.swap(true, Ordering::Relaxed) => warn!(
                 "the kernel grants no more watches ({err}): raise fs.inotify.max_user_watches; until then the queue is \

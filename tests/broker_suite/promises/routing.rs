@@ -152,6 +152,52 @@ pub async fn declaring_again_changes_nothing(fixture: &dyn Fixture) {
     assert_eq!(depth(&*connection, "q").await, Some(1));
 }
 
+/// The empty name is the connection's own queue, in bindings and in every call; asserted again, it is the same one.
+pub async fn a_queue_without_a_name_is_the_connections_own(fixture: &dyn Fixture) {
+    let (publisher, first, second) = (
+        publisher(fixture).await,
+        consumer(fixture).await,
+        consumer(fixture).await,
+    );
+    let own = Topology {
+        exchanges: vec![exchange("x", ExchangeKind::Topic)],
+        queues: vec![Queue {
+            exclusive: true,
+            ..Queue::default()
+        }],
+        bindings: vec![binding("x", "", "a"), binding("x", "", "b")],
+    };
+    for connection in [&first, &second, &first] {
+        declare(&**connection, &own).await;
+    }
+    for key in ["a", "b"] {
+        assert_eq!(publish(&*publisher, "x", &message(key, key)).await, Confirmed::Routed);
+    }
+    for connection in [&first, &second] {
+        assert_eq!(depth(&**connection, "").await, Some(2));
+        let mut subscription = connection.subscribe("", 10).await.expect("subscribe");
+        for key in ["a", "b"] {
+            assert_eq!(take_text(&mut subscription).await, key);
+        }
+        // It stays when nobody consumes for a while.
+        subscription.cancel().await;
+        drop(subscription);
+    }
+    assert_eq!(
+        publish(&*publisher, "x", &message("a", "later")).await,
+        Confirmed::Routed
+    );
+    let mut subscription = first.subscribe("", 10).await.expect("subscribe");
+    assert_eq!(take_text(&mut subscription).await, "later");
+    first.close().await;
+    second.close().await;
+    // Gone with their connections, soon.
+    let end = std::time::Instant::now() + SOON;
+    while publish(&*publisher, "x", &message("a", "nobody")).await == Confirmed::Routed {
+        assert!(std::time::Instant::now() < end, "the queues are there still");
+    }
+}
+
 pub async fn binding_what_is_missing_is_our_own_fault(fixture: &dyn Fixture) {
     let connection = publisher(fixture).await;
     let there = Topology {

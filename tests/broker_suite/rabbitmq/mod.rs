@@ -79,6 +79,11 @@ async fn declaring_again_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_queue_without_a_name_is_the_connections_own() {
+    promises::a_queue_without_a_name_is_the_connections_own(&Rabbit::shared("nameless")).await;
+}
+
+#[tokio::test]
 async fn binding_what_is_missing_is_our_own_fault() {
     promises::binding_what_is_missing_is_our_own_fault(&Rabbit::shared("binding-fault")).await;
 }

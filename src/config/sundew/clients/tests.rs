@@ -52,10 +52,18 @@ fn clients_are_all_flows_but_receivers_whoever_runs_them() {
     assert!(read(&[]).0.is_empty());
 }
 
-/// Name, directory, `px.conf`, the client's file, and what it wants and does not.
+/// The client's file, `px.conf`, what is in the file, and what the client wants and does not.
+type Case = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
 #[test]
 fn masks_are_read_in_sundews_order_with_its_fall_backs() {
-    let table: [(&str, &str, &str, &[&str], &[&str]); 11] = [
+    let table: [Case; 11] = [
         ("tx/c.conf", "", "", &[], &["a", "", "a\nb"]),
         ("trx/c.conf", "", "", &[], &["a", "a\nb"]),
         ("fx/c.conf", "", "", &["a", "", "a\nb"], &[]),
