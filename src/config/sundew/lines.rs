@@ -234,7 +234,12 @@ impl<'a> Reader<'a> {
             }
             if is_latin {
                 let consequence = "not UTF-8: read as Latin-1, so a mask matches names in UTF-8 only";
-                self.errors.push(line.warning(consequence));
+                let mut warning = line.warning(consequence);
+                if !["accept", "reject", "imask", "emask"].contains(&line.keyword()) {
+                    // It may be a password behind a mistyped keyword.
+                    warning.value.clear();
+                }
+                self.errors.push(warning);
             }
             let included = (line.keyword() == "include").then(|| line.clone());
             self.lines.push(line);

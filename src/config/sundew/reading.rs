@@ -227,13 +227,16 @@ fn unknown(line: &Line, kind: Kind) -> ConfigError {
     }
 }
 
-/// A `destination` holds a password, in a shape that may be wrong.
+/// Without what may be a password: all of a `destination`, and words behind a value, but for the option of a mask.
 fn redacted(line: &Line, error: ConfigError) -> ConfigError {
-    match line.keyword() {
-        "destination" => ConfigError {
-            value: "***".to_string(),
-            ..error
-        },
-        _ => error,
-    }
+    let value = match line.keyword() {
+        "destination" => "***".to_string(),
+        "accept" => error.value,
+        _ => {
+            let words = line.words.iter().take(2).cloned().collect();
+            let plain = Line { words, ..line.clone() };
+            plain.error("").value
+        }
+    };
+    ConfigError { value, ..error }
 }

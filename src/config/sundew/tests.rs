@@ -235,70 +235,73 @@ fn lines_become_options() {
     }
 }
 
+/// A line of a sender, and its warning.
+const PASSED_OVER: &[(&str, &str)] = &[
+    (
+        "batch 10 # more",
+        "batch = \"10\": warning: there are no comments behind a value: Sundew takes the rest for more words, which have no effect",
+    ),
+    (
+        "user u canary",
+        "user = \"u\": warning: there are more words than Sundew reads: the rest has no effect",
+    ),
+    (
+        "password canary two",
+        "password = ***: warning: there are more words than Sundew reads: the rest has no effect",
+    ),
+    (
+        "batch",
+        "batch = \"\": warning: no value, so the line says nothing, as under Sundew",
+    ),
+    (
+        "validation Oui",
+        "validation = \"Oui\": warning: counts as false, as under Sundew; accepted: True, False",
+    ),
+    (
+        "port 99",
+        "port = \"99\": warning: Sundew's amqp senders cannot connect with it; px does. Both understand host HOST:PORT",
+    ),
+    (
+        "destination amqp://u:canary@h//d",
+        "destination = ***: warning: user, password and host are taken from it; its path means nothing to AMQP",
+    ),
+    (
+        "destination amqp://u:canary@amqp.h/",
+        "destination = ***: warning: Sundew reads \"ftp\" for every \"amqp\" in it; px uses user, password and host as they are written",
+    ),
+    (
+        "accept a # note",
+        "accept = \"a # note\": warning: there are no comments behind a value: Sundew takes # for a file name option and erases every file that matches; px publishes it",
+    ),
+    (
+        "accept a ALL",
+        "accept = \"a ALL\": warning: Sundew knows no such file name option and erases every file that matches; px publishes it and drops the word",
+    ),
+    (
+        "accept a NONE and",
+        "accept = \"a NONE\": warning: there are more words than Sundew reads: the rest has no effect",
+    ),
+    (
+        "filename ALL",
+        "filename = \"ALL\": warning: Sundew knows no such file name option and erases every file that matches; px publishes it and drops the word",
+    ),
+    (
+        "batch 20001",
+        "batch = \"20001\": warning: px takes 20000 at most, which are the files that it sorts at once",
+    ),
+    (
+        "logrotate 0",
+        "logrotate = \"0\": warning: px keeps them for 3650 days at most",
+    ),
+    (
+        "routemask False",
+        "routemask = \"False\": warning: a keyword of receivers: it has no effect in senders, as under Sundew",
+    ),
+];
+
 #[test]
 fn what_sundew_passes_over_in_silence_is_told() {
-    for (line, warning) in [
-        (
-            "batch 10 # more",
-            "batch = \"10\": warning: there are no comments behind a value: Sundew takes the rest for more words, which have no effect",
-        ),
-        (
-            "user u canary",
-            "user = \"u\": warning: there are more words than Sundew reads: the rest has no effect",
-        ),
-        (
-            "password canary two",
-            "password = ***: warning: there are more words than Sundew reads: the rest has no effect",
-        ),
-        (
-            "batch",
-            "batch = \"\": warning: no value, so the line says nothing, as under Sundew",
-        ),
-        (
-            "validation Oui",
-            "validation = \"Oui\": warning: counts as false, as under Sundew; accepted: True, False",
-        ),
-        (
-            "port 99",
-            "port = \"99\": warning: Sundew's amqp senders cannot connect with it; px does. Both understand host HOST:PORT",
-        ),
-        (
-            "destination amqp://u:canary@h//d",
-            "destination = ***: warning: user, password and host are taken from it; its path means nothing to AMQP",
-        ),
-        (
-            "destination amqp://u:canary@amqp.h/",
-            "destination = ***: warning: Sundew reads \"ftp\" for every \"amqp\" in it; px uses user, password and host as they are written",
-        ),
-        (
-            "accept a # note",
-            "accept = \"a # note\": warning: there are no comments behind a value: Sundew takes # for a file name option and erases every file that matches; px publishes it",
-        ),
-        (
-            "accept a ALL",
-            "accept = \"a ALL\": warning: Sundew knows no such file name option and erases every file that matches; px publishes it and drops the word",
-        ),
-        (
-            "accept a NONE and",
-            "accept = \"a NONE\": warning: there are more words than Sundew reads: the rest has no effect",
-        ),
-        (
-            "filename ALL",
-            "filename = \"ALL\": warning: Sundew knows no such file name option and erases every file that matches; px publishes it and drops the word",
-        ),
-        (
-            "batch 20001",
-            "batch = \"20001\": warning: px takes 20000 at most, which are the files that it sorts at once",
-        ),
-        (
-            "logrotate 0",
-            "logrotate = \"0\": warning: px keeps them for 3650 days at most",
-        ),
-        (
-            "routemask False",
-            "routemask = \"False\": warning: a keyword of receivers: it has no effect in senders, as under Sundew",
-        ),
-    ] {
+    for (line, warning) in PASSED_OVER {
         let (_, errors) = sender(line);
         assert_eq!(errors, [format!("tx/x.conf:7: {warning}")], "{line}");
     }
@@ -406,5 +409,34 @@ fn types_that_are_not_served_are_nobodys_here() {
         samples.write(&format!("{unit}.conf"), text);
         let (flow, errors) = samples.read(&unit.parse().unwrap());
         assert!(flow.is_none() && errors.is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn a_mistyped_password_is_shown_nowhere() {
+    let samples = Samples::new();
+    let name: UnitName = "tx/x".parse().unwrap();
+    let path = samples.places.etc.join("tx/x.conf");
+    for line in [
+        &b"pasword canary\xe9"[..],
+        b"user u canary",
+        b"user \x01 canary",
+        b"host h/ canary",
+        b"port 99999 canary",
+        b"destination canary@h",
+        b"exchange_nam canary",
+        b"canary canary",
+        b"password canary\xe9 canary",
+    ] {
+        let text = [LOGIN.as_bytes(), ACCEPT.as_bytes(), line, b"\n"].concat();
+        std::fs::write(&path, text).unwrap();
+        let (flow, errors) = samples.read(&name);
+        assert!(!errors.is_empty(), "{}", String::from_utf8_lossy(line));
+        let keys: Vec<String> = errors
+            .iter()
+            .map(|error| error.to_string().replace(" canary = ***", ""))
+            .collect();
+        let shown = format!("{keys:?}{flow:?}");
+        assert!(!shown.contains("canary"), "{shown}");
     }
 }
