@@ -23,7 +23,7 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Units meet through a broker or the spool, never in the code; only `src/flow/mod.rs` knows them all.
-const COMPONENTS: [&str; 5] = ["watcher", "dispatcher", "puller", "sender", "receiver"];
+const COMPONENTS: [&str; 6] = ["watcher", "dispatcher", "puller", "sender", "receiver", "dropped"];
 
 /// Where a foreign crate may be named, so that it can be exchanged there and nowhere else.
 const CONFINED: [(&str, &[&str]); 23] = [
@@ -99,7 +99,7 @@ const TOP: [&str; 8] = [
 ];
 
 /// Example units, and the file that holds their component's manual.
-const UNITS: [(&str, &str); 7] = [
+const UNITS: [(&str, &str); 8] = [
     ("px.toml", "src/config/site.rs"),
     ("watch/xml.toml", "src/flow/watcher.rs"),
     ("tx/dd-notify.toml", "src/flow/sender.rs"),
@@ -107,6 +107,7 @@ const UNITS: [(&str, &str); 7] = [
     ("dispatch/urp.toml", "src/flow/dispatcher.rs"),
     ("rx/pull_urp.toml", "src/flow/puller.rs"),
     ("rx/receiver_amqp.toml", "src/flow/receiver.rs"),
+    ("rx/dropped.toml", "src/flow/dropped.rs"),
 ];
 
 fn root() -> &'static Path {

@@ -19,7 +19,7 @@ struct Page {
 }
 
 /// The site file and every component.
-const PAGES: [Page; 6] = [
+const PAGES: [Page; 7] = [
     Page {
         name: "px.toml",
         section: 5,
@@ -49,6 +49,12 @@ const PAGES: [Page; 6] = [
         section: 5,
         about: "a unit of rx/ with type = \"amqp\": makes products of messages",
         source: include_str!("../flow/receiver.rs"),
+    },
+    Page {
+        name: "px-dropped",
+        section: 5,
+        about: "a unit of rx/ with type = \"single-file\": takes files that are dropped into its queue",
+        source: include_str!("../flow/dropped.rs"),
     },
     Page {
         name: "px-puller",

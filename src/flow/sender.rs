@@ -306,11 +306,12 @@ impl Sender {
         for (path, cause) in std::mem::take(&mut pass.unread) {
             self.warn(&format!("cannot read a directory of the queue: {cause}"), &path);
         }
-        let is_idle = pass.files.is_empty();
+        let mut is_idle = pass.files.is_empty();
         while !pass.files.is_empty() {
             let count = pass.files.len().min(self.config.batch);
             let batch: Vec<Queued> = pass.files.drain(..count).collect();
-            self.batch(batch).await?;
+            // What this host does not let us do is not tried again at once.
+            is_idle |= !self.batch(batch).await?;
             self.overtake(&mut pass).await;
         }
         self.settled().await?;
@@ -337,7 +338,8 @@ impl Sender {
         }
     }
 
-    async fn batch(&mut self, files: Vec<Queued>) -> Result<(), Stopped> {
+    /// Sends some files; whether all of them are dealt with.
+    async fn batch(&mut self, files: Vec<Queued>) -> Result<bool, Stopped> {
         let now = Timestamp::now();
         let (mut letters, mut erased, mut hopeless) = (Vec::new(), Vec::new(), Vec::new());
         for file in files {
@@ -348,7 +350,7 @@ impl Sender {
             }
         }
         self.settler.erase(erased).await;
-        self.settler.set_aside(hopeless).await;
+        let mut is_done = self.settler.set_aside(hopeless).await;
         if !letters.is_empty() {
             info!("{} new messages will be sent", letters.len());
         }
@@ -367,21 +369,21 @@ impl Sender {
                 Ok(handful) => handful,
                 Err(error) => {
                     self.unit.state.pause("queue", chain(&error));
-                    return Ok(());
+                    return Ok(false);
                 }
             };
             rest = left;
-            self.send(taken).await?;
+            is_done &= self.send(taken).await?;
             if let Some(needs) = needs {
                 let acquired = Arc::clone(&self.room).acquire_many_owned(needs);
                 // Nobody closes it.
                 place = self.unit.stop.run_until_cancelled(acquired).await.ok_or(Stopped)?.ok();
             }
         }
-        Ok(())
+        Ok(is_done)
     }
 
-    async fn send(&mut self, handful: Vec<Taken>) -> Result<(), Stopped> {
+    async fn send(&mut self, handful: Vec<Taken>) -> Result<bool, Stopped> {
         let (mut suppressed, mut hopeless, mut own_fault) = (Vec::new(), Vec::new(), None);
         for taken in handful {
             match taken {
@@ -392,7 +394,7 @@ impl Sender {
                         suppressed.push((outgoing.file, outgoing.version));
                         continue;
                     }
-                    outgoing.pending = Some(self.publish(envelope).await?);
+                    outgoing.pending = Some(self.publish(*envelope).await?);
                     self.note(Note::Sent(outgoing));
                 }
                 Taken::Written(file) => self.queue.hold_while_written(&file, Instant::now() + WRITTEN_PAUSE),
@@ -415,8 +417,7 @@ impl Sender {
             None => self.unit.state.resume("reading"),
         }
         self.settler.suppress(suppressed).await;
-        self.settler.set_aside(hopeless).await;
-        Ok(())
+        Ok(self.settler.set_aside(hopeless).await)
     }
 
     /// Whether this content was sent. While the same content is in flight its verdict is waited for.
@@ -431,7 +432,7 @@ impl Sender {
         if knows() {
             return Ok(true);
         }
-        if self.in_flight.contains(&digest) {
+        if self.in_flight.contains(&digest) || self.in_flight.len() >= PASS_MAX {
             self.settled().await?;
             if knows() {
                 return Ok(true);

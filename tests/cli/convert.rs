@@ -236,10 +236,22 @@ fn every_sample_is_taken_by_its_component() {
     }
     let said = old.run_ok(&["check"]);
     assert_eq!(said.err, "");
-    let warnings: Vec<&str> = said
-        .out
-        .lines()
-        .filter(|line| !line.contains("there is no receiver") && !line.contains("queue = \"\": warning: gone with"))
-        .collect();
+    let is_known = |line: &&str| line.contains("there is no receiver") || line.contains("gone with its connection");
+    let warnings: Vec<&str> = said.out.lines().filter(|line| !is_known(line)).collect();
     assert_eq!(warnings, [""; 0]);
+}
+
+#[test]
+fn a_receiver_that_loses_messages_is_told_once_and_where() {
+    let receiver = SENDER.replace("accept ^(.*)\\+\\+.*", "routemask False");
+    let old = Old::new(&[("rx/dd.conf", &receiver)]);
+    let said = old.run_ok(&["check"]);
+    let place = format!(
+        "{}:1: type = \"amqp\": warning: the queue has no name",
+        old.path("rx/dd.conf").display()
+    );
+    assert!(
+        said.out.starts_with(&place) && said.out.lines().count() == 1,
+        "{said:?}"
+    );
 }

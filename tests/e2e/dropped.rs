@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::TestSite;
+use crate::support::{Feed, ProductServer, TestBroker, TestSite, v00_urp};
 
 const UNIT: &str = "rx/drop";
 
@@ -176,4 +176,58 @@ fn dropped_files_are_each_linked_once_whenever_the_receiver_is_killed() {
         assert!(stems(&site, below) == wanted, "{below}: {}", stems(&site, below).len());
     }
     assert!(unit.terminate().success());
+}
+
+/// Killed between the link and the ack, a worker gets the announcement again.
+#[test]
+fn what_a_pull_worker_fetches_is_ingested_once_whenever_it_is_killed() {
+    const COUNT: usize = 300;
+    const UNIT: &str = "rx/pull";
+    let broker = TestBroker::new("pull-ingest");
+    let feed = Feed::new(&broker.config());
+    feed.queue("pull", &["v00.urp.notify.#"]);
+    let site = TestSite::new(&broker);
+    site.write(
+        "etc/tx/sink.conf",
+        "type single-file\nprotocol ftp\nhost h\nuser u\naccept .*:URP:.*\n",
+    );
+    site.unit(
+        UNIT,
+        "type = \"pull\"\nbroker = \"main\"\nqueue = \"pull\"\nbind = [\"v00.urp.notify.#\"]\nprefetch = 20\n\
+         extension = \"-NAME:XSS:RADAR:3:GIF\"\n",
+    );
+    let server = ProductServer::start();
+    let path = |n: usize| format!("db/20261121/p{n}:URP:XAM:RADAR:META::20261121210337");
+    for n in 0..COUNT {
+        server.serve(&path(n), format!("product {n}").as_bytes());
+    }
+    feed.announce_all((0..COUNT).map(|n| {
+        let mut announcement = v00_urp(&server.url(), &path(n), format!("product {n}").len());
+        announcement.key = announcement.key.replace("v00.urp.input", "v00.urp.notify");
+        announcement
+    }));
+    let linked = || files_below(&site.path("db")).len();
+    let mut unit = site.run(UNIT);
+    for share in 1..4 {
+        site.wait_that("some more are linked", || linked() >= COUNT * share / 5);
+        unit.kill();
+        unit = site.run(UNIT);
+    }
+    site.wait_that("all are linked", || linked() >= COUNT);
+    site.wait_that("the queue is empty", || feed.depth("pull") == Some(0));
+    assert!(unit.terminate().success(), "{}", site.logs());
+    let mut wanted: Vec<String> = (0..COUNT).map(|n| format!("p{n}:URP:XAM:RADAR:META:GIF")).collect();
+    wanted.sort();
+    for below in ["db", "txq/sink"] {
+        let stems = stems(&site, below);
+        assert!(stems == wanted, "{below}: {}", stems.len());
+    }
+    assert_eq!(files_below(&site.path("rxq/pull")), Vec::<PathBuf>::new());
+    let said = site.said(UNIT);
+    let fetched = said.lines().position(|line| line.contains(" Bytes) Fetched p"));
+    let ingested = said
+        .lines()
+        .position(|line| line.contains(" Bytes) Ingested in DB as "));
+    assert!(fetched.is_some() && fetched < ingested, "{said}");
+    assert!(said.contains("[INFO] Queued for: sink \n"), "{said}");
 }

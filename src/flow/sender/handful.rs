@@ -23,7 +23,7 @@ const HANDFUL: usize = 64;
 /// What became of one file.
 pub(super) enum Taken {
     /// To be published.
-    Content(Outgoing, Envelope),
+    Content(Outgoing, Box<Envelope>),
     /// A writer has it.
     Written(Queued),
     /// It can never be sent.
@@ -80,7 +80,7 @@ pub(super) fn take(
                     _room: permit,
                 };
                 let envelope = envelope(letter, content.bytes);
-                handful.taken.push(Taken::Content(outgoing, envelope));
+                handful.taken.push(Taken::Content(outgoing, Box::new(envelope)));
             }
             (Read::NoRoom(size), _) if size > FILE_MAX => {
                 let why = format!("its {size} bytes are more than {FILE_MAX}");

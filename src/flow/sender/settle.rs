@@ -15,6 +15,7 @@ use crate::broker::Confirmed;
 use crate::flow::duplicates::{Digest, Memory};
 use crate::flow::product::Product;
 use crate::flow::publish::{Pending, PublishError};
+use crate::flow::sample::Sampler;
 use crate::flow::{Unit, chain};
 use crate::metrics::Count;
 use crate::spool::inventory::Version;
@@ -63,6 +64,7 @@ pub(super) struct Settler {
     queue: Arc<Queue>,
     memory: Option<Arc<Mutex<Memory>>>,
     unremoved: Mutex<HashMap<Vec<u8>, Unremoved>>,
+    sampler: Sampler,
 }
 
 type Answer = Result<Confirmed, PublishError>;
@@ -74,6 +76,7 @@ impl Settler {
             queue,
             memory,
             unremoved: Mutex::default(),
+            sampler: Sampler::default(),
         }
     }
 
@@ -175,10 +178,10 @@ impl Settler {
         }
     }
 
-    /// Puts aside what can never be sent, each for its reason.
-    pub(super) async fn set_aside(&self, files: Vec<(Queued, String)>) {
+    /// Puts aside what can never be sent, each for its reason. Whether all of it is there now.
+    pub(super) async fn set_aside(&self, files: Vec<(Queued, String)>) -> bool {
         self.put_aside(files.into_iter().map(|(file, why)| (file, None, why)).collect())
-            .await;
+            .await
     }
 
     /// Removes files, and keeps in mind those that cannot be. The answers are in the order of the files; none where
@@ -282,32 +285,45 @@ impl Settler {
         self.unremoved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn put_aside(&self, files: Vec<(Queued, Option<Version>, String)>) {
+    async fn put_aside(&self, files: Vec<(Queued, Option<Version>, String)>) -> bool {
         if files.is_empty() {
-            return;
+            return true;
         }
-        let (queue, metrics) = (Arc::clone(&self.queue), Arc::clone(&self.unit.metrics));
+        let queue = Arc::clone(&self.queue);
         let worked = off_thread(move || {
             let mut reader = queue.reader()?;
-            for (file, version, why) in files {
-                let path = queue.shown(&file);
-                match reader.set_aside(&file, version) {
-                    Ok(Some(to)) => {
-                        metrics.count(Count::Failed);
-                        error!("{path} can never be sent and is now {}: {why}", to.display());
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        queue.hold(&file, Instant::now() + AGAIN);
-                        error!("{path} can never be sent ({why}), and stays: {}", error.line());
+            let moved = files.into_iter().map(|(file, version, why)| {
+                let moved = reader.set_aside(&file, version);
+                (file, why, moved)
+            });
+            Ok(moved.collect::<Vec<_>>())
+        });
+        let moved = match worked.await {
+            Ok(moved) => moved,
+            Err(error) => {
+                self.unit.state.pause("queue", chain(&error));
+                return false;
+            }
+        };
+        let mut are_there = true;
+        for (file, why, moved) in moved {
+            let path = self.queue.shown(&file);
+            match moved {
+                Ok(Some(to)) => {
+                    self.unit.metrics.count(Count::Failed);
+                    error!("{path} can never be sent and is now {}: {why}", to.display());
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    are_there = false;
+                    self.queue.hold(&file, Instant::now() + AGAIN);
+                    if let Some(unsaid) = self.sampler.take("a file can never be sent, and stays") {
+                        error!(unsaid, "{path} can never be sent ({why}), and stays: {}", error.line());
                     }
                 }
             }
-            Ok(())
-        });
-        if let Err(error) = worked.await {
-            error!("cannot set files aside: {}", chain(&error));
         }
+        are_there
     }
 }
 

@@ -17,6 +17,9 @@ use super::{
 use crate::spool::SpoolError;
 use crate::spool::dirsync::Directory;
 
+/// How often a directory is made anew that is removed, empty, before the link is in it.
+const REMAKES_MAX: usize = 100;
+
 /// Device and inode: what a file is, whatever its names are.
 pub type FileId = (u64, u64);
 
@@ -132,18 +135,35 @@ impl Tree {
         for part in parents.iter().chain([&name]) {
             check(part).map_err(|why| SpoolError::message(format!("{doing}: {why}")))?;
         }
-        let (directory, to_sync) = self.directory(parents).map_err(|err| match err {
-            Failed::Root(err) => err,
-            Failed::Beneath(err) => classify(err, &doing),
-        })?;
+        let mut remakes = 0;
+        loop {
+            match self.try_link(source, parents, name) {
+                Ok((true, _, to_sync)) => return Ok((Linked::New, to_sync)),
+                Ok((false, directory, to_sync)) => {
+                    let is_same = self.id_at(&directory, name)? == Some(source.id);
+                    return Ok((if is_same { Linked::There } else { Linked::Taken }, to_sync));
+                }
+                // Empty directories are cleaned away.
+                Err(Failed::Beneath(Errno::NOENT)) if remakes < REMAKES_MAX => remakes += 1,
+                Err(Failed::Beneath(err)) => return Err(refused_link(err, &doing)),
+                Err(Failed::Root(err)) => return Err(err),
+            }
+        }
+    }
+
+    /// Whether the name was free, the directory, and what is to be synced.
+    fn try_link(
+        &self,
+        source: &Source,
+        parents: &[&[u8]],
+        name: &[u8],
+    ) -> Result<(bool, Directory, Vec<Directory>), Failed> {
+        let (directory, to_sync) = self.directory(parents)?;
         let (from, to) = (source.directory.fd(), directory.fd());
         match rustix::fs::linkat(from, source.name.as_slice(), to, name, AtFlags::empty()) {
-            Ok(()) => Ok((Linked::New, to_sync)),
-            Err(Errno::EXIST) => {
-                let is_same = self.id_at(&directory, name)? == Some(source.id);
-                Ok((if is_same { Linked::There } else { Linked::Taken }, to_sync))
-            }
-            Err(err) => Err(refused_link(err, &doing)),
+            Ok(()) => Ok((true, directory, to_sync)),
+            Err(Errno::EXIST) => Ok((false, directory, to_sync)),
+            Err(err) => Err(Failed::Beneath(err)),
         }
     }
 
@@ -331,6 +351,28 @@ mod tests {
         assert_eq!(fs::metadata(&name).unwrap().nlink(), 2);
         one.remove().unwrap();
         assert!(!rxq.root().join("one").exists() && name.exists());
+    }
+
+    /// As `px clean` does, and every other cleaner.
+    #[test]
+    fn a_directory_that_is_removed_while_it_is_empty_is_made_again() {
+        let (_dir, rxq, db) = trees();
+        let source = dropped(&rxq, "one", "1");
+        let directory = db.root().join("3/2026112117");
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    drop(fs::remove_dir(&directory)); // mostly it is not there, or not empty
+                }
+            });
+            for _ in 0..500 {
+                let (linked, _) = db.link(&source, &[b"3", b"2026112117"], b"name").unwrap();
+                assert_eq!(linked, Linked::New);
+                fs::remove_file(directory.join("name")).unwrap();
+            }
+            is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]
