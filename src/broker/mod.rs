@@ -91,7 +91,7 @@ pub trait Connection: Send + Sync {
     /// arguments (406), or that we may not configure (403), is accepted as it stands after a passive declare; the
     /// returned warnings say so. Anything missing is an own fault.
     ///
-    /// A queue whose name is empty gets one for as long as this connection stands; in the bindings, and in later calls,
+    /// An exclusive queue whose name is empty gets one for as long as this connection stands; in the bindings, and in later calls,
     /// the empty name is that queue.
     async fn declare(&self, topology: &Topology) -> Result<Vec<String>, BrokerError>;
 

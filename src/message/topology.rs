@@ -74,9 +74,9 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Whether the broker is to name a queue.
+    /// Whether the broker is to name a queue. Only an exclusive one, or nobody would ever find it again.
     pub fn has_nameless(&self) -> bool {
-        self.queues.iter().any(|queue| queue.name.is_empty())
+        self.queues.iter().any(|queue| queue.name.is_empty() && queue.exclusive)
     }
 
     /// The same with a name for the queue that has none.

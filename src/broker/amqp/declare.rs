@@ -108,7 +108,7 @@ impl Declarer<'_> {
     }
 
     async fn queue(&mut self, queue: &Queue) -> Result<(), BrokerError> {
-        if queue.name.is_empty() {
+        if queue.name.is_empty() && queue.exclusive {
             return self.nameless(queue).await;
         }
         let Err(refusal) = self.declare_queue(queue, false).await? else {
