@@ -15,6 +15,7 @@
 //! | `routing_table` | `pxRouting.conf` | with `route = "table"`: the absolute path of the table |
 //! | `feeds` | none | other receivers that get every queued product as well |
 //! | `sync` | `"power"` | `"crash"`: linked, not synced |
+//! | `log` | the site's | `{ keep = 5 }`: days for which old logs of this unit are kept |
 //!
 //! ```toml
 //! type = "single-file"
