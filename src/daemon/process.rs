@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{Level, error, info, warn};
 
@@ -132,7 +133,7 @@ impl Life {
         let status = status::Writer::start(&unit(), Timestamp::now())?;
         let mut words = first.component.words(&self.name);
         tell_started(&self.name, words.as_ref());
-        tokio::spawn(tell_when_ready(unit(), self.detached));
+        tokio::spawn(tell_when_ready(status.ready(), self.detached));
         let mut loaded = first;
         let ended = loop {
             let unit = unit();
@@ -269,8 +270,10 @@ fn flatten(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow:
 }
 
 /// Tells the starter, and systemd where it is there; then feeds systemd's watchdog while the runtime lives.
-async fn tell_when_ready(unit: Unit, detached: bool) {
-    status::until_ready(&unit).await;
+async fn tell_when_ready(mut ready: watch::Receiver<bool>, detached: bool) {
+    if ready.wait_for(|ready| *ready).await.is_err() {
+        return; // the unit has ended before
+    }
     if detached {
         use std::io::Write;
         let mut out = std::io::stdout();

@@ -8,6 +8,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 
 use crate::flow::Unit;
 
@@ -80,6 +81,7 @@ pub struct Writer {
     unit: Unit,
     started: Timestamp,
     task: tokio::task::JoinHandle<()>,
+    ready: watch::Receiver<bool>,
 }
 
 impl Writer {
@@ -87,13 +89,20 @@ impl Writer {
     pub fn start(unit: &Unit, started: Timestamp) -> anyhow::Result<Writer> {
         let path = unit.places.status_file(&unit.name);
         write(&path, of(unit, started))?;
-        let task = tokio::spawn(keep_true(path.clone(), unit.clone(), started));
+        let (tell_ready, ready) = watch::channel(false);
+        let task = tokio::spawn(keep_true(path.clone(), unit.clone(), started, tell_ready));
         Ok(Writer {
             path,
             unit: unit.clone(),
             started,
             task,
+            ready,
         })
+    }
+
+    /// Becomes true when the unit is ready and its file says so: whoever is told then finds what he was told.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.clone()
     }
 
     /// The unit has ended.
@@ -105,7 +114,7 @@ impl Writer {
     }
 }
 
-async fn keep_true(path: PathBuf, unit: Unit, started: Timestamp) {
+async fn keep_true(path: PathBuf, unit: Unit, started: Timestamp, tell_ready: watch::Sender<bool>) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut changes = unit.state.subscribe();
@@ -120,6 +129,7 @@ async fn keep_true(path: PathBuf, unit: Unit, started: Timestamp) {
         if before.as_ref() == Some(&now) {
             continue;
         }
+        let is_ready = now.ready;
         match write(&path, now.clone()) {
             Ok(()) => {
                 before = Some(now);
@@ -131,6 +141,8 @@ async fn keep_true(path: PathBuf, unit: Unit, started: Timestamp) {
             }
             Err(_) => {} // said once until it works again
         }
+        // Written or not: a full disk keeps nobody waiting.
+        tell_ready.send_if_modified(|told| is_ready && !std::mem::replace(told, is_ready));
     }
 }
 
@@ -147,11 +159,4 @@ fn write(path: &Path, mut status: Status) -> anyhow::Result<()> {
     let mut file = std::fs::File::create(&temporary).with_context(doing)?;
     file.write_all(&text).with_context(doing)?;
     std::fs::rename(&temporary, path).with_context(doing)
-}
-
-/// Wakes with the state: used to tell a starter that the unit is ready.
-pub async fn until_ready(unit: &Unit) {
-    let mut changes = unit.state.subscribe();
-    // The sender lives in the unit, which outlives this call.
-    drop(changes.wait_for(|snapshot| snapshot.ready).await);
 }
