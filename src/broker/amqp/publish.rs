@@ -87,8 +87,9 @@ async fn send(
     let properties = to_properties(envelope, link.connection.configuration().frame_max())?;
     let key = short(&envelope.key, "routing key")?;
     let exchange_name = short(exchange, "exchange name").map_err(|error| fault(Fault::Own, error.what))?;
+    let blamed = |over| blamed(link, exchange, &envelope.key, envelope.body.len(), over);
     if let Some(over) = link.life.over() {
-        return Err(over);
+        return Err(blamed(over));
     }
     let channel = match channel {
         Some(channel) => channel,
@@ -117,7 +118,7 @@ async fn send(
     // threads for each.
     let queued = match std::future::poll_fn(|context| Poll::Ready(publishing.as_mut().poll(context))).await {
         Poll::Pending if envelope.body.len() <= QUEUED_BYTES_MAX => return Ok(Awaited(Stage::Writing(publishing))),
-        Poll::Pending => link.life.wait("publish", publishing).await?,
+        Poll::Pending => link.life.wait("publish", publishing).await.map_err(blamed)?,
         Poll::Ready(queued) => queued,
     };
     match queued {
@@ -147,7 +148,8 @@ impl Sent {
     }
 
     async fn answer(mut self) -> Result<Confirmed, BrokerError> {
-        match self.link.life.wait("publish", &mut self.pending).await? {
+        let answer = self.link.life.wait("publish", &mut self.pending).await;
+        match answer.map_err(|over| blamed(&self.link, &self.exchange, &self.key, self.bytes, over))? {
             Ok(Confirmation::Ack(None)) => Ok(Confirmed::Routed),
             Ok(Confirmation::Ack(Some(_))) => Ok(Confirmed::Returned),
             Ok(Confirmation::Nack(_)) => Err(fault(
@@ -239,7 +241,38 @@ fn ended(link: &Link, exchange: &str, key: &str, bytes: usize, error: &lapin::Er
     own.into()
 }
 
-/// RabbitMQ: "406 PRECONDITION_FAILED - message size N is larger than configured max size M".
+/// Why the connection is over, for one of the messages that were in flight. Whichever learns of a refusal first ends the
+/// connection; the message that was refused is told by its size, for any of that size would be refused.
+fn blamed(link: &Link, exchange: &str, key: &str, bytes: usize, over: BrokerError) -> BrokerError {
+    let reason = over.source.as_ref().map(ToString::to_string).unwrap_or_default();
+    if !says_too_large(&reason, bytes) {
+        return over;
+    }
+    BrokerError {
+        fault: Fault::Message,
+        what: format!("cannot publish {key} to exchange {exchange} on {}", link.life.url),
+        source: Some(reason.into()),
+    }
+}
+
 fn is_too_large(error: &lapin::Error, bytes: usize) -> bool {
-    classify::reply_code(error) == Some(406) && classify::reason(error).contains(&format!("message size {bytes} is"))
+    classify::reply_code(error) == Some(406) && says_too_large(&classify::reason(error), bytes)
+}
+
+/// RabbitMQ: "406 PRECONDITION_FAILED - message size N is larger than configured max size M".
+fn says_too_large(reason: &str, bytes: usize) -> bool {
+    reason.contains(&format!("message size {bytes} is larger"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_too_large_is_known_by_its_size() {
+        let reason = "406 PRECONDITION_FAILED - message size 1000001 is larger than configured max size 1000000";
+        for (bytes, is_it) in [(1_000_001, true), (1_000_000, false), (100_000, false), (1, false)] {
+            assert_eq!(says_too_large(reason, bytes), is_it, "{bytes}");
+        }
+    }
 }
