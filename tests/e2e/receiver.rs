@@ -2,13 +2,13 @@
 //! whatever is killed.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use px::message::{Envelope, Value as Header};
 use serde_json::Value;
 
-use crate::support::{Feed, TestBroker, TestSite};
+use crate::support::{Feed, TestBroker, TestSite, files_below};
 
 const UNIT: &str = "rx/ss";
 const LONG: Duration = Duration::from_secs(120);
@@ -45,20 +45,6 @@ fn message(name: impl Into<Option<Header>>, body: &str) -> Envelope {
 
 fn named(name: &str, body: &str) -> Envelope {
     message(Header::from(name), body)
-}
-
-fn files_below(root: &Path) -> Vec<PathBuf> {
-    let (mut files, mut directories) = (Vec::new(), vec![root.to_owned()]);
-    while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => directories.push(entry.path()),
-                _ => files.push(entry.path()),
-            }
-        }
-    }
-    files.sort();
-    files
 }
 
 impl World {

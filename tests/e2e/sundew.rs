@@ -9,7 +9,9 @@ use std::time::Duration;
 use px::message::{Envelope, Value as Header};
 use serde_json::{Value, json};
 
-use crate::support::{Feed, RabbitServer, SOON, TestBroker, TestSite, enter_own_network, spawn_kept, wait_until};
+use crate::support::{
+    Feed, RabbitServer, SOON, TestBroker, TestSite, enter_own_network, files_below, spawn_kept, wait_until,
+};
 
 const UNIT: &str = "dd-notify-wxo-b1";
 const PRODUCT: &str =
@@ -235,20 +237,6 @@ impl Sundew {
     fn database(&self) -> Vec<PathBuf> {
         files_below(&self.site.path("db"))
     }
-}
-
-fn files_below(root: &Path) -> Vec<PathBuf> {
-    let (mut files, mut directories) = (Vec::new(), vec![root.to_owned()]);
-    while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => directories.push(entry.path()),
-                _ => files.push(entry.path()),
-            }
-        }
-    }
-    files.sort();
-    files
 }
 
 /// The name without the reception stamp.

@@ -5,6 +5,7 @@
 
 mod broker;
 mod feed;
+mod files;
 mod http;
 mod keeper;
 mod network;
@@ -15,6 +16,7 @@ mod wait;
 
 pub use broker::{TestBroker, broker_of};
 pub use feed::{Feed, Reader, v00_urp, v02};
+pub use files::files_below;
 pub use http::{Reply, request};
 pub use keeper::spawn_kept;
 pub use network::enter_own_network;
