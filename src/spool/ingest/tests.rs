@@ -9,6 +9,7 @@ use crate::config::{ClientKind, RoutingTable};
 use crate::message::{Extension, Verdict};
 
 const NAME: &[u8] = b"a.gif:URP:XSS:RADAR:2:";
+const UNSETTLED: usize = 3;
 const STEM: &str = "a.gif:URP:XSS:RADAR:2:";
 
 /// A spool, and a receiver `in` on it.
@@ -51,6 +52,7 @@ impl World {
             routing: Routing::Masks,
             feeds: Vec::new(),
             durability: self.durability,
+            unsettled: UNSETTLED,
         }
     }
 
@@ -74,6 +76,13 @@ impl World {
 
     fn path(&self, below: &str) -> PathBuf {
         self.dir.path().join(below)
+    }
+
+    /// An earlier process was at work until then.
+    fn mark(&self, at: &str) {
+        let at: Timestamp = at.parse().unwrap();
+        let mark = fs::File::create(self.path("state/rx_in/ingested")).unwrap();
+        mark.set_modified(at.into()).unwrap();
     }
 
     /// Every file below a directory: its path without stamp and hour, how often, its bytes.
@@ -382,6 +391,7 @@ async fn whatever_the_moment_of_a_kill_each_link_is_made_once() {
         let world = World::new();
         drop(world.open());
         prepare(&world);
+        world.mark("2026-11-20T23:59:55Z");
         let ingester = world.open();
         recover(&ingester).await;
         let taken = receive(&ingester, NAME, "bytes", true).await;
@@ -450,6 +460,34 @@ async fn only_equal_bytes_under_an_equal_name_delivered_again_are_known() {
     assert_eq!(
         world.files("db").values().next().unwrap(),
         &["bytes", "bytes", "bytes2", "other"]
+    );
+}
+
+/// The same notice, of a file that is written now and then. What comes again because this host's trouble had sent it
+/// back, or a connection broke, is not the one of yesterday.
+#[tokio::test]
+async fn what_comes_again_is_none_of_the_products_of_long_ago() {
+    let world = World::new();
+    let old = Timestamp::now() - jiff::SignedDuration::from_hours(24);
+    drop(world.open());
+    in_rxq(&world);
+    all_links(&world);
+    fs::remove_file(rxq_file(&world)).unwrap();
+    world.mark(&(old + jiff::SignedDuration::from_hours(1)).to_string());
+    let ingester = world.open();
+    assert_eq!(
+        receive(&ingester, NAME, "bytes", true).await.ingested.len(),
+        1,
+        "of another process"
+    );
+    assert!(receive(&ingester, NAME, "bytes", true).await.known.is_some());
+    for n in 0..2 * UNSETTLED {
+        receive(&ingester, format!("f{n}:a:b:c:1:").as_bytes(), "other", false).await;
+    }
+    assert_eq!(
+        receive(&ingester, NAME, "bytes", true).await.ingested.len(),
+        1,
+        "of this process"
     );
 }
 
