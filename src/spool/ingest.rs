@@ -360,7 +360,9 @@ impl Inner {
 
     /// Makes all links of a file that are missing. The name is good, so whatever is in the way is this host's trouble.
     fn link_up(&self, source: Source) -> Result<LinkedUp, SpoolError> {
-        let (ingested, to_sync) = self.link_all(&source).map_err(|error| SpoolError {
+        // One that stays would be linked again whenever a client has taken its link away.
+        let linked = source.check_removable().and_then(|()| self.link_all(&source));
+        let (ingested, to_sync) = linked.map_err(|error| SpoolError {
             fault: Fault::Own,
             ..error
         })?;

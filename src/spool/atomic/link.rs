@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{Access, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::{
@@ -31,6 +31,7 @@ pub struct Source {
     name: Vec<u8>,
     shown: String,
     id: FileId,
+    owner: u32,
     bytes: u64,
     links: u64,
 }
@@ -70,6 +71,21 @@ impl Source {
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Whether this process may take the name away, for work that ends with it and must not be done twice. Blocks.
+    pub fn check_removable(&self) -> Result<(), SpoolError> {
+        let refused = |err| classify(err, &format!("cannot remove {}", self.shown));
+        let (fd, wanted) = (self.directory.fd(), Access::WRITE_OK | Access::EXEC_OK);
+        rustix::fs::accessat(fd, c".", wanted, AtFlags::EACCESS).map_err(refused)?;
+        let directory = rustix::fs::fstat(fd).map_err(refused)?;
+        let is_sticky = Mode::from_raw_mode(directory.st_mode).contains(Mode::SVTX);
+        let us = rustix::process::geteuid();
+        let is_ours = us.is_root() || [self.owner, directory.st_uid].contains(&us.as_raw());
+        match is_sticky && !is_ours {
+            true => Err(refused(Errno::PERM)),
+            false => Ok(()),
+        }
     }
 
     /// Takes this name away, unless somebody has put another file there meanwhile. Blocks.
@@ -268,6 +284,7 @@ impl Source {
             name: name.to_vec(),
             shown,
             id: id_of(&stat),
+            owner: stat.st_uid,
             bytes: u64::try_from(stat.st_size).unwrap_or(0),
             links: stat.st_nlink,
         })

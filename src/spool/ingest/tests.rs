@@ -585,3 +585,44 @@ async fn dropped_files_are_ingested_from_anywhere_below() {
     world.assert_once();
     assert_eq!(ingester.ingest(b"sub/.x").await.unwrap_err().fault, Fault::Message);
 }
+
+/// In a directory of somebody else's. Clients would get it again and again.
+#[test]
+fn what_cannot_be_taken_away_is_not_linked() {
+    const SOMEBODY: u32 = 65_534;
+    for (directory_mode, other_file) in [(0o555, false), (0o1777, true)] {
+        let is_root = rustix::process::geteuid().is_root();
+        if other_file && !is_root {
+            continue; // only root can make files of others
+        }
+        let world = World::new();
+        let ingester = world.open();
+        fs::create_dir(world.path("rxq/in/sub")).unwrap();
+        let path = world.path("rxq/in/sub").join(STEM);
+        fs::write(&path, "bytes").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        for (below, mode) in [
+            ("", 0o777),
+            ("db", 0o777),
+            ("txq", 0o777),
+            ("fxq", 0o777),
+            ("rxq/in/sub", directory_mode),
+        ] {
+            fs::set_permissions(world.path(below), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let work = move || {
+            if is_root {
+                let uid = rustix::process::Uid::from_raw(SOMEBODY);
+                rustix::thread::set_thread_uid(uid).unwrap();
+            }
+            let path = [b"sub/", NAME].concat();
+            let source = ingester.inner.rxq.source(&path).unwrap().unwrap();
+            ingester.inner.link_up(source).map(drop).unwrap_err()
+        };
+        let error = std::thread::spawn(work).join().unwrap();
+        assert_eq!(error.fault, Fault::Own, "{error}");
+        assert!(error.what.contains("cannot remove"), "{error}");
+        assert!(world.files("db").is_empty() && world.files("txq").is_empty());
+        fs::set_permissions(world.path("rxq/in/sub"), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+}
