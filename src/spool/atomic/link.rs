@@ -5,10 +5,11 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
-use rustix::fs::{Access, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::{
@@ -175,8 +176,9 @@ impl Tree {
         name: &[u8],
     ) -> Result<(bool, Directory, Vec<Directory>), Failed> {
         let (directory, to_sync) = self.directory(parents)?;
-        let (from, to) = (source.directory.fd(), directory.fd());
-        match rustix::fs::linkat(from, source.name.as_slice(), to, name, AtFlags::empty()) {
+        // By descriptor: another file may have the source's name by now.
+        let from = format!("/proc/self/fd/{}", source.file.as_raw_fd());
+        match rustix::fs::linkat(CWD, from, directory.fd(), name, AtFlags::SYMLINK_FOLLOW) {
             Ok(()) => Ok((true, directory, to_sync)),
             Err(Errno::EXIST) => Ok((false, directory, to_sync)),
             Err(err) => Err(Failed::Beneath(err)),
@@ -450,5 +452,20 @@ mod tests {
         again.remove().unwrap();
         assert!(rxq.root().join("name").exists());
         assert!(rxq.source(b"none").unwrap().is_none());
+    }
+
+    /// Its producer has renamed the next one over it: that is a product of its own.
+    #[test]
+    fn only_the_very_file_that_was_opened_is_linked() {
+        let (dir, rxq, db) = trees();
+        fs::write(dir.path().join("rxq/a"), "old").unwrap();
+        let source = rxq.source(b"a").unwrap().unwrap();
+        fs::write(dir.path().join("rxq/new"), "new").unwrap();
+        fs::rename(dir.path().join("rxq/new"), dir.path().join("rxq/a")).unwrap();
+        let error = db.link(&source, &[b"d"], b"a").unwrap_err();
+        assert_eq!(error.fault, Fault::Own, "{error}");
+        assert!(!dir.path().join("db/d/a").exists());
+        source.remove().unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("rxq/a")).unwrap(), "new");
     }
 }
