@@ -16,7 +16,7 @@ use super::lock;
 use super::log::{self, Destination, Rendering};
 use super::status;
 use super::sundew_lock::SundewLock;
-use crate::config::{ConfigError, Places, UnitName};
+use crate::config::{self, ConfigError, Places, UnitName};
 use crate::flow::{self, Loaded, State, Unit, Words};
 use crate::metrics::Metrics;
 
@@ -179,8 +179,14 @@ impl Life {
             if hang_up.recv().await.is_none() {
                 std::future::pending::<()>().await;
             }
-            let (places, name, file) = (self.places.clone(), self.name.clone(), self.file.clone());
-            let read = tokio::task::spawn_blocking(move || flow::load(&places, &name, &file)).await;
+            let (places, name, first) = (self.places.clone(), self.name.clone(), self.file.clone());
+            let read = move || {
+                // Another one since it was converted.
+                let known = config::units(&places).0.into_iter().find(|(unit, _)| *unit == name);
+                let file = known.map_or(first, |(_, file)| file);
+                flow::load(&places, &name, &file)
+            };
+            let read = tokio::task::spawn_blocking(read).await;
             match read {
                 Ok(Ok(loaded)) => return loaded,
                 Ok(Err(errors)) => tell_refused(&errors),

@@ -37,7 +37,7 @@
 //! is reloaded; nothing leaves it until it is full, then what is older than `keep`, then the older half.
 //!
 //! A file that can never be ingested, for its name would be too long, stays where it is, is told of as an error and
-//! counted as failed.
+//! counted as failed. While there is one that px may not remove, the unit is paused and says so; the others go on.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -51,11 +51,19 @@ impl Config {
                 routing: routing?,
                 feeds: feeds?,
                 durability,
+                unsettled: 0,
             },
             clients,
             table: path,
             findings,
         })
+    }
+
+    /// For a receiver of messages that has so many in hand at most.
+    #[must_use]
+    pub fn with_unsettled(mut self, messages: usize) -> Config {
+        self.options.unsettled = messages;
+        self
     }
 
     /// Whether the receiver's own masks have a say in who gets a product.

@@ -42,7 +42,7 @@
 //!
 //! Without `directory` a product goes through `rxq/NAME` into the database and into the queues of its clients, as
 //! px-receiver(5) tells, under the last part of the announced path. Of an announcement that is delivered again, the
-//! product that stands in the database is not linked a second time. The masks are on announced paths here too: with
+//! product that it became then is not linked a second time. The masks are on announced paths here too: with
 //! `route = "table"` the routing key is the product's name.
 
 use std::path::PathBuf;
@@ -101,9 +101,9 @@ impl Config {
     /// Reads the table of the unit `rx/NAME`; what is wrong is noted in it.
     pub fn read(table: &mut Table, site: &Site, name: &str) -> Option<Config> {
         let inputs = options::inputs(table, site);
-        let prefetch = table.integer("prefetch", 1..=10_000);
-        let workers = table.integer("workers", 1..=1000);
-        let target = place::Config::read(table, site, name);
+        let prefetch = table.integer("prefetch", 1..=10_000).unwrap_or(1);
+        let workers = table.integer("workers", 1..=1000).unwrap_or(1);
+        let target = place::Config::read(table, site, name, workers * usize::from(prefetch));
         let masks = options::masks(table);
         let has_alternates = table.has("alternates");
         let alternates = table.within("alternates", alternates::Config::read);
@@ -116,8 +116,8 @@ impl Config {
         }
         Some(Config {
             inputs: inputs?,
-            prefetch: prefetch.unwrap_or(1),
-            workers: workers.unwrap_or(1),
+            prefetch,
+            workers,
             target: target?,
             masks: masks?,
             alternates,

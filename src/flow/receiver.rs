@@ -28,8 +28,8 @@
 //! The body of a message is the product, and its header `filename` is the product's name. A product is
 //! written to `rxq/NAME`, linked into `db/YYYYMMDD/F3/F1/F2/` and into the queues of its clients, all of that is synced,
 //! and then the message is acked. A receiver that was killed in between finishes its products when it starts; of a
-//! message that is delivered again, the product that stands in the database is not linked a second time. An empty body
-//! is a product too.
+//! message that is delivered again, the product that it became then, one of the last, is not linked a second time. An
+//! empty body is a product too.
 //!
 //! The name in the database is the first six colon fields of `filename`, the empty ones among the fields 1 to 5 filled
 //! from `extension`, and the time in UTC; a stamp that is taken is counted on. The priority in a client's queue is the
@@ -82,7 +82,7 @@ impl Config {
     /// Reads the table of the unit `rx/NAME`; what is wrong is noted in it.
     pub fn read(table: &mut Table, site: &Site, name: &str) -> Option<Config> {
         let inputs = options::inputs(table, site);
-        let prefetch = table.integer("prefetch", 1..=10_000);
+        let prefetch = table.integer("prefetch", 1..=10_000).unwrap_or(PREFETCH);
         let masks = options::masks(table);
         let ingest = ingest::Config::read(table, site, name, masks);
         if table.has("masks") && ingest.as_ref().is_some_and(|ingest| !ingest.uses_masks()) {
@@ -93,8 +93,8 @@ impl Config {
         }
         Some(Config {
             inputs: inputs?,
-            prefetch: prefetch.unwrap_or(PREFETCH),
-            ingest: ingest?,
+            prefetch,
+            ingest: ingest?.with_unsettled(prefetch.into()),
         })
     }
 }

@@ -87,15 +87,20 @@ impl Database {
 
     /// The entry that is this very file, whatever its stamp. Blocks.
     pub fn find_same(&self, stem: &[u8], source: &Source) -> Result<Option<Entry>, SpoolError> {
-        self.find(stem, source.name(), |directory, name| {
+        self.find(stem, source.name(), |directory, name, _| {
             Ok(self.tree.id_at(directory, name)? == Some(source.id()))
         })
     }
 
-    /// An entry of this name, whatever its stamp, with these bytes. Blocks.
-    pub fn find_equal(&self, stem: &[u8], file: &File) -> Result<Option<Entry>, SpoolError> {
-        self.find(stem, b"", |directory, name| {
-            match self.tree.open_file(directory, name) {
+    /// An entry of this name, with a whole name and a stamp that `may_be` it, and with these bytes. Blocks.
+    pub fn find_equal(
+        &self,
+        stem: &[u8],
+        file: &File,
+        may_be: impl Fn(&[u8], Timestamp) -> bool,
+    ) -> Result<Option<Entry>, SpoolError> {
+        self.find(stem, b"", |directory, name, at| {
+            match may_be(name, at).then(|| self.tree.open_file(directory, name)).flatten() {
                 Some(other) => have_equal_bytes(file, &other),
                 None => Ok(false),
             }
@@ -107,7 +112,7 @@ impl Database {
         &self,
         stem: &[u8],
         hint: &[u8],
-        is_it: impl Fn(&Directory, &[u8]) -> Result<bool, SpoolError>,
+        is_it: impl Fn(&Directory, &[u8], Timestamp) -> Result<bool, SpoolError>,
     ) -> Result<Option<Entry>, SpoolError> {
         let below = directories(&ingest_name::stamped(stem, Timestamp::UNIX_EPOCH))?;
         let open = |date: &[u8]| {
@@ -116,7 +121,7 @@ impl Database {
         };
         if let Some(at) = stamp_of(stem, hint)
             && let Some(directory) = open(&date(at))?
-            && is_it(&directory, hint)?
+            && is_it(&directory, hint, at)?
         {
             return Ok(Some(self.entry(&date(at), at, hint, directory)));
         }
@@ -127,7 +132,7 @@ impl Database {
             self.tree.each_name(&directory, |name, _| {
                 looked_at += 1;
                 if let Some(at) = stamp_of(stem, name)
-                    && is_it(&directory, name)?
+                    && is_it(&directory, name, at)?
                 {
                     found = Some((at, name.to_vec()));
                 }

@@ -11,7 +11,7 @@
 //! A file in `rxq` with one name is fresh. One with more was under way when a process ended: its entry in the database
 //! is the one with its inode, and only the links that are missing are made. So the links of one product are made once,
 //! but for a client that had taken its link away already, which gets it again. A redelivered message whose name and
-//! bytes stand in the database, with nothing left in `rxq`, was ingested before.
+//! bytes are those of one of the last products in the database, with nothing left in `rxq`, was ingested before.
 
 use std::collections::HashSet;
 use std::io;
@@ -27,14 +27,16 @@ use super::atomic::{Draft, Safety, Source, Tree};
 use super::database::{self, DIRECTORY_MODE, Database, have_equal_bytes};
 use super::dirsync::Directory;
 use super::{Durability, SpoolError, off_thread};
-use crate::config::{Client, Places};
+use crate::config::{Client, Places, UnitDir, UnitName};
 use crate::message::{Fault, Masks, ingest_name};
 
 mod queues;
+mod recent;
 mod route;
 mod turn;
 
 use queues::Queues;
+use recent::Recent;
 use route::Router;
 pub use route::Routing;
 pub use turn::Turn;
@@ -64,6 +66,8 @@ pub struct Options {
     pub feeds: Vec<String>,
     /// What a settled product survives.
     pub durability: Durability,
+    /// Messages that may be unsettled at once.
+    pub unsettled: usize,
 }
 
 /// A product that is ingested, for the log.
@@ -105,6 +109,7 @@ struct Inner {
     database: Database,
     queues: Queues,
     router: Router,
+    recent: Recent,
     options: Options,
     turns: Turns,
 }
@@ -134,6 +139,10 @@ impl Ingester {
     ) -> Result<Ingester, SpoolError> {
         let (spool, durability) = (&places.spool, options.durability);
         let rxq = spool.join("rxq");
+        let state = places.unit_state(&UnitName {
+            dir: UnitDir::Rx,
+            name: receiver.to_owned(),
+        });
         Ok(Ingester {
             safety: Safety::new(durability)?,
             inner: Arc::new(Inner {
@@ -149,6 +158,7 @@ impl Ingester {
                     routing: options.routing.clone(),
                     clients,
                 },
+                recent: Recent::open(&state, options.unsettled)?,
                 options,
                 turns: Turns::default(),
             }),
@@ -320,7 +330,9 @@ impl Inner {
                 return Ok(Step::Theirs(self.link_up(there)?, (!is_ours).then_some(draft)));
             }
             let stem = self.options.extension.stem(&name).name;
-            if let Some(entry) = self.database.find_equal(&stem, draft.file())? {
+            let may_be = |name: &[u8], at| self.recent.may_come_again(name, at);
+            if let Some(entry) = self.database.find_equal(&stem, draft.file(), may_be)? {
+                self.recent.add(&entry.name);
                 return Ok(Step::Known(entry.path));
             }
         }
@@ -348,7 +360,9 @@ impl Inner {
 
     /// Makes all links of a file that are missing. The name is good, so whatever is in the way is this host's trouble.
     fn link_up(&self, source: Source) -> Result<LinkedUp, SpoolError> {
-        let (ingested, to_sync) = self.link_all(&source).map_err(|error| SpoolError {
+        // One that stays would be linked again whenever a client has taken its link away.
+        let linked = source.check_removable().and_then(|()| self.link_all(&source));
+        let (ingested, to_sync) = linked.map_err(|error| SpoolError {
             fault: Fault::Own,
             ..error
         })?;
@@ -367,6 +381,7 @@ impl Inner {
     }
 
     fn link_all(&self, source: &Source) -> Result<(Ingested, Vec<Directory>), SpoolError> {
+        self.recent.mark()?;
         let now = Timestamp::now();
         let stem = self.options.extension.stem(source.name());
         let mut warnings = Vec::new();
@@ -389,6 +404,7 @@ impl Inner {
             let taken = taken.display();
             warnings.push(format!("dbName {taken} found in db, attempt to modify suffix "));
         }
+        self.recent.add(&entry.name);
         let mut routed = self.router.route(&entry.name);
         warnings.append(&mut routed.warnings);
         let mut to_sync = entry.to_sync;

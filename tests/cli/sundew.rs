@@ -143,6 +143,21 @@ fn a_receiver_lives_as_sundews_scripts_expect() {
 }
 
 #[test]
+fn a_unit_that_was_converted_while_it_ran_is_reloaded_from_its_new_file() {
+    let old = Old::new();
+    old.0.write("rx/d.conf", "type single-file\nroutemask False\n");
+    assert_eq!(old.run("pxReceiver", &["d", "start"]).code, 0);
+    old.0.run_ok(&["convert", "--write", "rx/d"]);
+    assert_eq!(old.run("pxReceiver", &["d", "reload"]).err, "");
+    wait_until("it is reloaded", || {
+        let log = old.log("rx_d.log");
+        assert!(!log.contains("not reloaded"), "{log}");
+        log.contains("Receiver has been reloaded")
+    });
+    assert_eq!(old.run("pxReceiver", &["d", "stop"]).code, 0);
+}
+
+#[test]
 fn a_receiver_that_has_died_is_locked_until_it_is_started_or_stopped() {
     let old = Old::new();
     let unlinked = "INFO: The receiver p was locked, but not running! The lock has been unlinked!\n";

@@ -132,7 +132,11 @@ const KEYWORDS: &[Keyword] = &[
     all("exchange_realm", Word, Nothing("AMQP 0-9-1 has no realms")),
     all("ssh_keyfile", Word, FILES),
     all("ftp_mode", Word, FILES),
-    all("patternMatching", Boolean, Nothing("masks are looked at in any case")),
+    row(
+        "patternMatching",
+        Boolean,
+        [Nothing("masks are looked at in any case"), DIRECT, Becomes("masks")],
+    ),
     amqp("host", Word, "broker"),
     amqp("port", Number, "broker"),
     amqp("user", Word, "broker"),

@@ -1,5 +1,6 @@
 //! `accept`, `reject`, `imask`, `emask`: one list, in the order in which Sundew looks at them.
 
+use super::keywords::Kind;
 use super::lines::Line;
 use super::reading::{Reading, text};
 use crate::config::value::Value;
@@ -35,9 +36,9 @@ pub(super) fn put(reading: &mut Reading, is_closed: bool) {
     }
 }
 
-/// For an amqp receiver that routes by its clients' masks, its own do nothing, and they are left out.
+/// For a receiver that routes by its clients' masks and removes nothing by its own, these do nothing, and are left out.
 pub(super) fn leave_out(reading: &Reading) {
-    if let Some(line) = reading.all(&["reject", "emask"]).next() {
+    if let (Kind::Receiver, Some(line)) = (reading.kind, reading.all(&["reject", "emask"]).next()) {
         reading.warn(
             line,
             "the masks of an amqp receiver make routing keys and reject nothing; with routemask False they do nothing",

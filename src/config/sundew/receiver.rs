@@ -26,7 +26,8 @@ pub(super) fn read(mut reading: Reading) -> Flow {
     };
     extension(&mut reading);
     let (by_table, line) = reading.boolean("routemask", true);
-    match by_table || kind == Kind::Dropped {
+    let removes = kind == Kind::Dropped && removes_by_masks(&reading, by_table);
+    match by_table || removes {
         true => masks::put(&mut reading, false),
         false => masks::leave_out(&reading),
     }
@@ -70,6 +71,20 @@ fn queue(reading: &mut Reading, kind: Option<&Line>) -> crate::config::Broker {
         reading.warn(line, LOSSY);
     }
     broker
+}
+
+/// Whether files that the masks reject are removed. Sundew can be told not to.
+fn removes_by_masks(reading: &Reading, by_table: bool) -> bool {
+    let (removes, line) = reading.boolean("patternMatching", true);
+    let rejects = reading.all(&["reject", "emask"]).next();
+    if let (false, Some(line), Some(rejects)) = (removes, line, rejects) {
+        let text = format!("with it Sundew removes nothing by {}", rejects.keyword());
+        match by_table {
+            true => reading.refuse(line, &format!("{text}, and px would; accepted: True, or no such line")),
+            false => reading.warn(line, &format!("{text}, and neither does px")),
+        }
+    }
+    removes
 }
 
 /// Five fields; what has not so many is passed over by Sundew with an error in its log.

@@ -325,6 +325,21 @@ fn what_sundew_passes_over_in_silence_is_told() {
 }
 
 #[test]
+fn masks_that_remove_nothing_and_make_no_key_are_left_out() {
+    let (table, errors) = dropped("routemask False\npatternMatching False\nreject .*part");
+    assert!(!table.contains("masks ="), "{table}");
+    assert!(
+        errors.len() == 1 && errors[0].contains("warning: with it Sundew removes nothing by reject"),
+        "{errors:?}"
+    );
+    let (table, errors) = dropped("patternMatching False\naccept a.*");
+    assert!(
+        table.contains("accept = 'a.*'") && errors.is_empty(),
+        "{table} {errors:?}"
+    );
+}
+
+#[test]
 fn bad_samples_are_refused_with_all_their_findings() {
     let mut count = 0;
     for entry in std::fs::read_dir(data().join("bad")).unwrap() {

@@ -37,7 +37,8 @@ pub(super) struct Directory {
 }
 
 impl Config {
-    pub(super) fn read(table: &mut Table, site: &Site, name: &str) -> Option<Config> {
+    /// For a worker that has so many announcements in hand at most.
+    pub(super) fn read(table: &mut Table, site: &Site, name: &str, unsettled: usize) -> Option<Config> {
         let has_mirror = table.has("mirror");
         let mirror = table.boolean("mirror");
         if table.has("directory") {
@@ -59,7 +60,8 @@ impl Config {
             table.refuse("mirror", "only with directory");
         }
         // The masks of a worker are on announced paths; the key of a product is its name.
-        ingest::Config::read(table, site, name, Some(Masks::default())).map(|config| Config::Ingest(Box::new(config)))
+        let ingest = ingest::Config::read(table, site, name, Some(Masks::default()))?;
+        Some(Config::Ingest(Box::new(ingest.with_unsettled(unsettled))))
     }
 }
 

@@ -5,10 +5,11 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::{
@@ -31,6 +32,7 @@ pub struct Source {
     name: Vec<u8>,
     shown: String,
     id: FileId,
+    owner: u32,
     bytes: u64,
     links: u64,
 }
@@ -70,6 +72,21 @@ impl Source {
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Whether this process may take the name away, for work that ends with it and must not be done twice. Blocks.
+    pub fn check_removable(&self) -> Result<(), SpoolError> {
+        let refused = |err| classify(err, &format!("cannot remove {}", self.shown));
+        let (fd, wanted) = (self.directory.fd(), Access::WRITE_OK | Access::EXEC_OK);
+        rustix::fs::accessat(fd, c".", wanted, AtFlags::EACCESS).map_err(refused)?;
+        let directory = rustix::fs::fstat(fd).map_err(refused)?;
+        let is_sticky = Mode::from_raw_mode(directory.st_mode).contains(Mode::SVTX);
+        let us = rustix::process::geteuid();
+        let is_ours = us.is_root() || [self.owner, directory.st_uid].contains(&us.as_raw());
+        match is_sticky && !is_ours {
+            true => Err(refused(Errno::PERM)),
+            false => Ok(()),
+        }
     }
 
     /// Takes this name away, unless somebody has put another file there meanwhile. Blocks.
@@ -159,8 +176,9 @@ impl Tree {
         name: &[u8],
     ) -> Result<(bool, Directory, Vec<Directory>), Failed> {
         let (directory, to_sync) = self.directory(parents)?;
-        let (from, to) = (source.directory.fd(), directory.fd());
-        match rustix::fs::linkat(from, source.name.as_slice(), to, name, AtFlags::empty()) {
+        // By descriptor: another file may have the source's name by now.
+        let from = format!("/proc/self/fd/{}", source.file.as_raw_fd());
+        match rustix::fs::linkat(CWD, from, directory.fd(), name, AtFlags::SYMLINK_FOLLOW) {
             Ok(()) => Ok((true, directory, to_sync)),
             Err(Errno::EXIST) => Ok((false, directory, to_sync)),
             Err(err) => Err(Failed::Beneath(err)),
@@ -268,6 +286,7 @@ impl Source {
             name: name.to_vec(),
             shown,
             id: id_of(&stat),
+            owner: stat.st_uid,
             bytes: u64::try_from(stat.st_size).unwrap_or(0),
             links: stat.st_nlink,
         })
@@ -433,5 +452,20 @@ mod tests {
         again.remove().unwrap();
         assert!(rxq.root().join("name").exists());
         assert!(rxq.source(b"none").unwrap().is_none());
+    }
+
+    /// Its producer has renamed the next one over it: that is a product of its own.
+    #[test]
+    fn only_the_very_file_that_was_opened_is_linked() {
+        let (dir, rxq, db) = trees();
+        fs::write(dir.path().join("rxq/a"), "old").unwrap();
+        let source = rxq.source(b"a").unwrap().unwrap();
+        fs::write(dir.path().join("rxq/new"), "new").unwrap();
+        fs::rename(dir.path().join("rxq/new"), dir.path().join("rxq/a")).unwrap();
+        let error = db.link(&source, &[b"d"], b"a").unwrap_err();
+        assert_eq!(error.fault, Fault::Own, "{error}");
+        assert!(!dir.path().join("db/d/a").exists());
+        source.remove().unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("rxq/a")).unwrap(), "new");
     }
 }

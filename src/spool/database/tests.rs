@@ -103,7 +103,7 @@ fn a_product_is_found_by_what_it_is_and_by_its_bytes_on_any_date() {
     let found = |name: &str, stem: &[u8]| {
         let source = world.rxq.source(name.as_bytes()).unwrap().unwrap();
         let same = world.database.find_same(stem, &source).unwrap();
-        let equal = world.database.find_equal(stem, source.file()).unwrap();
+        let equal = world.database.find_equal(stem, source.file(), |_, _| true).unwrap();
         [same, equal].map(|entry| entry.map(|entry| world.below(&entry.path)))
     };
     for (name, day) in [("old", "01"), ("new", "21"), ("newest", "22")] {

@@ -8,7 +8,10 @@ use super::*;
 use crate::config::{ClientKind, RoutingTable};
 use crate::message::{Extension, Verdict};
 
+mod repeats;
+
 const NAME: &[u8] = b"a.gif:URP:XSS:RADAR:2:";
+const UNSETTLED: usize = 3;
 const STEM: &str = "a.gif:URP:XSS:RADAR:2:";
 
 /// A spool, and a receiver `in` on it.
@@ -51,6 +54,7 @@ impl World {
             routing: Routing::Masks,
             feeds: Vec::new(),
             durability: self.durability,
+            unsettled: UNSETTLED,
         }
     }
 
@@ -74,6 +78,13 @@ impl World {
 
     fn path(&self, below: &str) -> PathBuf {
         self.dir.path().join(below)
+    }
+
+    /// An earlier process was at work until then.
+    fn mark(&self, at: &str) {
+        let at: Timestamp = at.parse().unwrap();
+        let mark = fs::File::create(self.path("state/rx_in/ingested")).unwrap();
+        mark.set_modified(at.into()).unwrap();
     }
 
     /// Every file below a directory: its path without stamp and hour, how often, its bytes.
@@ -382,6 +393,7 @@ async fn whatever_the_moment_of_a_kill_each_link_is_made_once() {
         let world = World::new();
         drop(world.open());
         prepare(&world);
+        world.mark("2026-11-20T23:59:55Z");
         let ingester = world.open();
         recover(&ingester).await;
         let taken = receive(&ingester, NAME, "bytes", true).await;
@@ -433,24 +445,6 @@ fn all_links(world: &World) {
     ] {
         link(world, directory, 5);
     }
-}
-
-/// A repeat that was published is a product; only one that was delivered again is not.
-#[tokio::test]
-async fn only_equal_bytes_under_an_equal_name_delivered_again_are_known() {
-    let world = World::new();
-    let ingester = world.open();
-    receive(&ingester, NAME, "bytes", false).await;
-    let taken = receive(&ingester, NAME, "bytes", true).await;
-    assert!(taken.ingested.is_empty() && taken.known.unwrap().starts_with(world.path("db")));
-    for (bytes, is_redelivered) in [("bytes", false), ("other", true), ("bytes2", true)] {
-        let taken = receive(&ingester, NAME, bytes, is_redelivered).await;
-        assert_eq!(taken.ingested.len(), 1, "{bytes} {is_redelivered}");
-    }
-    assert_eq!(
-        world.files("db").values().next().unwrap(),
-        &["bytes", "bytes", "bytes2", "other"]
-    );
 }
 
 #[tokio::test]
@@ -546,4 +540,45 @@ async fn dropped_files_are_ingested_from_anywhere_below() {
     assert!(ingester.ingest(&path).await.unwrap().is_none(), "gone");
     world.assert_once();
     assert_eq!(ingester.ingest(b"sub/.x").await.unwrap_err().fault, Fault::Message);
+}
+
+/// In a directory of somebody else's. Clients would get it again and again.
+#[test]
+fn what_cannot_be_taken_away_is_not_linked() {
+    const SOMEBODY: u32 = 65_534;
+    for (directory_mode, other_file) in [(0o555, false), (0o1777, true)] {
+        let is_root = rustix::process::geteuid().is_root();
+        if other_file && !is_root {
+            continue; // only root can make files of others
+        }
+        let world = World::new();
+        let ingester = world.open();
+        fs::create_dir(world.path("rxq/in/sub")).unwrap();
+        let path = world.path("rxq/in/sub").join(STEM);
+        fs::write(&path, "bytes").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        for (below, mode) in [
+            ("", 0o777),
+            ("db", 0o777),
+            ("txq", 0o777),
+            ("fxq", 0o777),
+            ("rxq/in/sub", directory_mode),
+        ] {
+            fs::set_permissions(world.path(below), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let work = move || {
+            if is_root {
+                let uid = rustix::process::Uid::from_raw(SOMEBODY);
+                rustix::thread::set_thread_uid(uid).unwrap();
+            }
+            let path = [b"sub/", NAME].concat();
+            let source = ingester.inner.rxq.source(&path).unwrap().unwrap();
+            ingester.inner.link_up(source).map(drop).unwrap_err()
+        };
+        let error = std::thread::spawn(work).join().unwrap();
+        assert_eq!(error.fault, Fault::Own, "{error}");
+        assert!(error.what.contains("cannot remove"), "{error}");
+        assert!(world.files("db").is_empty() && world.files("txq").is_empty());
+        fs::set_permissions(world.path("rxq/in/sub"), fs::Permissions::from_mode(0o777)).unwrap();
+    }
 }
