@@ -80,6 +80,15 @@ impl Declarer<'_> {
             return Ok(());
         };
         let what = format!("exchange {}", exchange.name);
+        if is_of_another_type(&refusal) {
+            // It would route otherwise than this configuration believes, perhaps to nobody.
+            let what = format!(
+                "{what} on {} is of another type than type = {:?}",
+                self.link.life.url,
+                exchange.kind.name()
+            );
+            return Err(refused(what, &refusal).with_fault(Fault::Own));
+        }
         if !is_negotiable(&refusal) {
             return Err(self.cannot_declare(&what, &refusal));
         }
@@ -245,6 +254,10 @@ fn is_negotiable(refusal: &lapin::Error) -> bool {
     matches!(reply_code(refusal), Some(PRECONDITION_FAILED | ACCESS_REFUSED))
 }
 
+fn is_of_another_type(refusal: &lapin::Error) -> bool {
+    reply_code(refusal) == Some(PRECONDITION_FAILED) && reason(refusal).contains("inequivalent arg 'type'")
+}
+
 fn is_own(error: &lapin::Error) -> bool {
     super::classify::classify(error) == Fault::Own
 }
@@ -303,7 +316,7 @@ mod tests {
         let transient = "406 PRECONDITION_FAILED - inequivalent arg 'durable' for exchange 'xpublic' in vhost '/': \
                          received 'true' but current is 'false'";
         assert!(exchange_warning(&exchange, transient).contains("restart deletes it"));
-        let other = "406 PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'xpublic' in vhost '/'";
+        let other = "406 PRECONDITION_FAILED - inequivalent arg 'auto_delete' for exchange 'xpublic' in vhost '/'";
         assert!(exchange_warning(&exchange, other).contains("used as it is"));
     }
 

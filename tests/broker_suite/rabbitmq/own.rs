@@ -37,8 +37,13 @@ async fn what_exists_with_other_options_is_used_as_it_is() {
         }],
         ..Topology::default()
     };
-    let warnings = connection.declare(&direct).await.expect("declare");
-    assert!(warnings[0].contains("'type'"), "{warnings:?}");
+    // It would route otherwise than the configuration believes: nothing is published on it.
+    let error = connection.declare(&direct).await.expect_err("another type");
+    assert_eq!(error.fault, Fault::Own);
+    assert!(
+        error.to_string().contains("is of another type than type = \"direct\""),
+        "{error}"
+    );
 }
 
 /// Oddity of RabbitMQ: permissions. A user who may not configure uses what is there.
