@@ -71,12 +71,47 @@ pub fn end(places: &Places, name: &UnitName) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-/// Ends what runs and starts everything.
+/// Ends what runs and starts everything. What runs and could not be started again goes on: 1.
 pub fn restart(places: &Places, units: &[Unit]) -> anyhow::Result<ExitCode> {
-    for (name, _) in units {
+    let (mut code, mut ended) = (ExitCode::SUCCESS, Vec::new());
+    for unit in units {
+        let (name, file) = unit;
+        if lock::holder(&places.lock_file(name))?.is_some() && !may_restart(places, name, file) {
+            code = ExitCode::from(REFUSED);
+            continue;
+        }
         stop_one(places, name)?;
+        ended.push(unit.clone());
     }
-    start(places, units)
+    let started = start(places, &ended)?;
+    Ok(if started == ExitCode::SUCCESS { code } else { started })
+}
+
+/// Whether the configuration of a unit that runs lets it be started again; says why not. Asked before it is ended: at
+/// night a unit with yesterday's configuration is better than none.
+pub fn may_restart(places: &Places, name: &UnitName, file: &Path) -> bool {
+    is_good(
+        places,
+        name,
+        file,
+        "restarted: it goes on with the configuration in force",
+    )
+}
+
+/// The same for a reload.
+pub fn may_reload(places: &Places, name: &UnitName, file: &Path) -> bool {
+    is_good(places, name, file, "reloaded: the configuration in force stays")
+}
+
+fn is_good(places: &Places, name: &UnitName, file: &Path, what_is_not: &str) -> bool {
+    let Err(errors) = crate::flow::load(places, name, file) else {
+        return true;
+    };
+    for error in errors {
+        eprintln!("{error}");
+    }
+    eprintln!("px: {name} is not {what_is_not}");
+    false
 }
 
 /// Ends and starts what runs, one unit after the other, with a pause between them so that never all are away. 3 when a
@@ -107,11 +142,7 @@ pub fn graceful(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Re
 pub fn reload(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for (name, file) in units {
-        if let Err(errors) = crate::flow::load(places, name, file) {
-            for error in errors {
-                eprintln!("{error}");
-            }
-            eprintln!("px: {name} is not reloaded: the configuration in force stays");
+        if !may_reload(places, name, file) {
             code = ExitCode::from(REFUSED);
         } else if signal(places, name, Signal::HUP)?.is_some() {
             say(format_args!("{name} reads its configuration anew"));

@@ -2,7 +2,8 @@
 //! say, with their exit codes, for the scripts and watchdogs of a site. `px` itself keeps its own words.
 //!
 //! Kept on purpose: `status` is always 0 and `reload` always 2, and `restart` does not start what does not run. Not kept:
-//! a start that fails is told, with 1; `reload` works for root too.
+//! a start that fails is told, with 1, and so is a `restart` that is refused for a bad configuration, which ends nothing;
+//! `reload` works for root too.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -238,7 +239,9 @@ impl Doing<'_> {
             Verb::Start => self.start(level),
             Verb::Stop => self.end(control::end).map(|_| ExitCode::SUCCESS),
             Verb::Restart => {
-                if self.end(control::stop_one)? {
+                if matches!(self.runs()?, Runs::Px(_)) && !control::may_restart(self.places, &self.unit, &self.file) {
+                    Ok(ExitCode::from(REFUSED))
+                } else if self.end(control::stop_one)? {
                     self.launch(level)
                 } else {
                     Ok(ExitCode::SUCCESS)
@@ -327,11 +330,7 @@ impl Doing<'_> {
     fn reload(&self) -> anyhow::Result<()> {
         let (word, name) = (self.words.word, &self.unit.name);
         if let Runs::Px(_) = self.runs()? {
-            if let Err(errors) = crate::flow::load(self.places, &self.unit, &self.file) {
-                for error in errors {
-                    eprintln!("{error}");
-                }
-                eprintln!("px: {} is not reloaded: the configuration in force stays", self.unit);
+            if !control::may_reload(self.places, &self.unit, &self.file) {
                 return Ok(());
             }
             if control::signal(self.places, &self.unit, Signal::HUP)?.is_some() {

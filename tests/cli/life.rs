@@ -115,6 +115,42 @@ fn a_bad_configuration_is_not_reloaded() {
     assert_eq!(site.run(&["status"]).code, 0);
 }
 
+/// Whoever restarts to bring a change into force, and made a mistake in it, keeps what ran.
+#[test]
+fn a_unit_with_a_bad_configuration_is_not_ended_by_a_restart() {
+    let site = Site::new();
+    let second = DISPATCH.replace("\"q\"", "\"q2\"");
+    site.write("dispatch/d.toml", DISPATCH);
+    site.write("dispatch/e.toml", &second);
+    site.run_ok(&["start"]);
+    let (bad, good) = (site.pid("dispatch_d"), site.pid("dispatch_e"));
+    site.write("dispatch/d.toml", &format!("{DISPATCH}unknown = 1\n"));
+    let mut before = good;
+    for command in ["restart", "graceful"] {
+        let said = site.run(&[command]);
+        assert_eq!(said.code, 1, "{command}: {said:?}");
+        let refused = "px: dispatch/d is not restarted: it goes on with the configuration in force\n";
+        assert!(
+            said.err.contains("unknown") && said.err.ends_with(refused),
+            "{command}: {said:?}"
+        );
+        assert!(
+            said.out.starts_with("dispatch/e has been started (pid "),
+            "{command}: {said:?}"
+        );
+        assert_eq!(site.pid("dispatch_d"), bad, "{command}");
+        assert_ne!(site.pid("dispatch_e"), before, "{command}");
+        before = site.pid("dispatch_e");
+    }
+    assert!(site.run_ok(&["status", "d"]).contains(&format!("running (pid {bad})")));
+    // The site's file counts for all.
+    let text = std::fs::read_to_string(site.root().join("etc/px.toml")).unwrap();
+    site.write("px.toml", &format!("{text}[spool]\nunknown = 1\n"));
+    let said = site.run(&["restart"]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
+    assert_eq!((site.pid("dispatch_d"), site.pid("dispatch_e")), (bad, before));
+}
+
 /// As `etc/systemd/px@.service` runs it.
 #[test]
 fn under_systemd_a_unit_tells_that_it_is_ready_and_lives() {

@@ -270,6 +270,19 @@ fn what_cannot_start_is_told() {
 }
 
 #[test]
+fn what_could_not_start_again_is_not_ended_by_a_restart() {
+    let old = Old::new();
+    old.says("start", "", 0);
+    let pid = old.pid();
+    old.0.write("rx/p.toml", "type = \"pull\"\nbroker = \"own\"\n");
+    let said = old.run("pxReceiver", &["p", "restart"]);
+    assert_eq!((said.out.as_str(), said.code), ("", 1), "{said:?}");
+    assert!(said.err.contains("queue: missing"), "{said:?}");
+    assert!(said.err.contains("px: rx/p is not restarted: it goes on"), "{said:?}");
+    old.says("status", &format!("Receiver p is running with PID {pid}\n"), 0);
+}
+
+#[test]
 fn what_is_left_to_sundew_is_left() {
     let old = Old::new();
     old.0.write("rx/bulletins.conf", "type collector\n");
