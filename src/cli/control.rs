@@ -63,12 +63,12 @@ pub fn stop(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Result
 /// Ends one unit for good and waits until it has. `false` when it does not run.
 pub fn end(places: &Places, name: &UnitName) -> anyhow::Result<bool> {
     forget_started(places, name)?;
-    if stop_one(places, name)? {
-        return Ok(true);
-    }
-    // Of a unit that has crashed: to a watchdog it would tell that the unit is to run.
+    let did_run = stop_one(places, name)?;
+    // Of a unit that has crashed or was killed: to a watchdog it would tell that the unit is to run, and `px status`
+    // would tell that it has died.
     sundew_lock::remove_dead(places, name)?;
-    Ok(false)
+    status::settle(&places.status_file(name))?;
+    Ok(did_run)
 }
 
 /// Ends what runs and starts everything. What runs and could not be started again goes on: 1.
@@ -168,11 +168,16 @@ pub fn died(places: &Places, units: &[Unit]) -> anyhow::Result<Vec<Unit>> {
     let mut died = Vec::new();
     for unit in units {
         let (name, _) = unit;
-        if started_file(places, name).exists() && lock::holder(&places.lock_file(name))?.is_none() {
+        if is_meant_to_run(places, name) && lock::holder(&places.lock_file(name))?.is_none() {
             died.push(unit.clone());
         }
     }
     Ok(died)
+}
+
+/// Whether the unit was started and was not stopped: where it does not run, it has died.
+pub fn is_meant_to_run(places: &Places, name: &UnitName) -> bool {
+    started_file(places, name).exists()
 }
 
 /// There while a unit is meant to run.
@@ -224,7 +229,7 @@ pub fn start_one(places: &Places, name: &UnitName, level: Option<LogLevel>) -> a
     let mut command = launch::command(places, name, level)?;
     // Before the unit runs: should this process be killed in between, the unit is revived all the same.
     let started = started_file(places, name);
-    let was_meant_to_run = started.exists();
+    let was_meant_to_run = is_meant_to_run(places, name);
     OpenOptions::new()
         .create(true)
         .truncate(true)

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{NOT_RUNNING, plain, say};
+use super::{NOT_RUNNING, control, plain, say};
 use crate::config::{Places, Service, UnitName, service};
-use crate::daemon::{lock, status};
+use crate::daemon::lock;
+use crate::daemon::status::{self, Status};
 
 /// Counters worth a place on the line, in this order.
 const ON_THE_LINE: [&str; 20] = [
@@ -33,38 +34,70 @@ const ON_THE_LINE: [&str; 20] = [
     "reconnects",
 ];
 
-/// Shows units. 3 when none of them runs.
-pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> anyhow::Result<ExitCode> {
-    let mut rows = Vec::new();
-    for (name, file) in units {
+/// What is known of one unit.
+struct Row {
+    name: UnitName,
+    pid: Option<u32>,
+    status: Option<Status>,
+    /// It does not run and was not stopped.
+    has_died: bool,
+    left_to_sundew: Option<String>,
+}
+
+impl Row {
+    fn of(places: &Places, (name, file): &(UnitName, PathBuf)) -> anyhow::Result<Row> {
         let pid = lock::holder(&places.lock_file(name))?;
         let status = status::read(&places.status_file(name));
-        let left = match service(places, name, file) {
-            Service::LeftToSundew(kind) => Some(kind),
-            _ => None,
-        };
-        rows.push((name, pid, status, left));
+        let is_open = status.as_ref().is_some_and(|status| !status.is_stopped());
+        Ok(Row {
+            name: name.clone(),
+            pid,
+            // As `px revive` sees it; and who runs units in the foreground is told of a crash too.
+            has_died: pid.is_none() && (is_open || control::is_meant_to_run(places, name)),
+            status,
+            left_to_sundew: match service(places, name, file) {
+                Service::LeftToSundew(kind) => Some(kind),
+                _ => None,
+            },
+        })
     }
-    if as_json {
-        let rows: Vec<Value> = rows
-            .iter()
-            .map(|(name, pid, status, left)| {
-                json!({"unit": name.to_string(), "running": pid.is_some(), "pid": pid, "status": status,
-                       "left_to_sundew": left})
-            })
-            .collect();
-        say(serde_json::to_string_pretty(&rows)?);
-    } else {
-        let width = rows.iter().map(|(name, ..)| name.to_string().len()).max().unwrap_or(0);
-        for (name, pid, status, left) in &rows {
-            let name = name.to_string();
-            say(plain(&match left {
-                Some(kind) => format!("{name:width$}  {}", Service::LeftToSundew(kind.clone())),
-                None => line(&name, width, *pid, status.as_ref()),
-            }));
+
+    fn json(&self) -> Value {
+        json!({"unit": self.name.to_string(), "running": self.pid.is_some(), "pid": self.pid, "status": self.status,
+               "left_to_sundew": self.left_to_sundew})
+    }
+
+    /// What stands after the unit's name.
+    fn words(&self) -> String {
+        if let Some(kind) = &self.left_to_sundew {
+            return Service::LeftToSundew(kind.clone()).to_string();
+        }
+        let Some(pid) = self.pid else {
+            return if self.has_died { "died" } else { "stopped" }.to_owned();
+        };
+        match self.status.as_ref().filter(|status| status.pid == pid) {
+            Some(status) => running(status, pid),
+            None => format!("starting (pid {pid})"),
         }
     }
-    let any_runs = rows.iter().any(|(_, pid, ..)| pid.is_some());
+}
+
+/// Shows units. 3 when none of them runs.
+pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> anyhow::Result<ExitCode> {
+    let rows: Vec<Row> = units
+        .iter()
+        .map(|unit| Row::of(places, unit))
+        .collect::<anyhow::Result<_>>()?;
+    if as_json {
+        let rows: Vec<Value> = rows.iter().map(Row::json).collect();
+        say(serde_json::to_string_pretty(&rows)?);
+    } else {
+        let width = rows.iter().map(|row| row.name.to_string().len()).max().unwrap_or(0);
+        for row in &rows {
+            say(plain(&format!("{:width$}  {}", row.name.to_string(), row.words())));
+        }
+    }
+    let any_runs = rows.iter().any(|row| row.pid.is_some());
     Ok(if any_runs || rows.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -72,15 +105,8 @@ pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> 
     })
 }
 
-fn line(name: &str, width: usize, pid: Option<u32>, status: Option<&status::Status>) -> String {
-    let Some(pid) = pid else {
-        let died = status.is_some_and(|status| status.state != "stopped");
-        return format!("{name:width$}  {}", if died { "died" } else { "stopped" });
-    };
-    let Some(status) = status.filter(|status| status.pid == pid) else {
-        return format!("{name:width$}  starting (pid {pid})");
-    };
-    let mut line = format!("{name:width$}  {} (pid {pid})", status.state);
+fn running(status: &Status, pid: u32) -> String {
+    let mut line = format!("{} (pid {pid})", status.state);
     let counts = ON_THE_LINE
         .iter()
         .filter_map(|name| Some((*name, status.counts.get(*name)?.as_u64()?)));

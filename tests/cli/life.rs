@@ -69,9 +69,28 @@ fn what_cannot_be_revived_now_is_revived_later() {
     std::fs::write(&state, "in the way").unwrap();
     let said = site.run(&["revive"]);
     assert_eq!(said.code, 1, "{said:?}");
+    assert_eq!(site.run(&["status"]).out, "dispatch/d  died\n");
     std::fs::remove_file(&state).unwrap();
     let said = site.run_ok(&["revive"]);
     assert!(said.contains("dispatch/d has been started"), "{said}");
+}
+
+/// It was stopped only to be started: it is to run, and `px revive` tries again.
+#[test]
+fn what_a_restart_could_not_start_has_died() {
+    let site = Site::new();
+    site.write("dispatch/d.toml", DISPATCH);
+    site.run_ok(&["start"]);
+    let state = site.root().join("state/dispatch_d");
+    std::fs::rename(&state, site.root().join("aside")).unwrap();
+    std::fs::write(&state, "in the way").unwrap();
+    assert_eq!(site.run(&["restart"]).code, 1);
+    assert_eq!(site.run(&["status"]).out, "dispatch/d  died\n");
+    assert!(site.run(&["revive"]).out.starts_with("dispatch/d has died"));
+    // Who stops it has seen to it.
+    assert_eq!(site.run(&["stop", "d"]).code, 3);
+    assert_eq!(site.run(&["status"]).out, "dispatch/d  stopped\n");
+    assert_eq!(site.run_ok(&["revive"]), "");
 }
 
 /// A broker that takes connections and says nothing: an attempt lasts as long as its time-out.

@@ -262,5 +262,12 @@ fn a_frozen_unit_is_killed_by_stop() {
     let said = site.px_ends(0, &["stop", UNIT]);
     assert!(said.err.contains("is killed"), "{said:?}");
     assert!(begun.elapsed() < Duration::from_secs(40));
-    site.px_ends(3, &["status", UNIT]);
+    let said = site.px_ends(3, &["status", UNIT]);
+    assert!(said.out.ends_with("  stopped\n"), "{said:?}");
+    // To a watchdog it would tell that the unit is to run.
+    assert!(
+        !site
+            .path(&format!("rxq/{}/.lock", UNIT.trim_start_matches("rx/")))
+            .exists()
+    );
 }
