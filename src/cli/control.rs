@@ -10,7 +10,7 @@ use anyhow::Context;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{LogLevel, NOT_RUNNING, REFUSED, say};
-use crate::config::{Places, UnitName};
+use crate::config::{Places, UnitName, units};
 use crate::daemon::process::STOP_DEADLINE;
 use crate::daemon::{lock, status, sundew_lock};
 
@@ -173,6 +173,30 @@ pub fn died(places: &Places, units: &[Unit]) -> anyhow::Result<Vec<Unit>> {
         }
     }
     Ok(died)
+}
+
+/// The units that run although their files have gone, as one that was renamed to `x.toml.off`; each with the path where
+/// its file would be.
+pub fn without_file(places: &Places) -> anyhow::Result<Vec<Unit>> {
+    let doing = || format!("cannot list {}", places.run.display());
+    let entries = match std::fs::read_dir(&places.run) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(doing)?,
+    };
+    let (known, mut running) = (units(places).0, Vec::new());
+    for entry in entries {
+        let file = entry.with_context(doing)?.file_name();
+        let lock_file = file.to_str().and_then(|file| file.strip_suffix(".lock"));
+        let Some(name) = lock_file.and_then(UnitName::from_on_disk) else {
+            continue;
+        };
+        if known.iter().all(|(other, _)| *other != name) && lock::holder(&places.lock_file(&name))?.is_some() {
+            let file = places.etc.join(format!("{name}.toml"));
+            running.push((name, file));
+        }
+    }
+    running.sort();
+    Ok(running)
 }
 
 /// Whether the unit was started and was not stopped: where it does not run, it has died.

@@ -41,6 +41,8 @@ struct Row {
     status: Option<Status>,
     /// It does not run and was not stopped.
     has_died: bool,
+    /// It runs, but its file is there no more.
+    file_is_gone: bool,
     left_to_sundew: Option<String>,
 }
 
@@ -55,6 +57,7 @@ impl Row {
             // As `px revive` sees it; and who runs units in the foreground is told of a crash too.
             has_died: pid.is_none() && (is_open || control::is_meant_to_run(places, name)),
             status,
+            file_is_gone: pid.is_some() && file.try_exists().is_ok_and(|is_there| !is_there),
             left_to_sundew: match service(places, name, file) {
                 Service::LeftToSundew(kind) => Some(kind),
                 _ => None,
@@ -64,7 +67,7 @@ impl Row {
 
     fn json(&self) -> Value {
         json!({"unit": self.name.to_string(), "running": self.pid.is_some(), "pid": self.pid, "status": self.status,
-               "left_to_sundew": self.left_to_sundew})
+               "left_to_sundew": self.left_to_sundew, "file_gone": self.file_is_gone})
     }
 
     /// What stands after the unit's name.
@@ -75,6 +78,9 @@ impl Row {
         let Some(pid) = self.pid else {
             return if self.has_died { "died" } else { "stopped" }.to_owned();
         };
+        if self.file_is_gone {
+            return format!("running (pid {pid}), its configuration file is gone");
+        }
         match self.status.as_ref().filter(|status| status.pid == pid) {
             Some(status) => running(status, pid),
             None => format!("starting (pid {pid})"),

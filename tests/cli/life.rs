@@ -170,6 +170,31 @@ fn a_unit_with_a_bad_configuration_is_not_ended_by_a_restart() {
     assert_eq!((site.pid("dispatch_d"), site.pid("dispatch_e")), (bad, before));
 }
 
+/// As a unit is put out of service: its file gets another name, and then it is stopped.
+#[test]
+fn a_unit_whose_file_has_gone_is_shown_and_ended() {
+    let site = Site::new();
+    let aside = || {
+        std::fs::rename(
+            site.root().join("etc/dispatch/d_1.toml"),
+            site.root().join("etc/dispatch/off"),
+        )
+    };
+    for stop in [&["stop"][..], &["stop", "dispatch/d_1"], &["stop", "d_1"]] {
+        site.write("dispatch/d_1.toml", DISPATCH);
+        site.run_ok(&["start"]);
+        let pid = site.pid("dispatch_d_1");
+        aside().unwrap();
+        let line = format!("dispatch/d_1  running (pid {pid}), its configuration file is gone\n");
+        assert_eq!(site.run_ok(&["status"]), line);
+        assert_eq!(status(&site)[0]["file_gone"], true);
+        assert_eq!(site.run_ok(&["restart"]), "");
+        assert_eq!(site.run_ok(stop), "dispatch/d_1 has been stopped\n");
+        assert_eq!(site.run_ok(&["status"]), "");
+    }
+    assert_eq!(site.run(&["stop", "d_1"]).code, 1);
+}
+
 /// As `etc/systemd/px@.service` runs it.
 #[test]
 fn under_systemd_a_unit_tells_that_it_is_ready_and_lives() {
