@@ -9,6 +9,7 @@ use super::{NOT_RUNNING, control, plain, say};
 use crate::config::{Places, Service, UnitName, service};
 use crate::daemon::lock;
 use crate::daemon::status::{self, Status};
+use crate::daemon::sundew_lock::{self, Holder};
 
 /// Counters worth a place on the line, in this order.
 const ON_THE_LINE: [&str; 20] = [
@@ -41,6 +42,8 @@ struct Row {
     status: Option<Status>,
     /// It does not run and was not stopped.
     has_died: bool,
+    /// A process that is not px's and works on its queue.
+    foreign: Option<u32>,
     /// It runs, but its file is there no more.
     file_is_gone: bool,
     left_to_sundew: Option<String>,
@@ -57,6 +60,11 @@ impl Row {
             // As `px revive` sees it; and who runs units in the foreground is told of a crash too.
             has_died: pid.is_none() && (is_open || control::is_meant_to_run(places, name)),
             status,
+            // One that may not be looked at keeps nobody from seeing the others.
+            foreign: match pid.is_none().then(|| sundew_lock::holder(places, name)) {
+                Some(Ok(Holder::Runs(pid))) => Some(pid),
+                _ => None,
+            },
             file_is_gone: pid.is_some() && file.try_exists().is_ok_and(|is_there| !is_there),
             left_to_sundew: match service(places, name, file) {
                 Service::LeftToSundew(kind) => Some(kind),
@@ -67,7 +75,8 @@ impl Row {
 
     fn json(&self) -> Value {
         json!({"unit": self.name.to_string(), "running": self.pid.is_some(), "pid": self.pid, "status": self.status,
-               "left_to_sundew": self.left_to_sundew, "file_gone": self.file_is_gone})
+               "left_to_sundew": self.left_to_sundew, "file_gone": self.file_is_gone,
+               "foreign_pid": self.foreign})
     }
 
     /// What stands after the unit's name.
@@ -76,7 +85,11 @@ impl Row {
             return Service::LeftToSundew(kind.clone()).to_string();
         }
         let Some(pid) = self.pid else {
-            return if self.has_died { "died" } else { "stopped" }.to_owned();
+            let state = if self.has_died { "died" } else { "stopped" };
+            return match self.foreign {
+                Some(pid) => format!("{state}; process {pid} works on its queue (.lock)"),
+                None => state.to_owned(),
+            };
         };
         if self.file_is_gone {
             return format!("running (pid {pid}), its configuration file is gone");

@@ -248,6 +248,11 @@ fn a_foreign_process_keeps_its_queue() {
     let said = old.0.run(&["start", "p"]);
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains(&format!("rx/p is run by process {pid}")), "{said:?}");
+    let said = old.0.run(&["status", "p"]);
+    let line = format!("rx/p  stopped; process {pid} works on its queue (.lock)\n");
+    assert_eq!((said.out, said.code), (line, 3));
+    let said = old.0.run(&["status", "p", "--json"]).out;
+    assert!(said.contains(&format!("\"foreign_pid\": {pid}")), "{said}");
     assert_eq!(old.0.run_ok(&["revive"]), "");
     assert_eq!(old.pid(), pid as i32);
     drop(foreign);
