@@ -230,6 +230,8 @@ impl Doing<'_> {
     fn act(&self, verb: Verb, level: Option<LogLevel>) -> anyhow::Result<ExitCode> {
         match service(self.places, &self.unit, &self.file) {
             Service::Served => {}
+            // Whose it is changes nothing about what a script asks.
+            _ if verb == Verb::Status => {}
             service @ (Service::LeftToSundew(_) | Service::NotServed) => {
                 anyhow::bail!("{} is {service}: px neither starts nor stops it", self.unit)
             }

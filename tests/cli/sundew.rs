@@ -210,9 +210,9 @@ fn pxchecker_starts_what_has_died_and_tells_it_in_its_log() {
 struct Foreign(Child);
 
 impl Foreign {
-    fn new() -> Foreign {
+    fn of(unit: &str) -> Foreign {
         let mut command = Command::new("sh");
-        command.args(["-c", "read line", "pxReceiver", "p", "start"]);
+        command.args(["-c", "read line", "pxReceiver", unit, "start"]);
         Foreign(command.stdin(Stdio::piped()).spawn().unwrap())
     }
 }
@@ -227,7 +227,7 @@ impl Drop for Foreign {
 #[test]
 fn a_foreign_process_keeps_its_queue() {
     let old = Old::new();
-    let foreign = Foreign::new();
+    let foreign = Foreign::of("p");
     let pid = foreign.0.id();
     std::fs::create_dir_all(old.lock().parent().unwrap()).unwrap();
     std::fs::write(old.lock(), pid.to_string()).unwrap();
@@ -291,7 +291,7 @@ fn what_could_not_start_again_is_not_ended_by_a_restart() {
 fn what_is_left_to_sundew_is_left() {
     let old = Old::new();
     old.0.write("rx/bulletins.conf", "type collector\n");
-    for verb in ["start", "stop", "status", "restart", "reload"] {
+    for verb in ["start", "stop", "restart", "reload"] {
         let said = old.run("pxReceiver", &["bulletins", verb]);
         assert_eq!((said.out.as_str(), said.code), ("", 1), "{verb}: {said:?}");
         assert!(
@@ -299,6 +299,21 @@ fn what_is_left_to_sundew_is_left() {
             "{said:?}"
         );
     }
+    let status = || old.run("pxReceiver", &["bulletins", "status"]);
+    let said = status();
+    assert_eq!(
+        (said.out.as_str(), said.err.as_str(), said.code),
+        ("* receiver bulletins is not running\n", "", 0)
+    );
+    let foreign = Foreign::of("bulletins");
+    let pid = foreign.0.id();
+    std::fs::create_dir_all(old.0.root().join("rxq/bulletins")).unwrap();
+    std::fs::write(old.0.root().join("rxq/bulletins/.lock"), pid.to_string()).unwrap();
+    let running = format!("Receiver bulletins is running with PID {pid}\n");
+    wait_until("it has arguments", || status().out == running);
+    drop(foreign);
+    let died = format!("** receiver bulletins is locked (PID {pid}) but not running\n");
+    assert_eq!((status().out, status().code), (died, 0));
 }
 
 #[test]
