@@ -12,7 +12,8 @@ use std::process::ExitCode;
 use rustix::process::Signal;
 use tracing::{Level, error, info};
 
-use super::{LogLevel, REFUSED, USAGE, control, say};
+use super::control::{self, Started};
+use super::{LogLevel, REFUSED, USAGE, plain, say};
 use crate::config::{Places, Service, UnitDir, UnitName, service, units};
 use crate::daemon::lock;
 use crate::daemon::log::{self, Destination, Rendering};
@@ -291,9 +292,16 @@ impl Doing<'_> {
 
     fn launch(&self, level: Option<LogLevel>) -> anyhow::Result<ExitCode> {
         // Sundew's parent has gone before anything can fail; then only the log would tell.
-        control::start_one(self.places, &self.unit, level)
-            .map(|_| ExitCode::SUCCESS)
-            .map_err(|error| error.context(format!("cannot start {}", self.unit)))
+        match control::start_one(self.places, &self.unit, level) {
+            Ok(started) => {
+                // It goes on trying, as a daemon of Sundew would; who types it should know.
+                if let Started::NotYet(..) = started {
+                    eprintln!("{}", plain(&format!("{} has been started {started}", self.unit)));
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(error) => Err(error.context(format!("cannot start {}", self.unit))),
+        }
     }
 
     /// Ends it by `end`; whether it ran, and says when not. What has died counts as having run: a watchdog's restart must start it.

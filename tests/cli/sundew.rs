@@ -1,5 +1,6 @@
 //! The old program names: the texts, streams and exit codes that the scripts of a Sundew site know.
 
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -272,6 +273,22 @@ fn what_cannot_start_is_told() {
     assert!(said.err.contains("queue: missing"), "{said:?}");
     old.says("status", "* receiver p is not running\n", 0);
     assert!(!old.lock().exists());
+}
+
+/// A broker that takes connections and says nothing.
+#[test]
+fn what_is_not_ready_in_time_is_told() {
+    let old = Old::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://u:p@{}/", silent.local_addr().unwrap());
+    old.0.write(
+        "px.toml",
+        &format!("[brokers.own]\nurls = [{url:?}]\nexchange = \"x\"\n"),
+    );
+    let said = old.run("pxReceiver", &["p", "start"]);
+    assert_eq!((said.out.as_str(), said.code), ("", 0), "{said:?}");
+    let line = format!("rx/p has been started (pid {}) and is not ready yet: ", old.pid());
+    assert!(said.err.starts_with(&line) && said.err.lines().count() == 1, "{said:?}");
 }
 
 #[test]
