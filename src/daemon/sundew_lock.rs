@@ -191,11 +191,11 @@ fn runs(pid: u32, unit: &str) -> bool {
     }
 }
 
-/// Whether the unit's name is a word of the command line: `pxSender NAME start`.
+/// Whether the unit's name is a whole word of the command line after the program's: `pxSender NAME start`. A part of a
+/// path is none, for a unit may be named `bin`.
 fn speaks_of(arguments: &[u8], unit: &str) -> bool {
-    arguments
-        .split(|b| !b.is_ascii_alphanumeric() && !b"._-".contains(b))
-        .any(|word| word == unit.as_bytes())
+    let words = arguments.split(|b| *b == 0 || b.is_ascii_whitespace());
+    words.skip(1).any(|word| word == unit.as_bytes())
 }
 
 /// A unit of px: were it this one, it would hold the unit's own lock.
@@ -352,6 +352,10 @@ mod tests {
             (b"tail\0-f\0log/tx_dd.log\0", false),
             (b"vi\0etc/tx/dd.conf\0", false),
             (b"pxSender\0dd-2\0start\0", false),
+            (b"/srv/dd/x\0", false),
+            (b"/bin/dd\0if=/dev/zero\0", false),
+            (b"dd\0of=x\0", false),
+            (b"sh\0/opt/dd\0", false),
             (b"/usr/bin/px\0run\0--detached\0rx/dd\0", false),
             (b"", false),
         ] {
