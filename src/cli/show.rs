@@ -142,7 +142,8 @@ fn running(status: &Status, pid: u32) -> String {
         }
     }
     for (purpose, link) in status.links.as_object().into_iter().flatten() {
-        if let Some(error) = link["error"].as_str() {
+        // A pause names the error already.
+        if let Some(error) = link["error"].as_str().filter(|error| !status.state.contains(error)) {
             line.push_str(&format!("; {purpose}: {error}"));
         }
     }

@@ -147,7 +147,7 @@ impl Life {
                 loaded = self.reload(&mut hang_up) => Why::Reload(Box::new(loaded)),
             };
             if matches!(why, Why::End) {
-                info!("is stopping: what is in hand is finished first");
+                info!("stopping: what is in hand is finished first");
             }
             let ended = finish(running, &unit, &mut ends, &mut why).await;
             match why {
