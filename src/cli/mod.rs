@@ -58,9 +58,9 @@ enum Command {
     },
     /// Start units in the background: those named, or all
     Start(Units),
-    /// Stop units; what they have in hand is finished first
+    /// Stop units, also those whose files have gone; what they have in hand is finished first
     Stop(Units),
-    /// Stop and start units
+    /// Stop and start units; one that runs and whose configuration is bad goes on
     Restart(Units),
     /// Restart the units that run, one after the other, a second between them
     Graceful(Units),

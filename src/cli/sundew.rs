@@ -2,8 +2,8 @@
 //! say, with their exit codes, for the scripts and watchdogs of a site. `px` itself keeps its own words.
 //!
 //! Kept on purpose: `status` is always 0 and `reload` always 2, and `restart` does not start what does not run. Not kept:
-//! a start that fails is told, with 1, and so is a `restart` that is refused for a bad configuration, which ends nothing;
-//! `reload` works for root too.
+//! a start that fails is told, with 1, and what is not ready yet, with 0; where the configuration is bad, `restart` ends
+//! nothing and is 1; `reload` works for root too.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -59,9 +59,10 @@
 //! | `keep_db` | 30 days | how long `px clean` leaves products in `db/` |
 //! | `lock` | true | whether a unit keeps `.lock`, with its pid, in its queue; it counts from the next start |
 //!
-//! `.lock` is where Sundew's programs and the watchdogs of a site look. `lock = false` is for a site whose own pxChecker
-//! goes on for units that are left to Sundew: of a unit of px that was killed it would find `.lock` and start its own
-//! program. A queue whose `.lock` names a running process that is not px's is left to that process all the same.
+//! `.lock` is where Sundew's programs and the watchdogs of a site look. `lock = false` is for a site where Sundew's own
+//! pxChecker goes on, for units that are left to Sundew: of a unit of px that was killed it would find `.lock` and
+//! start its own program. A queue whose `.lock` names a running process that is not px's is left to that process all
+//! the same.
 //!
 //! # Reaper
 //!

@@ -4,7 +4,8 @@
 //! and Sundew from working on one queue, and the programs of a site find a pid where they have always looked.
 //!
 //! It holds the bare pid: `4711`, no newline. It is removed at a clean end only: "the file is there and the process is
-//! not" is how a watchdog knows of a crash. Anything but a pid counts as no lock. A site may want none (`lock = false`).
+//! not" is how a watchdog knows of a crash. Anything but a pid counts as no lock. `lock = false` has none
+//! written.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};

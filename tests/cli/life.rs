@@ -170,6 +170,22 @@ fn a_unit_with_a_bad_configuration_is_not_ended_by_a_restart() {
     assert_eq!((site.pid("dispatch_d"), site.pid("dispatch_e")), (bad, before));
 }
 
+/// What root's unit writes there, the account's own programs could not remove.
+#[test]
+fn root_is_told_whose_the_spool_is() {
+    if !rustix::process::geteuid().is_root() {
+        return; // only root can give a directory away
+    }
+    let site = Site::new();
+    site.write("dispatch/d.toml", DISPATCH);
+    site.write("dispatch/e.toml", &DISPATCH.replace("\"q\"", "\"q2\""));
+    std::os::unix::fs::chown(site.root(), Some(1), None).unwrap();
+    let said = site.run(&["start"]);
+    let root = site.root().display();
+    let warning = format!("px: runs as root, and the spool {root} belongs to daemon: start it as daemon\n");
+    assert_eq!((said.code, said.err), (0, warning));
+}
+
 /// As a unit is put out of service: its file gets another name, and then it is stopped.
 #[test]
 fn a_unit_whose_file_has_gone_is_shown_and_ended() {
