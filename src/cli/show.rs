@@ -149,3 +149,22 @@ fn running(status: &Status, pid: u32) -> String {
     }
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pause_names_is_said_once() {
+        let status: Status = serde_json::from_value(json!({
+            "unit": "rx/a", "version": "1", "pid": 7, "started": "", "updated": "", "ready": true,
+            "state": "paused: refused by b", "gauges": {"parked": 2}, "counts": {}, "latency_s": {},
+            "links": {"consume": {"error": "refused by b"}, "publish": {"error": "away"}, "more": {"error": null}},
+        }))
+        .unwrap();
+        assert_eq!(
+            running(&status, 7),
+            "paused: refused by b (pid 7) parked=2; publish: away"
+        );
+    }
+}
