@@ -10,7 +10,7 @@ use anyhow::Context;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{LogLevel, NOT_RUNNING, REFUSED, say};
-use crate::config::{Places, UnitName};
+use crate::config::{Places, UnitName, units};
 use crate::daemon::process::STOP_DEADLINE;
 use crate::daemon::{lock, status, sundew_lock};
 
@@ -63,20 +63,55 @@ pub fn stop(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Result
 /// Ends one unit for good and waits until it has. `false` when it does not run.
 pub fn end(places: &Places, name: &UnitName) -> anyhow::Result<bool> {
     forget_started(places, name)?;
-    if stop_one(places, name)? {
-        return Ok(true);
-    }
-    // Of a unit that has crashed: to a watchdog it would tell that the unit is to run.
+    let did_run = stop_one(places, name)?;
+    // Of a unit that has crashed or was killed: to a watchdog it would tell that the unit is to run, and `px status`
+    // would tell that it has died.
     sundew_lock::remove_dead(places, name)?;
-    Ok(false)
+    status::settle(&places.status_file(name))?;
+    Ok(did_run)
 }
 
-/// Ends what runs and starts everything.
+/// Ends what runs and starts everything. What runs and could not be started again goes on: 1.
 pub fn restart(places: &Places, units: &[Unit]) -> anyhow::Result<ExitCode> {
-    for (name, _) in units {
+    let (mut code, mut ended) = (ExitCode::SUCCESS, Vec::new());
+    for unit in units {
+        let (name, file) = unit;
+        if lock::holder(&places.lock_file(name))?.is_some() && !may_restart(places, name, file) {
+            code = ExitCode::from(REFUSED);
+            continue;
+        }
         stop_one(places, name)?;
+        ended.push(unit.clone());
     }
-    start(places, units)
+    let started = start(places, &ended)?;
+    Ok(if started == ExitCode::SUCCESS { code } else { started })
+}
+
+/// Whether the configuration of a unit that runs lets it be started again; says why not. Asked before it is ended: at
+/// night a unit with yesterday's configuration is better than none.
+pub fn may_restart(places: &Places, name: &UnitName, file: &Path) -> bool {
+    is_good(
+        places,
+        name,
+        file,
+        "restarted: it goes on with the configuration in force",
+    )
+}
+
+/// The same for a reload.
+pub fn may_reload(places: &Places, name: &UnitName, file: &Path) -> bool {
+    is_good(places, name, file, "reloaded: the configuration in force stays")
+}
+
+fn is_good(places: &Places, name: &UnitName, file: &Path, what_is_not: &str) -> bool {
+    let Err(errors) = crate::flow::load(places, name, file) else {
+        return true;
+    };
+    for error in errors {
+        eprintln!("{error}");
+    }
+    eprintln!("px: {name} is not {what_is_not}");
+    false
 }
 
 /// Ends and starts what runs, one unit after the other, with a pause between them so that never all are away. 3 when a
@@ -107,11 +142,7 @@ pub fn graceful(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Re
 pub fn reload(places: &Places, units: &[Unit], were_named: bool) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for (name, file) in units {
-        if let Err(errors) = crate::flow::load(places, name, file) {
-            for error in errors {
-                eprintln!("{error}");
-            }
-            eprintln!("px: {name} is not reloaded: the configuration in force stays");
+        if !may_reload(places, name, file) {
             code = ExitCode::from(REFUSED);
         } else if signal(places, name, Signal::HUP)?.is_some() {
             say(format_args!("{name} reads its configuration anew"));
@@ -137,11 +168,40 @@ pub fn died(places: &Places, units: &[Unit]) -> anyhow::Result<Vec<Unit>> {
     let mut died = Vec::new();
     for unit in units {
         let (name, _) = unit;
-        if started_file(places, name).exists() && lock::holder(&places.lock_file(name))?.is_none() {
+        if is_meant_to_run(places, name) && lock::holder(&places.lock_file(name))?.is_none() {
             died.push(unit.clone());
         }
     }
     Ok(died)
+}
+
+/// The units that run although their files have gone, as one that was renamed to `x.toml.off`; each with the path where
+/// its file would be.
+pub fn without_file(places: &Places) -> anyhow::Result<Vec<Unit>> {
+    let doing = || format!("cannot list {}", places.run.display());
+    let entries = match std::fs::read_dir(&places.run) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(doing)?,
+    };
+    let (known, mut running) = (units(places).0, Vec::new());
+    for entry in entries {
+        let file = entry.with_context(doing)?.file_name();
+        let lock_file = file.to_str().and_then(|file| file.strip_suffix(".lock"));
+        let Some(name) = lock_file.and_then(UnitName::from_on_disk) else {
+            continue;
+        };
+        if known.iter().all(|(other, _)| *other != name) && lock::holder(&places.lock_file(&name))?.is_some() {
+            let file = places.etc.join(format!("{name}.toml"));
+            running.push((name, file));
+        }
+    }
+    running.sort();
+    Ok(running)
+}
+
+/// Whether the unit was started and was not stopped: where it does not run, it has died.
+pub fn is_meant_to_run(places: &Places, name: &UnitName) -> bool {
+    started_file(places, name).exists()
 }
 
 /// There while a unit is meant to run.
@@ -193,7 +253,7 @@ pub fn start_one(places: &Places, name: &UnitName, level: Option<LogLevel>) -> a
     let mut command = launch::command(places, name, level)?;
     // Before the unit runs: should this process be killed in between, the unit is revived all the same.
     let started = started_file(places, name);
-    let was_meant_to_run = started.exists();
+    let was_meant_to_run = is_meant_to_run(places, name);
     OpenOptions::new()
         .create(true)
         .truncate(true)

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::{Places, Service, UnitName, find_unit, service, units};
+use crate::config::{Places, Service, UnitName, find_among, find_unit, service, units};
 use crate::daemon::log::Rendering;
 
 mod broker;
@@ -58,9 +58,9 @@ enum Command {
     },
     /// Start units in the background: those named, or all
     Start(Units),
-    /// Stop units; what they have in hand is finished first
+    /// Stop units, also those whose files have gone; what they have in hand is finished first
     Stop(Units),
-    /// Stop and start units
+    /// Stop and start units; one that runs and whose configuration is bad goes on
     Restart(Units),
     /// Restart the units that run, one after the other, a second between them
     Graceful(Units),
@@ -183,12 +183,12 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
             crate::daemon::process::run(places, name, file, &options)
         }
         Command::Start(chosen) => control::start(places, &chosen.in_places(places)?),
-        Command::Stop(chosen) => control::stop(places, &chosen.in_places(places)?, !chosen.names.is_empty()),
+        Command::Stop(chosen) => control::stop(places, &chosen.to_end(places)?, !chosen.names.is_empty()),
         Command::Restart(chosen) => control::restart(places, &chosen.in_places(places)?),
         Command::Graceful(chosen) => control::graceful(places, &chosen.in_places(places)?, !chosen.names.is_empty()),
         Command::Reload(chosen) => control::reload(places, &chosen.in_places(places)?, !chosen.names.is_empty()),
         Command::Revive(chosen) => control::revive(places, &chosen.in_places(places)?),
-        Command::Status { units, json } => show::status(places, &units.known_in_places(places)?, json),
+        Command::Status { units, json } => show::status(places, &units.to_show(places)?, json),
         Command::Check { json } => check::check(places, json),
         Command::Convert(arguments) => convert::run(places, &arguments),
         Command::Clean(arguments) => clean::run(places, &arguments),
@@ -207,7 +207,15 @@ fn one_unit(places: &Places, text: &str) -> anyhow::Result<(UnitName, PathBuf)> 
 impl Units {
     /// Those that were named, or all that px runs. One that is left to Sundew is refused.
     fn in_places(&self, places: &Places) -> anyhow::Result<Vec<(UnitName, PathBuf)>> {
-        let units = self.known_in_places(places)?;
+        Units::refuse_left(places, self.among(places, units(places).0)?)
+    }
+
+    /// Like [`Units::in_places`], with those that run although their files have gone.
+    fn to_end(&self, places: &Places) -> anyhow::Result<Vec<(UnitName, PathBuf)>> {
+        Units::refuse_left(places, self.to_show(places)?)
+    }
+
+    fn refuse_left(places: &Places, units: Vec<(UnitName, PathBuf)>) -> anyhow::Result<Vec<(UnitName, PathBuf)>> {
         for (name, file) in &units {
             if let service @ Service::LeftToSundew(_) = service(places, name, file) {
                 anyhow::bail!("{name} is {service}: px neither starts nor stops it");
@@ -216,14 +224,20 @@ impl Units {
         Ok(units)
     }
 
-    /// Like [`Units::in_places`], for a command that only looks: what was named may be left to Sundew.
-    fn known_in_places(&self, places: &Places) -> anyhow::Result<Vec<(UnitName, PathBuf)>> {
+    /// Like [`Units::to_end`], for a command that only looks: what was named may be left to Sundew.
+    fn to_show(&self, places: &Places) -> anyhow::Result<Vec<(UnitName, PathBuf)>> {
+        let mut all = units(places).0;
+        all.extend(control::without_file(places)?);
+        self.among(places, all)
+    }
+
+    fn among(&self, places: &Places, all: Vec<(UnitName, PathBuf)>) -> anyhow::Result<Vec<(UnitName, PathBuf)>> {
         if self.names.is_empty() {
-            let all = units(places).0.into_iter();
             let is_served = |(name, file): &(UnitName, PathBuf)| service(places, name, file) == Service::Served;
-            return Ok(all.filter(is_served).collect());
+            return Ok(all.into_iter().filter(is_served).collect());
         }
-        self.names.iter().map(|name| one_unit(places, name)).collect()
+        let find = |name: &String| find_among(&all, places, name).map_err(anyhow::Error::msg);
+        self.names.iter().map(find).collect()
     }
 }
 

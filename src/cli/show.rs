@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{NOT_RUNNING, plain, say};
+use super::{NOT_RUNNING, control, plain, say};
 use crate::config::{Places, Service, UnitName, service};
-use crate::daemon::{lock, status};
+use crate::daemon::lock;
+use crate::daemon::status::{self, Status};
+use crate::daemon::sundew_lock::{self, Holder};
 
 /// Counters worth a place on the line, in this order.
 const ON_THE_LINE: [&str; 20] = [
@@ -33,38 +35,88 @@ const ON_THE_LINE: [&str; 20] = [
     "reconnects",
 ];
 
-/// Shows units. 3 when none of them runs.
-pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> anyhow::Result<ExitCode> {
-    let mut rows = Vec::new();
-    for (name, file) in units {
+/// What is known of one unit.
+struct Row {
+    name: UnitName,
+    pid: Option<u32>,
+    status: Option<Status>,
+    /// It does not run and was not stopped.
+    has_died: bool,
+    /// A process that is not px's and works on its queue.
+    foreign: Option<u32>,
+    /// It runs, but its file is there no more.
+    file_is_gone: bool,
+    left_to_sundew: Option<String>,
+}
+
+impl Row {
+    fn of(places: &Places, (name, file): &(UnitName, PathBuf)) -> anyhow::Result<Row> {
         let pid = lock::holder(&places.lock_file(name))?;
         let status = status::read(&places.status_file(name));
-        let left = match service(places, name, file) {
-            Service::LeftToSundew(kind) => Some(kind),
-            _ => None,
-        };
-        rows.push((name, pid, status, left));
+        let is_open = status.as_ref().is_some_and(|status| !status.is_stopped());
+        Ok(Row {
+            name: name.clone(),
+            pid,
+            // As `px revive` sees it; and who runs units in the foreground is told of a crash too.
+            has_died: pid.is_none() && (is_open || control::is_meant_to_run(places, name)),
+            status,
+            // One that may not be looked at keeps nobody from seeing the others.
+            foreign: match pid.is_none().then(|| sundew_lock::holder(places, name)) {
+                Some(Ok(Holder::Runs(pid))) => Some(pid),
+                _ => None,
+            },
+            file_is_gone: pid.is_some() && file.try_exists().is_ok_and(|is_there| !is_there),
+            left_to_sundew: match service(places, name, file) {
+                Service::LeftToSundew(kind) => Some(kind),
+                _ => None,
+            },
+        })
     }
-    if as_json {
-        let rows: Vec<Value> = rows
-            .iter()
-            .map(|(name, pid, status, left)| {
-                json!({"unit": name.to_string(), "running": pid.is_some(), "pid": pid, "status": status,
-                       "left_to_sundew": left})
-            })
-            .collect();
-        say(serde_json::to_string_pretty(&rows)?);
-    } else {
-        let width = rows.iter().map(|(name, ..)| name.to_string().len()).max().unwrap_or(0);
-        for (name, pid, status, left) in &rows {
-            let name = name.to_string();
-            say(plain(&match left {
-                Some(kind) => format!("{name:width$}  {}", Service::LeftToSundew(kind.clone())),
-                None => line(&name, width, *pid, status.as_ref()),
-            }));
+
+    fn json(&self) -> Value {
+        json!({"unit": self.name.to_string(), "running": self.pid.is_some(), "pid": self.pid, "status": self.status,
+               "left_to_sundew": self.left_to_sundew, "file_gone": self.file_is_gone,
+               "foreign_pid": self.foreign})
+    }
+
+    /// What stands after the unit's name.
+    fn words(&self) -> String {
+        if let Some(kind) = &self.left_to_sundew {
+            return Service::LeftToSundew(kind.clone()).to_string();
+        }
+        let Some(pid) = self.pid else {
+            let state = if self.has_died { "died" } else { "stopped" };
+            return match self.foreign {
+                Some(pid) => format!("{state}; process {pid} works on its queue (.lock)"),
+                None => state.to_owned(),
+            };
+        };
+        if self.file_is_gone {
+            return format!("running (pid {pid}), its configuration file is gone");
+        }
+        match self.status.as_ref().filter(|status| status.pid == pid) {
+            Some(status) => running(status, pid),
+            None => format!("starting (pid {pid})"),
         }
     }
-    let any_runs = rows.iter().any(|(_, pid, ..)| pid.is_some());
+}
+
+/// Shows units. 3 when none of them runs.
+pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> anyhow::Result<ExitCode> {
+    let rows: Vec<Row> = units
+        .iter()
+        .map(|unit| Row::of(places, unit))
+        .collect::<anyhow::Result<_>>()?;
+    if as_json {
+        let rows: Vec<Value> = rows.iter().map(Row::json).collect();
+        say(serde_json::to_string_pretty(&rows)?);
+    } else {
+        let width = rows.iter().map(|row| row.name.to_string().len()).max().unwrap_or(0);
+        for row in &rows {
+            say(plain(&format!("{:width$}  {}", row.name.to_string(), row.words())));
+        }
+    }
+    let any_runs = rows.iter().any(|row| row.pid.is_some());
     Ok(if any_runs || rows.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -72,15 +124,8 @@ pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> 
     })
 }
 
-fn line(name: &str, width: usize, pid: Option<u32>, status: Option<&status::Status>) -> String {
-    let Some(pid) = pid else {
-        let died = status.is_some_and(|status| status.state != "stopped");
-        return format!("{name:width$}  {}", if died { "died" } else { "stopped" });
-    };
-    let Some(status) = status.filter(|status| status.pid == pid) else {
-        return format!("{name:width$}  starting (pid {pid})");
-    };
-    let mut line = format!("{name:width$}  {} (pid {pid})", status.state);
+fn running(status: &Status, pid: u32) -> String {
+    let mut line = format!("{} (pid {pid})", status.state);
     let counts = ON_THE_LINE
         .iter()
         .filter_map(|name| Some((*name, status.counts.get(*name)?.as_u64()?)));
@@ -97,9 +142,29 @@ fn line(name: &str, width: usize, pid: Option<u32>, status: Option<&status::Stat
         }
     }
     for (purpose, link) in status.links.as_object().into_iter().flatten() {
-        if let Some(error) = link["error"].as_str() {
+        // A pause names the error already.
+        if let Some(error) = link["error"].as_str().filter(|error| !status.state.contains(error)) {
             line.push_str(&format!("; {purpose}: {error}"));
         }
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pause_names_is_said_once() {
+        let status: Status = serde_json::from_value(json!({
+            "unit": "rx/a", "version": "1", "pid": 7, "started": "", "updated": "", "ready": true,
+            "state": "paused: refused by b", "gauges": {"parked": 2}, "counts": {}, "latency_s": {},
+            "links": {"consume": {"error": "refused by b"}, "publish": {"error": "away"}, "more": {"error": null}},
+        }))
+        .unwrap();
+        assert_eq!(
+            running(&status, 7),
+            "paused: refused by b (pid 7) parked=2; publish: away"
+        );
+    }
 }

@@ -2,7 +2,8 @@
 //! say, with their exit codes, for the scripts and watchdogs of a site. `px` itself keeps its own words.
 //!
 //! Kept on purpose: `status` is always 0 and `reload` always 2, and `restart` does not start what does not run. Not kept:
-//! a start that fails is told, with 1; `reload` works for root too.
+//! a start that fails is told, with 1, and what is not ready yet, with 0; where the configuration is bad, `restart` ends
+//! nothing and is 1; `reload` works for root too.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use std::process::ExitCode;
 use rustix::process::Signal;
 use tracing::{Level, error, info};
 
-use super::{LogLevel, REFUSED, USAGE, control, say};
+use super::control::{self, Started};
+use super::{LogLevel, REFUSED, USAGE, plain, say};
 use crate::config::{Places, Service, UnitDir, UnitName, service, units};
 use crate::daemon::lock;
 use crate::daemon::log::{self, Destination, Rendering};
@@ -229,6 +231,8 @@ impl Doing<'_> {
     fn act(&self, verb: Verb, level: Option<LogLevel>) -> anyhow::Result<ExitCode> {
         match service(self.places, &self.unit, &self.file) {
             Service::Served => {}
+            // Whose it is changes nothing about what a script asks.
+            _ if verb == Verb::Status => {}
             service @ (Service::LeftToSundew(_) | Service::NotServed) => {
                 anyhow::bail!("{} is {service}: px neither starts nor stops it", self.unit)
             }
@@ -238,7 +242,9 @@ impl Doing<'_> {
             Verb::Start => self.start(level),
             Verb::Stop => self.end(control::end).map(|_| ExitCode::SUCCESS),
             Verb::Restart => {
-                if self.end(control::stop_one)? {
+                if matches!(self.runs()?, Runs::Px(_)) && !control::may_restart(self.places, &self.unit, &self.file) {
+                    Ok(ExitCode::from(REFUSED))
+                } else if self.end(control::stop_one)? {
                     self.launch(level)
                 } else {
                     Ok(ExitCode::SUCCESS)
@@ -286,9 +292,16 @@ impl Doing<'_> {
 
     fn launch(&self, level: Option<LogLevel>) -> anyhow::Result<ExitCode> {
         // Sundew's parent has gone before anything can fail; then only the log would tell.
-        control::start_one(self.places, &self.unit, level)
-            .map(|_| ExitCode::SUCCESS)
-            .map_err(|error| error.context(format!("cannot start {}", self.unit)))
+        match control::start_one(self.places, &self.unit, level) {
+            Ok(started) => {
+                // It goes on trying, as a daemon of Sundew would; who types it should know.
+                if let Started::NotYet(..) = started {
+                    eprintln!("{}", plain(&format!("{} has been started {started}", self.unit)));
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(error) => Err(error.context(format!("cannot start {}", self.unit))),
+        }
     }
 
     /// Ends it by `end`; whether it ran, and says when not. What has died counts as having run: a watchdog's restart must start it.
@@ -327,11 +340,7 @@ impl Doing<'_> {
     fn reload(&self) -> anyhow::Result<()> {
         let (word, name) = (self.words.word, &self.unit.name);
         if let Runs::Px(_) = self.runs()? {
-            if let Err(errors) = crate::flow::load(self.places, &self.unit, &self.file) {
-                for error in errors {
-                    eprintln!("{error}");
-                }
-                eprintln!("px: {} is not reloaded: the configuration in force stays", self.unit);
+            if !control::may_reload(self.places, &self.unit, &self.file) {
                 return Ok(());
             }
             if control::signal(self.places, &self.unit, Signal::HUP)?.is_some() {

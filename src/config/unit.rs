@@ -67,6 +67,11 @@ impl UnitName {
     pub fn on_disk(&self) -> String {
         format!("{}_{}", self.dir.name(), self.name)
     }
+
+    /// The unit that [`UnitName::on_disk`] gives this name.
+    pub fn from_on_disk(text: &str) -> Option<UnitName> {
+        text.replacen('_', "/", 1).parse().ok()
+    }
 }
 
 impl fmt::Display for UnitName {
@@ -165,7 +170,11 @@ fn unit_of(dir: UnitDir, path: &Path) -> Option<Result<UnitName, String>> {
 /// The unit an operator means: `rx/NAME`, or `NAME` where only one directory has it, or `rx-NAME`, since the name of a
 /// systemd unit has no slash.
 pub fn find_unit(places: &Places, text: &str) -> Result<(UnitName, PathBuf), String> {
-    let (units, _) = units(places);
+    find_among(&units(places).0, places, text)
+}
+
+/// Like [`find_unit`], among these.
+pub fn find_among(units: &[(UnitName, PathBuf)], places: &Places, text: &str) -> Result<(UnitName, PathBuf), String> {
     let meant: Vec<_> = if text.contains('/') {
         let name: UnitName = text.parse()?;
         units.iter().filter(|(unit, _)| *unit == name).collect()
@@ -218,6 +227,11 @@ mod tests {
         assert_eq!(
             (unit.to_string(), unit.on_disk()),
             ("rx/pull_urp".into(), "rx_pull_urp".into())
+        );
+        assert_eq!(UnitName::from_on_disk("rx_pull_urp"), Some(unit));
+        assert_eq!(
+            (UnitName::from_on_disk("rx"), UnitName::from_on_disk("ab_c")),
+            (None, None)
         );
         let long = format!("rx/{}", "x".repeat(101));
         for text in [

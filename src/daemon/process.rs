@@ -82,7 +82,11 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
         level: options.level,
     };
     let has_queue = loaded.component.queue_type().is_some();
-    let ended = SundewLock::take(places, &life.name, has_queue).and_then(|sundew_lock| {
+    let take = match loaded.lock {
+        true => SundewLock::take,
+        false => SundewLock::unwritten,
+    };
+    let ended = take(places, &life.name, has_queue).and_then(|sundew_lock| {
         let ended = runtime.block_on(life.run(loaded));
         runtime.shutdown_timeout(ABANDON);
         ended?;
@@ -147,7 +151,7 @@ impl Life {
                 loaded = self.reload(&mut hang_up) => Why::Reload(Box::new(loaded)),
             };
             if matches!(why, Why::End) {
-                info!("is stopping: what is in hand is finished first");
+                info!("stopping: what is in hand is finished first");
             }
             let ended = finish(running, &unit, &mut ends, &mut why).await;
             match why {

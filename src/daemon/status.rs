@@ -14,6 +14,7 @@ use crate::flow::Unit;
 
 /// Written at most this often, and only when something changed.
 const EVERY: Duration = Duration::from_secs(1);
+const STOPPED: &str = "stopped";
 
 /// The file's content. Names are a contract with monitors: they stay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,9 +43,27 @@ pub struct Status {
     pub latency_s: Map<String, Value>,
 }
 
+impl Status {
+    /// Whether the last word is that of a clean end.
+    pub fn is_stopped(&self) -> bool {
+        self.state == STOPPED
+    }
+}
+
 /// Reads a status file; `None` when there is none or it is half a file of an older px.
 pub fn read(path: &Path) -> Option<Status> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// Says `stopped` for a unit that could not say it itself and was stopped. The caller knows that it does not run.
+pub fn settle(path: &Path) -> anyhow::Result<()> {
+    match read(path) {
+        Some(mut last) if !last.is_stopped() => {
+            last.state = STOPPED.into();
+            write(path, last)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The picture of a unit now.
@@ -109,7 +128,7 @@ impl Writer {
     pub fn stopped(self) -> anyhow::Result<()> {
         self.task.abort();
         let mut last = of(&self.unit, self.started);
-        last.state = "stopped".into();
+        last.state = STOPPED.into();
         write(&self.path, last)
     }
 }

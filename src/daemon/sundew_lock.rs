@@ -4,7 +4,8 @@
 //! and Sundew from working on one queue, and the programs of a site find a pid where they have always looked.
 //!
 //! It holds the bare pid: `4711`, no newline. It is removed at a clean end only: "the file is there and the process is
-//! not" is how a watchdog knows of a crash. Anything but a pid counts as no lock.
+//! not" is how a watchdog knows of a crash. Anything but a pid counts as no lock. `lock = false` has none
+//! written.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -86,12 +87,7 @@ impl SundewLock {
                 Err(error) => break Err(error).with_context(|| format!("cannot write {}", path.display())),
             }
             match look(&path, &unit.name) {
-                Ok(Holder::Runs(pid)) => {
-                    break Err(anyhow::anyhow!(
-                        "{unit} is run by process {pid}, which is not px's (so says {}): stop it there first",
-                        path.display()
-                    ));
-                }
+                Ok(Holder::Runs(pid)) => break Err(foreign(unit, pid, &path)),
                 Ok(Holder::Died(_) | Holder::Nobody) => {}
                 Err(error) => break Err(error),
             }
@@ -105,6 +101,19 @@ impl SundewLock {
         Ok(SundewLock { path: Some(path) })
     }
 
+    /// For a site that wants none written: only a foreign process that works on the queue is respected.
+    pub fn unwritten(places: &Places, unit: &UnitName, has_queue: bool) -> anyhow::Result<SundewLock> {
+        if let Some(path) = path(places, unit).filter(|_| has_queue) {
+            match look(&path, &unit.name)? {
+                Holder::Runs(pid) => return Err(foreign(unit, pid, &path)),
+                // It would tell a watchdog that somebody else is to run.
+                Holder::Died(_) => remove(&path)?,
+                Holder::Nobody => {}
+            }
+        }
+        Ok(SundewLock { path: None })
+    }
+
     /// Removes it at a clean end. Where somebody else has it by now, it is left.
     pub fn release(self) -> anyhow::Result<()> {
         match self.path {
@@ -112,6 +121,13 @@ impl SundewLock {
             _ => Ok(()),
         }
     }
+}
+
+fn foreign(unit: &UnitName, pid: u32, path: &Path) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{unit} is run by process {pid}, which is not px's (so says {}): stop it there first",
+        path.display()
+    )
 }
 
 /// Our pid in a file beside, with its directory.
@@ -191,11 +207,11 @@ fn runs(pid: u32, unit: &str) -> bool {
     }
 }
 
-/// Whether the unit's name is a word of the command line: `pxSender NAME start`.
+/// Whether the unit's name is a whole word of the command line after the program's: `pxSender NAME start`. A part of a
+/// path is none, for a unit may be named `bin`.
 fn speaks_of(arguments: &[u8], unit: &str) -> bool {
-    arguments
-        .split(|b| !b.is_ascii_alphanumeric() && !b"._-".contains(b))
-        .any(|word| word == unit.as_bytes())
+    let words = arguments.split(|b| *b == 0 || b.is_ascii_whitespace());
+    words.skip(1).any(|word| word == unit.as_bytes())
 }
 
 /// A unit of px: were it this one, it would hold the unit's own lock.
@@ -313,8 +329,21 @@ mod tests {
         let error = queue.take().unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", foreign.0.id())), "{error}");
         assert!(!remove_dead(&queue.1, &queue.2).unwrap());
+        let error = SundewLock::unwritten(&queue.1, &queue.2, true).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", foreign.0.id())), "{error}");
         let names = std::fs::read_dir(queue.lock().parent().unwrap()).unwrap().count();
         assert_eq!(names, 1);
+    }
+
+    #[test]
+    fn a_site_may_want_none_written() {
+        let queue = Queue::new();
+        let take = || SundewLock::unwritten(&queue.1, &queue.2, true).unwrap();
+        take().release().unwrap();
+        assert!(!queue.lock().exists());
+        queue.write(&dead().to_string());
+        take();
+        assert!(!queue.lock().exists());
     }
 
     #[test]
@@ -352,6 +381,10 @@ mod tests {
             (b"tail\0-f\0log/tx_dd.log\0", false),
             (b"vi\0etc/tx/dd.conf\0", false),
             (b"pxSender\0dd-2\0start\0", false),
+            (b"/srv/dd/x\0", false),
+            (b"/bin/dd\0if=/dev/zero\0", false),
+            (b"dd\0of=x\0", false),
+            (b"sh\0/opt/dd\0", false),
             (b"/usr/bin/px\0run\0--detached\0rx/dd\0", false),
             (b"", false),
         ] {

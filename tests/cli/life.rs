@@ -69,9 +69,28 @@ fn what_cannot_be_revived_now_is_revived_later() {
     std::fs::write(&state, "in the way").unwrap();
     let said = site.run(&["revive"]);
     assert_eq!(said.code, 1, "{said:?}");
+    assert_eq!(site.run(&["status"]).out, "dispatch/d  died\n");
     std::fs::remove_file(&state).unwrap();
     let said = site.run_ok(&["revive"]);
     assert!(said.contains("dispatch/d has been started"), "{said}");
+}
+
+/// It was stopped only to be started: it is to run, and `px revive` tries again.
+#[test]
+fn what_a_restart_could_not_start_has_died() {
+    let site = Site::new();
+    site.write("dispatch/d.toml", DISPATCH);
+    site.run_ok(&["start"]);
+    let state = site.root().join("state/dispatch_d");
+    std::fs::rename(&state, site.root().join("aside")).unwrap();
+    std::fs::write(&state, "in the way").unwrap();
+    assert_eq!(site.run(&["restart"]).code, 1);
+    assert_eq!(site.run(&["status"]).out, "dispatch/d  died\n");
+    assert!(site.run(&["revive"]).out.starts_with("dispatch/d has died"));
+    // Who stops it has seen to it.
+    assert_eq!(site.run(&["stop", "d"]).code, 3);
+    assert_eq!(site.run(&["status"]).out, "dispatch/d  stopped\n");
+    assert_eq!(site.run_ok(&["revive"]), "");
 }
 
 /// A broker that takes connections and says nothing: an attempt lasts as long as its time-out.
@@ -113,6 +132,83 @@ fn a_bad_configuration_is_not_reloaded() {
     assert_eq!(site.run_ok(&["reload"]), "dispatch/d reads its configuration anew\n");
     wait_until("the unit has read it", || log().contains("has been reloaded"));
     assert_eq!(site.run(&["status"]).code, 0);
+}
+
+/// Whoever restarts to bring a change into force, and made a mistake in it, keeps what ran.
+#[test]
+fn a_unit_with_a_bad_configuration_is_not_ended_by_a_restart() {
+    let site = Site::new();
+    let second = DISPATCH.replace("\"q\"", "\"q2\"");
+    site.write("dispatch/d.toml", DISPATCH);
+    site.write("dispatch/e.toml", &second);
+    site.run_ok(&["start"]);
+    let (bad, good) = (site.pid("dispatch_d"), site.pid("dispatch_e"));
+    site.write("dispatch/d.toml", &format!("{DISPATCH}unknown = 1\n"));
+    let mut before = good;
+    for command in ["restart", "graceful"] {
+        let said = site.run(&[command]);
+        assert_eq!(said.code, 1, "{command}: {said:?}");
+        let refused = "px: dispatch/d is not restarted: it goes on with the configuration in force\n";
+        assert!(
+            said.err.contains("unknown") && said.err.ends_with(refused),
+            "{command}: {said:?}"
+        );
+        assert!(
+            said.out.starts_with("dispatch/e has been started (pid "),
+            "{command}: {said:?}"
+        );
+        assert_eq!(site.pid("dispatch_d"), bad, "{command}");
+        assert_ne!(site.pid("dispatch_e"), before, "{command}");
+        before = site.pid("dispatch_e");
+    }
+    assert!(site.run_ok(&["status", "d"]).contains(&format!("running (pid {bad})")));
+    // The site's file counts for all.
+    let text = std::fs::read_to_string(site.root().join("etc/px.toml")).unwrap();
+    site.write("px.toml", &format!("{text}[spool]\nunknown = 1\n"));
+    let said = site.run(&["restart"]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
+    assert_eq!((site.pid("dispatch_d"), site.pid("dispatch_e")), (bad, before));
+}
+
+/// What root's unit writes there, the account's own programs could not remove.
+#[test]
+fn root_is_told_whose_the_spool_is() {
+    if !rustix::process::geteuid().is_root() {
+        return; // only root can give a directory away
+    }
+    let site = Site::new();
+    site.write("dispatch/d.toml", DISPATCH);
+    site.write("dispatch/e.toml", &DISPATCH.replace("\"q\"", "\"q2\""));
+    std::os::unix::fs::chown(site.root(), Some(1), None).unwrap();
+    let said = site.run(&["start"]);
+    let root = site.root().display();
+    let warning = format!("px: runs as root, and the spool {root} belongs to daemon: start it as daemon\n");
+    assert_eq!((said.code, said.err), (0, warning));
+}
+
+/// As a unit is put out of service: its file gets another name, and then it is stopped.
+#[test]
+fn a_unit_whose_file_has_gone_is_shown_and_ended() {
+    let site = Site::new();
+    let aside = || {
+        std::fs::rename(
+            site.root().join("etc/dispatch/d_1.toml"),
+            site.root().join("etc/dispatch/off"),
+        )
+    };
+    for stop in [&["stop"][..], &["stop", "dispatch/d_1"], &["stop", "d_1"]] {
+        site.write("dispatch/d_1.toml", DISPATCH);
+        site.run_ok(&["start"]);
+        let pid = site.pid("dispatch_d_1");
+        aside().unwrap();
+        let line = format!("dispatch/d_1  running (pid {pid}), its configuration file is gone\n");
+        assert_eq!(site.run_ok(&["status"]), line);
+        assert_eq!(status(&site)[0]["file_gone"], true);
+        assert_eq!(site.run_ok(&["restart"]), "");
+        assert_eq!(site.run_ok(stop), "dispatch/d_1 has been stopped\n");
+        assert_eq!(site.run_ok(&["status"]), "");
+    }
+    assert_eq!(site.run(&["stop", "d_1"]).code, 1);
 }
 
 /// As `etc/systemd/px@.service` runs it.

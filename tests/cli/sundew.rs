@@ -1,5 +1,6 @@
 //! The old program names: the texts, streams and exit codes that the scripts of a Sundew site know.
 
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -210,9 +211,9 @@ fn pxchecker_starts_what_has_died_and_tells_it_in_its_log() {
 struct Foreign(Child);
 
 impl Foreign {
-    fn new() -> Foreign {
+    fn of(unit: &str) -> Foreign {
         let mut command = Command::new("sh");
-        command.args(["-c", "read line", "pxReceiver", "p", "start"]);
+        command.args(["-c", "read line", "pxReceiver", unit, "start"]);
         Foreign(command.stdin(Stdio::piped()).spawn().unwrap())
     }
 }
@@ -227,7 +228,7 @@ impl Drop for Foreign {
 #[test]
 fn a_foreign_process_keeps_its_queue() {
     let old = Old::new();
-    let foreign = Foreign::new();
+    let foreign = Foreign::of("p");
     let pid = foreign.0.id();
     std::fs::create_dir_all(old.lock().parent().unwrap()).unwrap();
     std::fs::write(old.lock(), pid.to_string()).unwrap();
@@ -248,6 +249,11 @@ fn a_foreign_process_keeps_its_queue() {
     let said = old.0.run(&["start", "p"]);
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains(&format!("rx/p is run by process {pid}")), "{said:?}");
+    let said = old.0.run(&["status", "p"]);
+    let line = format!("rx/p  stopped; process {pid} works on its queue (.lock)\n");
+    assert_eq!((said.out, said.code), (line, 3));
+    let said = old.0.run(&["status", "p", "--json"]).out;
+    assert!(said.contains(&format!("\"foreign_pid\": {pid}")), "{said}");
     assert_eq!(old.0.run_ok(&["revive"]), "");
     assert_eq!(old.pid(), pid as i32);
     drop(foreign);
@@ -269,11 +275,57 @@ fn what_cannot_start_is_told() {
     assert!(!old.lock().exists());
 }
 
+/// A broker that takes connections and says nothing.
+#[test]
+fn what_is_not_ready_in_time_is_told() {
+    let old = Old::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://u:p@{}/", silent.local_addr().unwrap());
+    old.0.write(
+        "px.toml",
+        &format!("[brokers.own]\nurls = [{url:?}]\nexchange = \"x\"\n"),
+    );
+    let said = old.run("pxReceiver", &["p", "start"]);
+    assert_eq!((said.out.as_str(), said.code), ("", 0), "{said:?}");
+    let line = format!("rx/p has been started (pid {}) and is not ready yet: ", old.pid());
+    assert!(said.err.starts_with(&line) && said.err.lines().count() == 1, "{said:?}");
+}
+
+/// Where Sundew's own pxChecker goes on, it would start its own program for a unit of px that was killed.
+#[test]
+fn a_site_may_want_no_lock_in_its_queues() {
+    let old = Old::new();
+    let text = std::fs::read_to_string(old.0.root().join("etc/px.toml")).unwrap();
+    old.0.write("px.toml", &format!("{text}[spool]\nlock = false\n"));
+    old.says("start", "", 0);
+    assert!(!old.lock().exists());
+    old.says(
+        "status",
+        &format!("Receiver p is running with PID {}\n", old.0.pid("rx_p")),
+        0,
+    );
+    old.says("restart", "", 0);
+    old.says("stop", "", 0);
+}
+
+#[test]
+fn what_could_not_start_again_is_not_ended_by_a_restart() {
+    let old = Old::new();
+    old.says("start", "", 0);
+    let pid = old.pid();
+    old.0.write("rx/p.toml", "type = \"pull\"\nbroker = \"own\"\n");
+    let said = old.run("pxReceiver", &["p", "restart"]);
+    assert_eq!((said.out.as_str(), said.code), ("", 1), "{said:?}");
+    assert!(said.err.contains("queue: missing"), "{said:?}");
+    assert!(said.err.contains("px: rx/p is not restarted: it goes on"), "{said:?}");
+    old.says("status", &format!("Receiver p is running with PID {pid}\n"), 0);
+}
+
 #[test]
 fn what_is_left_to_sundew_is_left() {
     let old = Old::new();
     old.0.write("rx/bulletins.conf", "type collector\n");
-    for verb in ["start", "stop", "status", "restart", "reload"] {
+    for verb in ["start", "stop", "restart", "reload"] {
         let said = old.run("pxReceiver", &["bulletins", verb]);
         assert_eq!((said.out.as_str(), said.code), ("", 1), "{verb}: {said:?}");
         assert!(
@@ -281,6 +333,21 @@ fn what_is_left_to_sundew_is_left() {
             "{said:?}"
         );
     }
+    let status = || old.run("pxReceiver", &["bulletins", "status"]);
+    let said = status();
+    assert_eq!(
+        (said.out.as_str(), said.err.as_str(), said.code),
+        ("* receiver bulletins is not running\n", "", 0)
+    );
+    let foreign = Foreign::of("bulletins");
+    let pid = foreign.0.id();
+    std::fs::create_dir_all(old.0.root().join("rxq/bulletins")).unwrap();
+    std::fs::write(old.0.root().join("rxq/bulletins/.lock"), pid.to_string()).unwrap();
+    let running = format!("Receiver bulletins is running with PID {pid}\n");
+    wait_until("it has arguments", || status().out == running);
+    drop(foreign);
+    let died = format!("** receiver bulletins is locked (PID {pid}) but not running\n");
+    assert_eq!((status().out, status().code), (died, 0));
 }
 
 #[test]

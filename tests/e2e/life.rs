@@ -155,7 +155,9 @@ fn a_stop_finishes_what_is_in_hand() {
     feed.announce(v02(&server.url(), "a/slow", &bytes));
     site.wait_that("it is asked for", || server.hits("a/slow").len() == 1);
     unit.signal(Signal::TERM);
-    site.wait_that("it is stopping", || site.said(UNIT).contains("is stopping"));
+    site.wait_that("it is stopping", || {
+        site.said(UNIT).contains("stopping: what is in hand")
+    });
     // It takes nothing new meanwhile.
     feed.announce(v02(&server.url(), "a/next", b"next"));
     server.release();
@@ -177,9 +179,9 @@ fn a_second_sigterm_lets_go_and_nothing_is_lost() {
         .site
         .wait_that("it is asked for", || world.server.hits("a/slow").len() == 1);
     unit.signal(Signal::TERM);
-    world
-        .site
-        .wait_that("it is stopping", || world.site.said(UNIT).contains("is stopping"));
+    world.site.wait_that("it is stopping", || {
+        world.site.said(UNIT).contains("stopping: what is in hand")
+    });
     unit.signal(Signal::TERM);
     assert!(unit.wait_end().success());
     assert!(world.site.arrived("slow").is_none());
@@ -262,5 +264,12 @@ fn a_frozen_unit_is_killed_by_stop() {
     let said = site.px_ends(0, &["stop", UNIT]);
     assert!(said.err.contains("is killed"), "{said:?}");
     assert!(begun.elapsed() < Duration::from_secs(40));
-    site.px_ends(3, &["status", UNIT]);
+    let said = site.px_ends(3, &["status", UNIT]);
+    assert!(said.out.ends_with("  stopped\n"), "{said:?}");
+    // To a watchdog it would tell that the unit is to run.
+    assert!(
+        !site
+            .path(&format!("rxq/{}/.lock", UNIT.trim_start_matches("rx/")))
+            .exists()
+    );
 }

@@ -4,19 +4,19 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Once, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ValueEnum;
 
-use crate::cli::LogLevel;
+use crate::cli::{LogLevel, plain};
 use crate::config::{Places, UnitName};
 
 /// How long a starter waits for a unit's word.
 const READY_WITHIN: Duration = Duration::from_secs(5);
-/// The account a unit of the system root runs as.
-const ACCOUNT: &str = "px";
+/// The accounts a unit of the system root may run as, Sundew's first: the first that exists.
+const ACCOUNTS: [&str; 2] = ["pds", "px"];
 
 /// `px run --detached`, in a session of its own.
 pub fn command(places: &Places, name: &UnitName, level: Option<LogLevel>) -> anyhow::Result<Command> {
@@ -38,8 +38,11 @@ pub fn command(places: &Places, name: &UnitName, level: Option<LogLevel>) -> any
         // The starter's root may be relative to its working directory, or not be the environment's at all.
         command.env("PX_ROOT", root);
     }
-    if places.is_system_root() && rustix::process::geteuid().is_root() {
-        drop_privileges(places, &mut command)?;
+    if rustix::process::geteuid().is_root() {
+        match places.is_system_root() {
+            true => drop_privileges(places, &mut command)?,
+            false => warn_of_root(places),
+        }
     }
     // SAFETY: between fork and exec only setsid(2) is called, which is async-signal-safe.
     #[allow(unsafe_code)]
@@ -52,27 +55,60 @@ pub fn command(places: &Places, name: &UnitName, level: Option<LogLevel>) -> any
     Ok(command)
 }
 
-/// Units of the system root run as user px, which must own what they write.
+/// A line of /etc/passwd.
+struct Account<'a> {
+    name: &'a str,
+    user: u32,
+    group: u32,
+}
+
+impl Account<'_> {
+    fn all(passwd: &str) -> impl Iterator<Item = Account<'_>> {
+        passwd.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            let mut ids = fields.skip(1).map(|id| id.parse().ok());
+            let (user, group) = (ids.next()??, ids.next()??);
+            Some(Account { name, user, group })
+        })
+    }
+
+    /// What units of the system root run as.
+    fn of_units(passwd: &str) -> Option<Account<'_>> {
+        ACCOUNTS
+            .into_iter()
+            .find_map(|name| Account::all(passwd).find(|account| account.name == name))
+    }
+}
+
+/// Below a root of one's own a unit stays who starts it; what root writes there, the spool's owner cannot remove.
+fn warn_of_root(places: &Places) {
+    static SAID: Once = Once::new();
+    let owner = std::fs::metadata(&places.spool).map_or(0, |spool| spool.uid());
+    if owner != 0 {
+        SAID.call_once(|| {
+            let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            let account = Account::all(&passwd).find(|account| account.user == owner);
+            let user = account.map_or_else(|| format!("user {owner}"), |account| account.name.to_owned());
+            let spool = places.spool.display();
+            let warning = format!("px: runs as root, and the spool {spool} belongs to {user}: start it as {user}");
+            eprintln!("{}", plain(&warning));
+        });
+    }
+}
+
+/// Units of the system root run as a user of their own, which must own what they write.
 fn drop_privileges(places: &Places, command: &mut Command) -> anyhow::Result<()> {
-    let accounts = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
-    let account = accounts.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let is_ours = fields.next() == Some(ACCOUNT);
-        let mut ids = fields.skip(1).map(str::parse::<u32>);
-        match (is_ours, ids.next(), ids.next()) {
-            (true, Some(Ok(user)), Some(Ok(group))) => Some((user, group)),
-            _ => None,
-        }
-    });
-    let Some((user, group)) = account else {
-        anyhow::bail!("there is no user {ACCOUNT} to run as: make it (adduser --system --group {ACCOUNT})");
+    let passwd = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    let Some(Account { name, user, group }) = Account::of_units(&passwd) else {
+        anyhow::bail!("there is no user pds or px to run as: make one (adduser --system --group px)");
     };
     // A spool that belongs to somebody stays theirs: Sundew may work in it under another account.
     let spool = std::fs::metadata(&places.spool).is_ok_and(|spool| spool.uid() == 0);
     let spool = spool.then_some(&places.spool);
     for directory in [&places.run, &places.log, &places.state].into_iter().chain(spool) {
         std::os::unix::fs::chown(directory, Some(user), Some(group))
-            .with_context(|| format!("cannot give {} to {ACCOUNT}", directory.display()))?;
+            .with_context(|| format!("cannot give {} to {name}", directory.display()))?;
     }
     command.uid(user).gid(group);
     Ok(())
@@ -115,5 +151,19 @@ pub fn word(child: &mut Child) -> Word {
             Ok(None) => {} // its output ended; its last words are to come
             Err(_) => return Word::NotYet,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_of_the_system_run_as_pds_or_else_as_px() {
+        let of = |passwd: &str| Account::of_units(passwd).map(|account| (account.user, account.group));
+        let (root, px, pds) = ("root:x:0:0:r:/:/sh\n", "px:x:7:8:p:/:/sh\n", "pds:x:5:6:p:/:/sh\n");
+        assert_eq!(of(&format!("{root}{px}{pds}")), Some((5, 6)));
+        assert_eq!(of(&format!("{root}{px}")), Some((7, 8)));
+        assert_eq!((of(root), of("px:x:a:8\npds:x\n")), (None, None));
     }
 }
