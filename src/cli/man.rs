@@ -84,8 +84,8 @@ A link to `px` of one of these names is Sundew's program of that name, with its 
 
 `status` is always 0, `reload` always 2, and `restart` starts only what ran or has died. A start that fails is told on
 standard error, with 1; a unit that is not ready within 5 s, with 0, for it goes on trying. Of a unit that is left to
-Sundew only `status` is answered. `txq/NAME/.lock` and `rxq/NAME/.lock` hold the pid of a running sender or receiver,
-unless px.toml(5) has `lock = false`; where a foreign process holds it, the unit does not start.
+Sundew only `status` is answered. `txq/NAME/.lock` and `rxq/NAME/.lock` hold the pid of a running sender or receiver;
+where a foreign process holds it, the unit does not start.
 
 As root below a `PX_ROOT` units run as root; without it they run as `pds`, or where there is no such account as `px`.
 

@@ -57,12 +57,6 @@
 //! | option | default | meaning |
 //! | --- | --- | --- |
 //! | `keep_db` | 30 days | how long `px clean` leaves products in `db/` |
-//! | `lock` | true | whether a unit keeps `.lock`, with its pid, in its queue; it counts from the next start |
-//!
-//! `.lock` is where Sundew's programs and the watchdogs of a site look. `lock = false` is for a site where Sundew's own
-//! pxChecker goes on, for units that are left to Sundew: of a unit of px that was killed it would find `.lock` and
-//! start its own program. A queue whose `.lock` names a running process that is not px's is left to that process all
-//! the same.
 //!
 //! # Reaper
 //!
@@ -139,8 +133,6 @@ pub struct Site {
     pub log: Log,
     /// How long products stay in `db/`.
     pub keep_db: Duration,
-    /// Whether units keep `.lock` in their queues.
-    pub lock: bool,
     brokers: BTreeMap<String, Broker>,
     /// Brokers that are written but could not be read; `None` where the whole file could not be.
     faulty: Option<Vec<String>>,
@@ -184,7 +176,6 @@ impl Site {
             places: places.clone(),
             log: Log::default(),
             keep_db: KEEP_DB,
-            lock: true,
             brokers: brokers
                 .into_iter()
                 .map(|broker| (broker.name.clone(), broker))
@@ -247,12 +238,8 @@ impl Site {
         // Where `brokers` is no table, or the file not even TOML, it may have had any broker.
         self.faulty = (!table.is_broken() && is_table).then_some(faulty);
         self.log = options::log(table, &self.log);
-        let spool = table.within("spool", |table| {
-            Some((options::positive_duration(table, "keep_db"), table.boolean("lock")))
-        });
-        if let Some((keep_db, lock)) = spool {
-            self.keep_db = keep_db.unwrap_or(self.keep_db);
-            self.lock = lock.unwrap_or(self.lock);
+        if let Some(keep) = table.within("spool", |table| options::positive_duration(table, "keep_db")) {
+            self.keep_db = keep;
         }
         if table.has("reaper") {
             table.within("reaper", |table| {

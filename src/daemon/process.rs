@@ -82,11 +82,7 @@ pub fn run(places: &Places, name: UnitName, file: PathBuf, options: &Options) ->
         level: options.level,
     };
     let has_queue = loaded.component.queue_type().is_some();
-    let take = match loaded.lock {
-        true => SundewLock::take,
-        false => SundewLock::unwritten,
-    };
-    let ended = take(places, &life.name, has_queue).and_then(|sundew_lock| {
+    let ended = SundewLock::take(places, &life.name, has_queue).and_then(|sundew_lock| {
         let ended = runtime.block_on(life.run(loaded));
         runtime.shutdown_timeout(ABANDON);
         ended?;

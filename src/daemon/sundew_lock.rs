@@ -4,8 +4,7 @@
 //! and Sundew from working on one queue, and the programs of a site find a pid where they have always looked.
 //!
 //! It holds the bare pid: `4711`, no newline. It is removed at a clean end only: "the file is there and the process is
-//! not" is how a watchdog knows of a crash. Anything but a pid counts as no lock. `lock = false` has none
-//! written.
+//! not" is how a watchdog knows of a crash. Anything but a pid counts as no lock.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -87,7 +86,12 @@ impl SundewLock {
                 Err(error) => break Err(error).with_context(|| format!("cannot write {}", path.display())),
             }
             match look(&path, &unit.name) {
-                Ok(Holder::Runs(pid)) => break Err(foreign(unit, pid, &path)),
+                Ok(Holder::Runs(pid)) => {
+                    break Err(anyhow::anyhow!(
+                        "{unit} is run by process {pid}, which is not px's (so says {}): stop it there first",
+                        path.display()
+                    ));
+                }
                 Ok(Holder::Died(_) | Holder::Nobody) => {}
                 Err(error) => break Err(error),
             }
@@ -101,19 +105,6 @@ impl SundewLock {
         Ok(SundewLock { path: Some(path) })
     }
 
-    /// For a site that wants none written: only a foreign process that works on the queue is respected.
-    pub fn unwritten(places: &Places, unit: &UnitName, has_queue: bool) -> anyhow::Result<SundewLock> {
-        if let Some(path) = path(places, unit).filter(|_| has_queue) {
-            match look(&path, &unit.name)? {
-                Holder::Runs(pid) => return Err(foreign(unit, pid, &path)),
-                // It would tell a watchdog that somebody else is to run.
-                Holder::Died(_) => remove(&path)?,
-                Holder::Nobody => {}
-            }
-        }
-        Ok(SundewLock { path: None })
-    }
-
     /// Removes it at a clean end. Where somebody else has it by now, it is left.
     pub fn release(self) -> anyhow::Result<()> {
         match self.path {
@@ -121,13 +112,6 @@ impl SundewLock {
             _ => Ok(()),
         }
     }
-}
-
-fn foreign(unit: &UnitName, pid: u32, path: &Path) -> anyhow::Error {
-    anyhow::anyhow!(
-        "{unit} is run by process {pid}, which is not px's (so says {}): stop it there first",
-        path.display()
-    )
 }
 
 /// Our pid in a file beside, with its directory.
@@ -329,21 +313,8 @@ mod tests {
         let error = queue.take().unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", foreign.0.id())), "{error}");
         assert!(!remove_dead(&queue.1, &queue.2).unwrap());
-        let error = SundewLock::unwritten(&queue.1, &queue.2, true).unwrap_err().to_string();
-        assert!(error.contains(&format!("process {}", foreign.0.id())), "{error}");
         let names = std::fs::read_dir(queue.lock().parent().unwrap()).unwrap().count();
         assert_eq!(names, 1);
-    }
-
-    #[test]
-    fn a_site_may_want_none_written() {
-        let queue = Queue::new();
-        let take = || SundewLock::unwritten(&queue.1, &queue.2, true).unwrap();
-        take().release().unwrap();
-        assert!(!queue.lock().exists());
-        queue.write(&dead().to_string());
-        take();
-        assert!(!queue.lock().exists());
     }
 
     #[test]

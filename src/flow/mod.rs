@@ -278,8 +278,6 @@ pub struct Loaded {
     pub log_keep: usize,
     /// The least important level that is written.
     pub log_level: tracing::Level,
-    /// Whether `.lock` is kept in its queue.
-    pub lock: bool,
 }
 
 /// Reads the site and one unit. All errors of both files, or what is to run.
@@ -311,7 +309,6 @@ pub fn load(places: &Places, name: &UnitName, file: &Path) -> Result<Loaded, Vec
             warnings: report.findings().to_vec(),
             log_keep: log.keep as usize,
             log_level: log.level,
-            lock: site.lock,
         }),
         _ => Err(report.findings().to_vec()),
     }

@@ -291,23 +291,6 @@ fn what_is_not_ready_in_time_is_told() {
     assert!(said.err.starts_with(&line) && said.err.lines().count() == 1, "{said:?}");
 }
 
-/// Where Sundew's own pxChecker goes on, it would start its own program for a unit of px that was killed.
-#[test]
-fn a_site_may_want_no_lock_in_its_queues() {
-    let old = Old::new();
-    let text = std::fs::read_to_string(old.0.root().join("etc/px.toml")).unwrap();
-    old.0.write("px.toml", &format!("{text}[spool]\nlock = false\n"));
-    old.says("start", "", 0);
-    assert!(!old.lock().exists());
-    old.says(
-        "status",
-        &format!("Receiver p is running with PID {}\n", old.0.pid("rx_p")),
-        0,
-    );
-    old.says("restart", "", 0);
-    old.says("stop", "", 0);
-}
-
 #[test]
 fn what_could_not_start_again_is_not_ended_by_a_restart() {
     let old = Old::new();
