@@ -246,13 +246,12 @@ impl Draft {
     }
 
     /// Puts a complete draft under its name if that is free, synced in `power` mode, and keeps it locked. Else the
-    /// draft comes back. The directory is not synced: the links that follow are what must be safe. Blocks.
+    /// draft comes back. Nobody holds it open for writing then. The directory is not synced: the links that follow are
+    /// what must be safe. Blocks.
     pub fn place_new(mut self, durability: Durability) -> Result<Result<Source, Draft>, SpoolError> {
         let doing = format!("cannot put {} in place", self.shown);
         let refused = |err| classify(err, &doing);
-        if durability == Durability::Power {
-            rustix::fs::fdatasync(&self.file).map_err(refused)?;
-        }
+        self.complete(durability).map_err(refused)?;
         let (fd, from, to) = (self.directory.fd(), self.temporary.as_str(), self.name.as_slice());
         match rustix::fs::renameat_with(fd, from, fd, to, RenameFlags::NOREPLACE) {
             Ok(()) => {}
@@ -338,10 +337,12 @@ fn refused_link(err: Errno, doing: &str) -> SpoolError {
 mod tests {
     use std::fs;
     use std::io::Write;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
     use crate::message::Fault;
+    use crate::spool::tree::lease;
 
     fn trees() -> (tempfile::TempDir, Tree, Tree) {
         let dir = tempfile::tempdir().unwrap();
@@ -443,6 +444,7 @@ mod tests {
         first.remove().unwrap();
         let second = second.place_new(Durability::Power).unwrap().unwrap();
         assert_eq!((second.bytes(), second.name()), (6, &b"name"[..]));
+        assert_eq!(lease::writers_of(second.file().as_fd()), lease::Writers::None);
         drop(second);
         let again = rxq.source(b"name").unwrap().unwrap();
         assert_eq!(fs::read_dir(rxq.root()).unwrap().count(), 1);
