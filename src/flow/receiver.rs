@@ -140,7 +140,7 @@ impl Handle for Receiver {
         // In the queue's order: of two products of one name the later one is the correction.
         let turn = self.ingester.turn(&name);
         let (unit, ingester, input) = (self.unit.clone(), self.ingester.clone(), Arc::clone(input));
-        let work = async move { receive(&unit, &ingester, input, &name, turn).await };
+        let work = async move { receive(&unit, &ingester, input, turn).await };
         (Step::Later(Box::pin(work)), ())
     }
 
@@ -160,11 +160,10 @@ fn named(envelope: &Envelope) -> Result<&[u8], String> {
     }
 }
 
-async fn receive(unit: &Unit, ingester: &Ingester, input: Arc<Input>, name: &[u8], mut turn: Turn) -> Outcome {
-    turn.comes().await;
+async fn receive(unit: &Unit, ingester: &Ingester, input: Arc<Input>, turn: Turn) -> Outcome {
     let (first_seen, redelivered) = (input.first_seen, input.redelivered);
     let fill = move |draft: &mut Draft| draft.write_all(&input.envelope.body);
-    match ingester.receive(name, redelivered, fill).await {
+    match ingester.receive(turn, redelivered, fill).await {
         Ok(taken) => {
             ingest::tell_taken(unit, &taken);
             match taken.known {

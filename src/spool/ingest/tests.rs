@@ -141,7 +141,7 @@ async fn receive(ingester: &Ingester, name: &[u8], bytes: &str, is_redelivered: 
 async fn try_receive(ingester: &Ingester, name: &[u8], bytes: &str, is_redelivered: bool) -> Result<Taken, SpoolError> {
     let bytes = bytes.to_string();
     let fill = move |draft: &mut Draft| draft.write_all(bytes.as_bytes());
-    ingester.receive(name, is_redelivered, fill).await
+    ingester.receive(ingester.turn(name), is_redelivered, fill).await
 }
 
 async fn recover(ingester: &Ingester) -> usize {
@@ -453,11 +453,9 @@ async fn many_of_one_name_at_once_are_all_kept_in_their_order() {
     let world = World::new();
     let ingester = world.open();
     let works = (0..COUNT).map(|n| {
-        let (ingester, mut turn) = (ingester.clone(), ingester.turn(NAME));
-        tokio::spawn(async move {
-            turn.comes().await;
-            receive(&ingester, NAME, &format!("{n:02}"), false).await
-        })
+        let (ingester, turn) = (ingester.clone(), ingester.turn(NAME));
+        let fill = move |draft: &mut Draft| write!(draft, "{n:02}");
+        tokio::spawn(async move { ingester.receive(turn, false, fill).await.unwrap() })
     });
     for work in works.collect::<Vec<_>>() {
         work.await.unwrap();
