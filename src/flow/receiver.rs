@@ -29,7 +29,8 @@
 //! written to `rxq/NAME`, linked into `db/YYYYMMDD/F3/F1/F2/` and into the queues of its clients, all of that is synced,
 //! and then the message is acked. A receiver that was killed in between finishes its products when it starts; of a
 //! message that is delivered again, the product that it became then, one of the last, is not linked a second time. An
-//! empty body is a product too.
+//! empty body is a product too. A file in `rxq/NAME` that px may not read, link or remove, or whose name has no place in
+//! the database, stays there; the log tells why, and `px status` how many there are (`left_in_rxq`).
 //!
 //! The name in the database is the first six colon fields of `filename`, the empty ones among the fields 1 to 5 filled
 //! from `extension`, and the time in UTC; a stamp that is taken is counted on. The priority in a client's queue is the

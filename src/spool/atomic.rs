@@ -348,6 +348,7 @@ pub(super) fn classify(err: Errno, doing: &str) -> SpoolError {
         fault,
         what: format!("{doing}: {hint}"),
         store_full: false,
+        one_file: false,
         source: Some(Box::new(err)),
     }
 }

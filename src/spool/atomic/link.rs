@@ -84,7 +84,7 @@ impl Source {
         let us = rustix::process::geteuid();
         let is_ours = us.is_root() || [self.owner, directory.st_uid].contains(&us.as_raw());
         match is_sticky && !is_ours {
-            true => Err(refused(Errno::PERM)),
+            true => Err(refused(Errno::PERM).of_one_file()),
             false => Ok(()),
         }
     }
@@ -125,6 +125,9 @@ impl Tree {
         let file: File = match rustix::fs::openat(directory.fd(), name, flags, Mode::empty()) {
             Ok(fd) => fd.into(),
             Err(Errno::NOENT) => return Ok(None),
+            Err(err @ (Errno::ACCESS | Errno::PERM)) if may_search(&directory) => {
+                return Err(refused(err).of_one_file());
+            }
             Err(err) => return Err(refused(err)),
         };
         if !lock_file(&file).map_err(refused)? {
@@ -322,6 +325,10 @@ fn lock_file(file: &File) -> Result<bool, Errno> {
     }
 }
 
+fn may_search(directory: &Directory) -> bool {
+    rustix::fs::accessat(directory.fd(), c".", Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+}
+
 fn refused_link(err: Errno, doing: &str) -> SpoolError {
     let hint = match err {
         Errno::XDEV => "they are on different file systems; rxq, db, txq and fxq have to be on one",
@@ -330,7 +337,10 @@ fn refused_link(err: Errno, doing: &str) -> SpoolError {
         Errno::NOENT => "somebody has taken the file or the directory away",
         err => return classify(err, doing),
     };
-    SpoolError::own(format!("{doing}: {hint}"), err)
+    SpoolError {
+        one_file: matches!(err, Errno::PERM | Errno::MLINK),
+        ..SpoolError::own(format!("{doing}: {hint}"), err)
+    }
 }
 
 #[cfg(test)]

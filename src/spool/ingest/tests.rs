@@ -8,6 +8,7 @@ use super::*;
 use crate::config::{ClientKind, RoutingTable};
 use crate::message::{Extension, Verdict};
 
+mod foreign;
 mod repeats;
 
 const NAME: &[u8] = b"a.gif:URP:XSS:RADAR:2:";
