@@ -261,19 +261,21 @@ pub(super) fn later(at: Timestamp, seconds: i64) -> Option<Timestamp> {
 
 /// F3, F1 and F2 of a name; an empty field makes no directory.
 pub(super) fn directories(name: &[u8]) -> Result<Vec<Vec<u8>>, SpoolError> {
-    let bad = || {
-        let name = String::from_utf8_lossy(name);
-        SpoolError::message(format!("Bad ingest name ({name}) => No dbName"))
-    };
-    let directory = ingest_name::db_directory(name).ok_or_else(bad)?;
+    let directory = ingest_name::db_directory(name).ok_or_else(|| bad_name(name))?;
     let parts = directory.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
     let parts: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();
     let is_good = |part: &Vec<u8>| !matches!(part.as_slice(), b"." | b"..") && !part.contains(&0);
     if parts.iter().all(is_good) {
         Ok(parts)
     } else {
-        Err(bad())
+        Err(bad_name(name))
     }
+}
+
+/// In Sundew's words.
+pub(super) fn bad_name(name: &[u8]) -> SpoolError {
+    let shown = String::from_utf8_lossy(&name[..name.len().min(300)]);
+    SpoolError::message(format!("Bad ingest name ({shown}) => No dbName"))
 }
 
 /// The path of a name without stamp, were it ingested then.

@@ -317,7 +317,9 @@ impl Inner {
         if stem.len() + STAMP_BYTES > NAME_MAX {
             return refuse("with its extension and its stamp the name is longer than 255 bytes");
         }
-        database::directories(&ingest_name::stamped(&stem, Timestamp::UNIX_EPOCH)).map(drop)
+        // The name it was received by: no stamp has been given yet.
+        let placed = database::directories(&ingest_name::stamped(&stem, Timestamp::UNIX_EPOCH));
+        placed.map(drop).map_err(|_| database::bad_name(name))
     }
 
     fn draft(&self, name: &[u8]) -> Result<Draft, SpoolError> {

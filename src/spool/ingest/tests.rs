@@ -337,6 +337,8 @@ async fn hostile_names_are_the_messages_fault_and_leave_nothing_behind() {
         assert_eq!(error.fault, Fault::Message, "{name:?}: {error}");
         assert!(ingester.draft(name.as_bytes()).is_err() && ingester.check(name.as_bytes()).is_err());
     }
+    let told = ingester.check(b"a:..:c:d:e").unwrap_err().what;
+    assert_eq!(told, "Bad ingest name (a:..:c:d:e) => No dbName");
     assert!(world.files("rxq").is_empty() && world.files("db").is_empty());
     for name in ["quit", "a.tmp", "caf\u{e9} au lait", "..a", "a\nb"]
         .iter()
