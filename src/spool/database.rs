@@ -72,7 +72,7 @@ impl Database {
     pub fn add(&self, source: &Source, stem: &[u8], at: Timestamp) -> Result<Entry, SpoolError> {
         let from = self.crowd(stem, at);
         let linked = link_free(&self.tree, source, stem, from, |at, name| {
-            let mut parts = vec![date(at)];
+            let mut parts = vec![ingest_name::date(at).into_bytes()];
             parts.extend(directories(name)?);
             Ok(parts)
         })?;
@@ -282,12 +282,7 @@ pub(super) fn bad_name(name: &[u8]) -> SpoolError {
 fn place(stem: &[u8], at: Timestamp) -> Vec<u8> {
     let name = ingest_name::stamped(stem, at);
     let below = ingest_name::db_directory(&name).unwrap_or_default();
-    [date(at), below, name].join(&b'/')
-}
-
-/// `YYYYMMDD`, UTC.
-fn date(at: Timestamp) -> Vec<u8> {
-    at.strftime("%Y%m%d").to_string().into_bytes()
+    [ingest_name::date(at).into_bytes(), below, name].join(&b'/')
 }
 
 /// Names that the entry of a file has most likely: a hint, then those around its last change, the nearest first.
