@@ -8,7 +8,7 @@
 //! | `exchange` | the broker's | where the messages come in |
 //! | `queue` | | the queue, durable unless `durable = false`; `auto_delete`, `expires`; `""`: see below |
 //! | `bind` | | patterns, or `{ exchange, key }` |
-//! | `prefetch` | 100 | messages in hand at once |
+//! | `prefetch` | 25 | messages in hand at once, and with them in memory: see below |
 //! | `extension` | `"MISSING:MISSING:MISSING:MISSING:"` | the fields that a name lacks; `-NAME` is the unit's name |
 //! | `route` | `"masks"` | who gets a product: every client whose own masks accept it; `"table"`: those of the routing table |
 //! | `routing_table` | `pxRouting.conf` | with `route = "table"`: the absolute path of the table |
@@ -38,6 +38,11 @@
 //! them; transceivers get what the table gives them only. Their configurations are read at start and at a reload. A
 //! product whose name holds `PROBLEM_BULLETIN` is kept and queued for nobody.
 //!
+//! A message is in memory from its delivery to its ack, and RabbitMQ bounds deliveries by their number only. So a unit
+//! needs memory for `prefetch` messages of the largest size that comes, and for a second copy of each that is being
+//! parked: with what RabbitMQ accepts at most by itself, 16 MiB (128 MiB before version 4), that is 400 MiB (3.2 GiB)
+//! for 25. Raise `prefetch` where messages are small and many, lower it where they are large.
+//!
 //! A message without `filename`, and one whose `filename` holds a slash or a NUL byte, begins with a dot or is too long,
 //! goes to the failed store with its reason.
 //!
@@ -62,7 +67,8 @@ use crate::spool::ingest::{Ingester, Turn};
 
 /// The header that names a product.
 const FILENAME: &str = "filename";
-const PREFETCH: u16 = 100;
+/// Bodies are in memory from the delivery to the ack, and a broker counts messages, not bytes.
+const PREFETCH: u16 = 25;
 const ADOPT_AFTER: Duration = Duration::from_secs(600);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(12 * 3600);
 
