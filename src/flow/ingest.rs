@@ -19,6 +19,8 @@ use crate::spool::{Durability, SpoolError, off_thread};
 
 /// The part of the unit that says why ingesting what an earlier run has left is paused.
 const RECOVERY: &str = "recovery";
+/// What stays in the receiver's queue, for a person to look at.
+const LEFT: &str = "left_in_rxq";
 
 /// `extension`, `route`, `routing_table`, `feeds` and `sync`, which every receiver reads the same way; and the clients
 /// and the routing table as they are now.
@@ -182,6 +184,7 @@ async fn recover(unit: &Unit, ingester: &Ingester) -> bool {
     loop {
         match ingester.recover(|ingested| tell(unit, ingested)).await {
             Ok(left) => {
+                unit.state.set_gauge(LEFT, left.len() as u64);
                 for reason in left {
                     error!("left in its queue: {}", reason.line());
                 }

@@ -8,7 +8,7 @@
 //! | `exchange` | the broker's | where the messages come in |
 //! | `queue` | | the queue, durable unless `durable = false`; `auto_delete`, `expires`; `""`: see below |
 //! | `bind` | | patterns, or `{ exchange, key }` |
-//! | `prefetch` | 100 | messages in hand at once |
+//! | `prefetch` | 25 | messages in hand at once, and with them in memory: see below |
 //! | `extension` | `"MISSING:MISSING:MISSING:MISSING:"` | the fields that a name lacks; `-NAME` is the unit's name |
 //! | `route` | `"masks"` | who gets a product: every client whose own masks accept it; `"table"`: those of the routing table |
 //! | `routing_table` | `pxRouting.conf` | with `route = "table"`: the absolute path of the table |
@@ -29,13 +29,19 @@
 //! written to `rxq/NAME`, linked into `db/YYYYMMDD/F3/F1/F2/` and into the queues of its clients, all of that is synced,
 //! and then the message is acked. A receiver that was killed in between finishes its products when it starts; of a
 //! message that is delivered again, the product that it became then, one of the last, is not linked a second time. An
-//! empty body is a product too.
+//! empty body is a product too. A file in `rxq/NAME` that px may not read, link or remove, or whose name has no place in
+//! the database, stays there; the log tells why, and `px status` how many there are (`left_in_rxq`).
 //!
 //! The name in the database is the first six colon fields of `filename`, the empty ones among the fields 1 to 5 filled
 //! from `extension`, and the time in UTC; a stamp that is taken is counted on. The priority in a client's queue is the
 //! routing table's, else that of field 4, else 3. The clients are the units of `tx/`, `fx/` and `trx/`, whoever serves
 //! them; transceivers get what the table gives them only. Their configurations are read at start and at a reload. A
 //! product whose name holds `PROBLEM_BULLETIN` is kept and queued for nobody.
+//!
+//! A message is in memory from its delivery to its ack, and RabbitMQ bounds deliveries by their number only. So a unit
+//! needs memory for `prefetch` messages of the largest size that comes, and for a second copy of each that is being
+//! parked: with what RabbitMQ accepts at most by itself, 16 MiB (128 MiB before version 4), that is 400 MiB (3.2 GiB)
+//! for 25. Raise `prefetch` where messages are small and many, lower it where they are large.
 //!
 //! A message without `filename`, and one whose `filename` holds a slash or a NUL byte, begins with a dot or is too long,
 //! goes to the failed store with its reason.
@@ -61,7 +67,8 @@ use crate::spool::ingest::{Ingester, Turn};
 
 /// The header that names a product.
 const FILENAME: &str = "filename";
-const PREFETCH: u16 = 100;
+/// Bodies are in memory from the delivery to the ack, and a broker counts messages, not bytes.
+const PREFETCH: u16 = 25;
 const ADOPT_AFTER: Duration = Duration::from_secs(600);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(12 * 3600);
 
@@ -140,7 +147,7 @@ impl Handle for Receiver {
         // In the queue's order: of two products of one name the later one is the correction.
         let turn = self.ingester.turn(&name);
         let (unit, ingester, input) = (self.unit.clone(), self.ingester.clone(), Arc::clone(input));
-        let work = async move { receive(&unit, &ingester, input, &name, turn).await };
+        let work = async move { receive(&unit, &ingester, input, turn).await };
         (Step::Later(Box::pin(work)), ())
     }
 
@@ -160,11 +167,10 @@ fn named(envelope: &Envelope) -> Result<&[u8], String> {
     }
 }
 
-async fn receive(unit: &Unit, ingester: &Ingester, input: Arc<Input>, name: &[u8], mut turn: Turn) -> Outcome {
-    turn.comes().await;
+async fn receive(unit: &Unit, ingester: &Ingester, input: Arc<Input>, turn: Turn) -> Outcome {
     let (first_seen, redelivered) = (input.first_seen, input.redelivered);
     let fill = move |draft: &mut Draft| draft.write_all(&input.envelope.body);
-    match ingester.receive(name, redelivered, fill).await {
+    match ingester.receive(turn, redelivered, fill).await {
         Ok(taken) => {
             ingest::tell_taken(unit, &taken);
             match taken.known {

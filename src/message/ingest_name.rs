@@ -5,10 +5,10 @@
 //! Valid: `SACN31_CWAO_300651___0006:file:CWAO:SA:3:Direct:20061008042436`; nothing is invalid here, but a name with
 //! fewer than five fields has no place in the database.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::mask::{Masks, Undecided};
-use super::product_name::{fields, reception_time};
+use super::product_name::fields;
 use super::stamp;
 
 /// What an `extension` looks like, for error messages and manuals.
@@ -82,16 +82,6 @@ impl Extension {
 /// The ingest name: a stem, and when it was received.
 pub fn stamped(stem: &[u8], at: Timestamp) -> Vec<u8> {
     [stem, b":", stamp::to_seconds(at).as_bytes()].concat()
-}
-
-/// The same name one second later, through minutes, hours and days: for a name that is taken. `None` where no stamp
-/// ends it.
-pub fn next_stamp(ingest_name: &[u8]) -> Option<Vec<u8>> {
-    let later = reception_time(ingest_name)?
-        .checked_add(SignedDuration::from_secs(1))
-        .ok()?;
-    let (front, _) = ingest_name.split_at_checked(ingest_name.len().checked_sub(14)?)?;
-    Some([front, stamp::to_seconds(later).as_bytes()].concat())
 }
 
 /// `YYYYMMDD` of the database's directory, UTC.

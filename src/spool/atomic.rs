@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::db::Durability;
 use super::dirsync::{DirSyncer, Directory, InFlight};
-use super::sweep::{is_temporary, temporary_file};
+use super::sweep::{is_temporary, read_only, temporary_file};
 use super::{SpoolError, make_directory, off_thread};
 use crate::message::Fault;
 
@@ -253,7 +253,17 @@ impl Draft {
         Ok((placed, std::mem::take(&mut self.to_sync)))
     }
 
-    fn try_finish(&self, durability: Durability, time: Option<Timestamp>) -> Result<Placed, Errno> {
+    /// Syncs the content in `power` mode and closes the descriptor that writes, before anybody can see the file: who
+    /// finds one held by a writer waits for it to be closed, and another name of it tells no close.
+    fn complete(&mut self, durability: Durability) -> Result<(), Errno> {
+        if durability == Durability::Power {
+            rustix::fs::fdatasync(&self.file)?;
+        }
+        self.file = read_only(&self.file)?;
+        Ok(())
+    }
+
+    fn try_finish(&mut self, durability: Durability, time: Option<Timestamp>) -> Result<Placed, Errno> {
         if let Some(time) = time {
             let time = timespec(time);
             // Before the sync, so that the sync takes it along.
@@ -265,9 +275,7 @@ impl Draft {
                 },
             )?;
         }
-        if durability == Durability::Power {
-            rustix::fs::fdatasync(&self.file)?;
-        }
+        self.complete(durability)?;
         let (fd, from, to) = (self.directory.fd(), self.temporary.as_str(), self.name.as_slice());
         match rustix::fs::renameat_with(fd, from, fd, to, RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(Placed::New),
@@ -340,6 +348,7 @@ pub(super) fn classify(err: Errno, doing: &str) -> SpoolError {
         fault,
         what: format!("{doing}: {hint}"),
         store_full: false,
+        one_file: false,
         source: Some(Box::new(err)),
     }
 }

@@ -18,12 +18,14 @@ use rustix::fs::FileType;
 use super::atomic::{Linked, Source, Tree};
 use super::dirsync::Directory;
 use super::{Durability, SpoolError};
-use crate::message::{ingest_name, stamp};
+use crate::message::{Fault, ingest_name, stamp};
 
 /// `drwxrwxr-t`, as everything that makes these directories has it.
 pub const DIRECTORY_MODE: u32 = 0o1775;
 /// Names that one search looks at. A search that ends here has found nothing, and a repeat may be made.
 const LOOKED_AT_MAX: usize = 200_000;
+/// Seconds before and after a file's last change in which its entry is looked for by name, before any directory is read.
+const PROBED_S: i64 = 120;
 /// Dates that one search looks at, the newest first.
 const DATES_MAX: usize = 400;
 /// Names that were taken, remembered so that a burst of one name does not try them all again.
@@ -37,6 +39,7 @@ pub struct Database {
     tree: Tree,
     /// By name without stamp: the last stamp given, where it ran ahead of the clock.
     crowded: Mutex<LruCache<Vec<u8>, Timestamp>>,
+    looked_at_max: usize,
 }
 
 /// A product in the database.
@@ -60,6 +63,7 @@ impl Database {
         Ok(Database {
             tree: Tree::open(root, true, durability)?.with_directory_mode(DIRECTORY_MODE),
             crowded: Mutex::new(LruCache::new(CROWDED_MAX)),
+            looked_at_max: LOOKED_AT_MAX,
         })
     }
 
@@ -68,7 +72,7 @@ impl Database {
     pub fn add(&self, source: &Source, stem: &[u8], at: Timestamp) -> Result<Entry, SpoolError> {
         let from = self.crowd(stem, at);
         let linked = link_free(&self.tree, source, stem, from, |at, name| {
-            let mut parts = vec![date(at)];
+            let mut parts = vec![ingest_name::date(at).into_bytes()];
             parts.extend(directories(name)?);
             Ok(parts)
         })?;
@@ -87,7 +91,7 @@ impl Database {
 
     /// The entry that is this very file, whatever its stamp. Blocks.
     pub fn find_same(&self, stem: &[u8], source: &Source) -> Result<Option<Entry>, SpoolError> {
-        self.find(stem, source.name(), |directory, name, _| {
+        self.find(stem, source.name(), source.file(), |directory, name, _| {
             Ok(self.tree.id_at(directory, name)? == Some(source.id()))
         })
     }
@@ -99,7 +103,7 @@ impl Database {
         file: &File,
         may_be: impl Fn(&[u8], Timestamp) -> bool,
     ) -> Result<Option<Entry>, SpoolError> {
-        self.find(stem, b"", |directory, name, at| {
+        self.find(stem, b"", file, |directory, name, at| {
             match may_be(name, at).then(|| self.tree.open_file(directory, name)).flatten() {
                 Some(other) => have_equal_bytes(file, &other),
                 None => Ok(false),
@@ -107,11 +111,13 @@ impl Database {
         })
     }
 
-    /// Goes through the entries of this name, the newest date first. `hint` is a whole name to try before.
+    /// Goes through the entries of this name, the newest date first. Before that it tries `hint`, a whole name, and the
+    /// stamps around the time when `file` was linked or written last: a directory may hold more names than can be read.
     fn find(
         &self,
         stem: &[u8],
         hint: &[u8],
+        file: &File,
         is_it: impl Fn(&Directory, &[u8], Timestamp) -> Result<bool, SpoolError>,
     ) -> Result<Option<Entry>, SpoolError> {
         let below = directories(&ingest_name::stamped(stem, Timestamp::UNIX_EPOCH))?;
@@ -119,11 +125,25 @@ impl Database {
             let parts: Vec<&[u8]> = [date].into_iter().chain(below.iter().map(Vec::as_slice)).collect();
             self.tree.find_directory(&parts)
         };
-        if let Some(at) = stamp_of(stem, hint)
-            && let Some(directory) = open(&date(at))?
-            && is_it(&directory, hint, at)?
-        {
-            return Ok(Some(self.entry(&date(at), at, hint, directory)));
+        let mut opened: Option<(String, Option<Directory>)> = None;
+        for (at, name) in likely(stem, hint, file) {
+            let date = ingest_name::date(at);
+            let directory = match &opened {
+                Some((of, directory)) if *of == date => directory,
+                _ => {
+                    let directory = match open(date.as_bytes()) {
+                        // Something else stands there, as a symbolic link: passed over, as below.
+                        Err(error) if error.fault == Fault::Message => None,
+                        opened => opened?,
+                    };
+                    &opened.insert((date.clone(), directory)).1
+                }
+            };
+            if let Some(directory) = directory
+                && is_it(directory, &name, at)?
+            {
+                return Ok(Some(self.entry(date.as_bytes(), at, &name, directory.clone())));
+            }
         }
         let mut looked_at = 0;
         for date in self.dates()? {
@@ -136,12 +156,12 @@ impl Database {
                 {
                     found = Some((at, name.to_vec()));
                 }
-                Ok(found.is_none() && looked_at < LOOKED_AT_MAX)
+                Ok(found.is_none() && looked_at < self.looked_at_max)
             })?;
             if let Some((at, name)) = found {
                 return Ok(Some(self.entry(&date, at, &name, directory)));
             }
-            if looked_at >= LOOKED_AT_MAX {
+            if looked_at >= self.looked_at_max {
                 break;
             }
         }
@@ -241,31 +261,40 @@ pub(super) fn later(at: Timestamp, seconds: i64) -> Option<Timestamp> {
 
 /// F3, F1 and F2 of a name; an empty field makes no directory.
 pub(super) fn directories(name: &[u8]) -> Result<Vec<Vec<u8>>, SpoolError> {
-    let bad = || {
-        let name = String::from_utf8_lossy(name);
-        SpoolError::message(format!("Bad ingest name ({name}) => No dbName"))
-    };
-    let directory = ingest_name::db_directory(name).ok_or_else(bad)?;
+    let directory = ingest_name::db_directory(name).ok_or_else(|| bad_name(name))?;
     let parts = directory.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
     let parts: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();
     let is_good = |part: &Vec<u8>| !matches!(part.as_slice(), b"." | b"..") && !part.contains(&0);
     if parts.iter().all(is_good) {
         Ok(parts)
     } else {
-        Err(bad())
+        Err(bad_name(name))
     }
+}
+
+/// In Sundew's words.
+pub(super) fn bad_name(name: &[u8]) -> SpoolError {
+    let shown = String::from_utf8_lossy(&name[..name.len().min(300)]);
+    SpoolError::message(format!("Bad ingest name ({shown}) => No dbName"))
 }
 
 /// The path of a name without stamp, were it ingested then.
 fn place(stem: &[u8], at: Timestamp) -> Vec<u8> {
     let name = ingest_name::stamped(stem, at);
     let below = ingest_name::db_directory(&name).unwrap_or_default();
-    [date(at), below, name].join(&b'/')
+    [ingest_name::date(at).into_bytes(), below, name].join(&b'/')
 }
 
-/// `YYYYMMDD`, UTC.
-fn date(at: Timestamp) -> Vec<u8> {
-    at.strftime("%Y%m%d").to_string().into_bytes()
+/// Names that the entry of a file has most likely: a hint, then those around its last change, the nearest first.
+fn likely(stem: &[u8], hint: &[u8], file: &File) -> Vec<(Timestamp, Vec<u8>)> {
+    let mut names: Vec<_> = stamp_of(stem, hint).map(|at| (at, hint.to_vec())).into_iter().collect();
+    let changed = rustix::fs::fstat(file).ok();
+    if let Some(changed) = changed.and_then(|stat| Timestamp::from_second(stat.st_ctime).ok()) {
+        let seconds = (0..=PROBED_S).flat_map(|off| [-off, off]).skip(1);
+        let stamps = seconds.filter_map(|off| later(changed, off));
+        names.extend(stamps.map(|at| (at, ingest_name::stamped(stem, at))));
+    }
+    names
 }
 
 /// The stamp of a name that is `stem` and a stamp.

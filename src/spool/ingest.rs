@@ -33,14 +33,15 @@ use crate::message::{Fault, Masks, ingest_name};
 mod queues;
 mod recent;
 mod route;
+mod shared;
 mod turn;
 
 use queues::Queues;
 use recent::Recent;
 use route::Router;
 pub use route::Routing;
+use shared::Shared;
 pub use turn::Turn;
-use turn::Turns;
 
 /// The longest file name on Linux.
 const NAME_MAX: usize = 255;
@@ -111,7 +112,7 @@ struct Inner {
     router: Router,
     recent: Recent,
     options: Options,
-    turns: Turns,
+    shared: Arc<Shared>,
 }
 
 /// A file with all its links, before they are safe.
@@ -143,10 +144,12 @@ impl Ingester {
             dir: UnitDir::Rx,
             name: receiver.to_owned(),
         });
+        let ours = rxq.join(receiver);
+        let shared = shared::of(&ours);
         Ok(Ingester {
             safety: Safety::new(durability)?,
             inner: Arc::new(Inner {
-                rxq: Tree::open(&rxq.join(receiver), true, durability)?,
+                rxq: Tree::open(&ours, true, durability)?,
                 database: Database::open(&spool.join("db"), durability)?,
                 queues: Queues {
                     txq: queue_tree(&spool.join("txq"), durability)?,
@@ -158,9 +161,9 @@ impl Ingester {
                     routing: options.routing.clone(),
                     clients,
                 },
-                recent: Recent::open(&state, options.unsettled)?,
+                recent: Recent::open(&state, options.unsettled, Arc::clone(&shared))?,
                 options,
-                turns: Turns::default(),
+                shared,
             }),
         })
     }
@@ -171,9 +174,9 @@ impl Ingester {
     }
 
     /// A place in the line of this name, taken when the product comes and held until it is ingested. Products of one
-    /// name that are received at once would be in each other's way.
+    /// name that are received at once would be in each other's way. All ingesters of a receiver have one line.
     pub fn turn(&self, name: &[u8]) -> Turn {
-        self.inner.turns.take(name)
+        self.inner.shared.turns.take(name)
     }
 
     /// Begins a file in `rxq` under the name it was received by. Blocks.
@@ -181,25 +184,25 @@ impl Ingester {
         self.inner.draft(name)
     }
 
-    /// Ingests what `fill` writes. On `Ok` it is safe in the unit's mode.
+    /// Ingests what `fill` writes when its turn has come. On `Ok` it is safe in the unit's mode.
     pub async fn receive(
         &self,
-        name: &[u8],
+        turn: Turn,
         is_redelivered: bool,
         fill: impl FnOnce(&mut Draft) -> io::Result<()> + Send + 'static,
     ) -> Result<Taken, SpoolError> {
-        let name = name.to_vec();
+        let name = turn.name().to_vec();
         let make = move |inner: &Inner| {
             let mut draft = inner.draft(&name)?;
             fill(&mut draft).map_err(|error| inner.cannot_write(error))?;
             Ok(draft)
         };
-        self.take_made(make, is_redelivered).await
+        self.take_made(turn, make, is_redelivered).await
     }
 
-    /// Ingests a complete draft of [`Ingester::draft`]. On `Ok` it is safe in the unit's mode.
-    pub async fn take(&self, draft: Draft, is_redelivered: bool) -> Result<Taken, SpoolError> {
-        self.take_made(move |_| Ok(draft), is_redelivered).await
+    /// Ingests a complete draft of [`Ingester::draft`] when its turn has come. On `Ok` it is safe in the unit's mode.
+    pub async fn take(&self, turn: Turn, draft: Draft, is_redelivered: bool) -> Result<Taken, SpoolError> {
+        self.take_made(turn, move |_| Ok(draft), is_redelivered).await
     }
 
     /// Ingests a complete file that lies in `rxq`, at `path` below the receiver's directory. `None` where there is no
@@ -223,7 +226,8 @@ impl Ingester {
     }
 
     /// Ingests what an earlier run has left in `rxq`, and removes what it had not written to its end. What is ingested
-    /// is told to `tell`; what cannot be ever comes back with its reason, and stays where it is.
+    /// is told to `tell`; what cannot be ever, and what somebody has put there that px may not take, comes back with its
+    /// reason, and stays where it is.
     pub async fn recover(&self, tell: impl Fn(&Ingested)) -> Result<Vec<SpoolError>, SpoolError> {
         let inner = Arc::clone(&self.inner);
         // Nobody else writes here while this unit runs, so whatever is unlocked is abandoned, however young.
@@ -242,7 +246,7 @@ impl Ingester {
                 match result {
                     Ok(Some(ingested)) => tell(&ingested),
                     Ok(None) => {}
-                    Err(error) if error.fault == Fault::Message => {
+                    Err(error) if error.fault == Fault::Message || error.one_file => {
                         left.insert(name);
                         reasons.push(error);
                     }
@@ -255,13 +259,17 @@ impl Ingester {
 
     async fn take_made(
         &self,
+        mut turn: Turn,
         make: impl FnOnce(&Inner) -> Result<Draft, SpoolError> + Send + 'static,
         is_redelivered: bool,
     ) -> Result<Taken, SpoolError> {
+        turn.comes().await;
         let _in_flight = self.safety.enter();
         let mut taken = Taken::default();
         let inner = Arc::clone(&self.inner);
-        let mut step = off_thread(move || inner.place(make(&inner)?, is_redelivered)).await?;
+        // The turn goes along: what nobody waits for any more runs on, and is not over before.
+        let work = move || Ok((inner.place(make(&inner)?, is_redelivered)?, turn));
+        let (mut step, mut turn) = off_thread(work).await?;
         loop {
             match step {
                 Step::Ours(linked) | Step::Theirs(linked, None) => {
@@ -275,7 +283,7 @@ impl Ingester {
                 Step::Theirs(linked, Some(draft)) => {
                     taken.ingested.push(self.finish(linked).await?);
                     let inner = Arc::clone(&self.inner);
-                    step = off_thread(move || inner.place(draft, is_redelivered)).await?;
+                    (step, turn) = off_thread(move || Ok((inner.place(draft, is_redelivered)?, turn))).await?;
                 }
             }
         }
@@ -309,7 +317,9 @@ impl Inner {
         if stem.len() + STAMP_BYTES > NAME_MAX {
             return refuse("with its extension and its stamp the name is longer than 255 bytes");
         }
-        database::directories(&ingest_name::stamped(&stem, Timestamp::UNIX_EPOCH)).map(drop)
+        // The name it was received by: no stamp has been given yet.
+        let placed = database::directories(&ingest_name::stamped(&stem, Timestamp::UNIX_EPOCH));
+        placed.map(drop).map_err(|_| database::bad_name(name))
     }
 
     fn draft(&self, name: &[u8]) -> Result<Draft, SpoolError> {

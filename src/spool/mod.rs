@@ -34,6 +34,9 @@ pub struct SpoolError {
     pub what: String,
     /// A store has reached its limit and will not drop what it holds; an own fault.
     pub store_full: bool,
+    /// An own fault that a single file is to blame for, which somebody has put there with rights of his own: others of
+    /// its directory may go on.
+    pub one_file: bool,
     /// The foreign error, if there is one.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -46,6 +49,7 @@ impl SpoolError {
             fault: Fault::Own,
             what: what.into(),
             store_full: false,
+            one_file: false,
             source: Some(Box::new(source)),
         }
     }
@@ -56,6 +60,7 @@ impl SpoolError {
             fault: Fault::Own,
             what: what.into(),
             store_full: false,
+            one_file: false,
             source: None,
         }
     }
@@ -66,8 +71,14 @@ impl SpoolError {
             fault: Fault::Message,
             what: what.into(),
             store_full: false,
+            one_file: false,
             source: None,
         }
+    }
+
+    /// A single file is to blame for it.
+    pub(crate) fn of_one_file(self) -> Self {
+        SpoolError { one_file: true, ..self }
     }
 
     /// The error and its cause on one line.
@@ -84,6 +95,7 @@ impl SpoolError {
             fault: Fault::Own,
             what: what.into(),
             store_full: true,
+            one_file: false,
             source: None,
         }
     }

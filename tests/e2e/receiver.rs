@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use px::message::{Envelope, Value as Header};
 use serde_json::Value;
@@ -249,6 +249,31 @@ fn a_burst_of_one_name_is_kept_whole_and_in_order() {
             .said(UNIT)
             .contains(" found in db, attempt to modify suffix ")
     );
+}
+
+/// The receiver has closed what it wrote when the links appear: the sender finds no writer that it would wait for.
+#[test]
+fn a_product_is_on_its_way_to_a_client_at_once() {
+    const COUNT: usize = 20;
+    let world = world("rx-latency", PLAIN);
+    let (site, feed) = (&world.site, &world.feed);
+    let accept = "masks = [{ accept = \"p.*\" }]\n";
+    site.unit(
+        "tx/out",
+        &format!("type = \"amqp\"\nbroker = \"main\"\nkey = \"out\"\n{accept}"),
+    );
+    feed.queue("out", &["out"]);
+    let _units = (site.run_ready(UNIT), site.run_ready("tx/out"));
+    let mut reader = feed.reader("out");
+    let mut times: Vec<Duration> = Vec::new();
+    for n in 0..COUNT {
+        let begun = Instant::now();
+        feed.announce(named(&format!("p{n}:URP:XSS:RADAR:GIF:"), "content"));
+        assert!(reader.next(LONG).is_some(), "{}", site.logs());
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    assert!(times[COUNT / 2] < Duration::from_millis(200), "{times:?}");
 }
 
 /// The disk refuses half-way: the unit waits for a person, and then every link is made once.

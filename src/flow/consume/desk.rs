@@ -157,7 +157,8 @@ impl<H: Handle> Desk<H> {
             let now = Timestamp::now();
             let input = Input {
                 envelope: park::without_history(envelope),
-                redelivered,
+                // What comes off a rung is fresh to the broker alone.
+                redelivered: redelivered || first_seen.is_some(),
                 attempts,
                 // Nobody has seen it in the future, whatever its header says.
                 first_seen: first_seen.map_or(now, |seen| seen.min(now)),

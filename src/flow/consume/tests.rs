@@ -1,3 +1,4 @@
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ struct Worker {
     work: fn(usize) -> BoxFuture<'static, Outcome>,
     begun: watch::Sender<usize>,
     alive: Arc<AtomicUsize>,
+    redelivered: Mutex<Vec<bool>>,
 }
 
 struct Alive(Arc<AtomicUsize>);
@@ -31,6 +33,7 @@ impl Worker {
             work,
             begun: watch::Sender::new(0),
             alive: Arc::default(),
+            redelivered: Mutex::default(),
         })
     }
 
@@ -45,7 +48,8 @@ impl Worker {
 impl Handle for Worker {
     type Note = ();
 
-    async fn begin(&self, _: &Arc<Input>) -> (Step, ()) {
+    async fn begin(&self, input: &Arc<Input>) -> (Step, ()) {
+        self.redelivered.lock().unwrap().push(input.redelivered);
         let number = *self.begun.borrow();
         self.alive.fetch_add(1, Ordering::SeqCst);
         let (alive, work) = (Alive(Arc::clone(&self.alive)), (self.work)(number));
@@ -147,6 +151,24 @@ async fn a_delivery_whose_work_panics_is_told_of_and_delivered_again() {
     world.unit.stop.cancel();
     running.await.unwrap().unwrap();
     assert_eq!(world.connection.depth("q").await.unwrap(), Some(0));
+}
+
+/// To the broker, what comes off a rung is new.
+#[tokio::test]
+async fn what_was_parked_may_have_been_worked_on() {
+    let world = world().await;
+    let parked = crate::flow::park::with_history(&Envelope::default(), 0, Timestamp::now());
+    let confirm = world.connection.publish("x", &parked, Returns::Counted).await;
+    confirm.unwrap().await.unwrap();
+    let worker = Worker::new(|_| Box::pin(async { Outcome::Done(Vec::new()) }));
+    let running = tokio::spawn({
+        let (unit, intake, worker) = (world.unit.clone(), world.intake.clone(), Arc::clone(&worker));
+        async move { run(&unit, intake, worker, None, open()).await }
+    });
+    worker.until_begun(2).await;
+    world.unit.stop.cancel();
+    running.await.unwrap().unwrap();
+    assert_eq!(*worker.redelivered.lock().unwrap(), [false, true]);
 }
 
 /// Else it would go on beside the work of the configuration that a reload begins with.

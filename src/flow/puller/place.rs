@@ -166,9 +166,7 @@ impl Target {
                 if let Err(error) = draft.file().set_modified(place.time.into()) {
                     return Err(SpoolError::own("cannot set the time of a product", error));
                 }
-                let mut turn = ingester.turn(name);
-                turn.comes().await;
-                let taken = ingester.take(draft, place.is_redelivered).await?;
+                let taken = ingester.take(ingester.turn(name), draft, place.is_redelivered).await?;
                 Ok(Stored::Ingested(taken, bytes))
             }
             (Target::Directory(_, safety), _) => {

@@ -84,7 +84,7 @@ impl Source {
         let us = rustix::process::geteuid();
         let is_ours = us.is_root() || [self.owner, directory.st_uid].contains(&us.as_raw());
         match is_sticky && !is_ours {
-            true => Err(refused(Errno::PERM)),
+            true => Err(refused(Errno::PERM).of_one_file()),
             false => Ok(()),
         }
     }
@@ -125,6 +125,9 @@ impl Tree {
         let file: File = match rustix::fs::openat(directory.fd(), name, flags, Mode::empty()) {
             Ok(fd) => fd.into(),
             Err(Errno::NOENT) => return Ok(None),
+            Err(err @ (Errno::ACCESS | Errno::PERM)) if may_search(&directory) => {
+                return Err(refused(err).of_one_file());
+            }
             Err(err) => return Err(refused(err)),
         };
         if !lock_file(&file).map_err(refused)? {
@@ -246,13 +249,12 @@ impl Draft {
     }
 
     /// Puts a complete draft under its name if that is free, synced in `power` mode, and keeps it locked. Else the
-    /// draft comes back. The directory is not synced: the links that follow are what must be safe. Blocks.
+    /// draft comes back. Nobody holds it open for writing then. The directory is not synced: the links that follow are
+    /// what must be safe. Blocks.
     pub fn place_new(mut self, durability: Durability) -> Result<Result<Source, Draft>, SpoolError> {
         let doing = format!("cannot put {} in place", self.shown);
         let refused = |err| classify(err, &doing);
-        if durability == Durability::Power {
-            rustix::fs::fdatasync(&self.file).map_err(refused)?;
-        }
+        self.complete(durability).map_err(refused)?;
         let (fd, from, to) = (self.directory.fd(), self.temporary.as_str(), self.name.as_slice());
         match rustix::fs::renameat_with(fd, from, fd, to, RenameFlags::NOREPLACE) {
             Ok(()) => {}
@@ -323,6 +325,10 @@ fn lock_file(file: &File) -> Result<bool, Errno> {
     }
 }
 
+fn may_search(directory: &Directory) -> bool {
+    rustix::fs::accessat(directory.fd(), c".", Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+}
+
 fn refused_link(err: Errno, doing: &str) -> SpoolError {
     let hint = match err {
         Errno::XDEV => "they are on different file systems; rxq, db, txq and fxq have to be on one",
@@ -331,17 +337,22 @@ fn refused_link(err: Errno, doing: &str) -> SpoolError {
         Errno::NOENT => "somebody has taken the file or the directory away",
         err => return classify(err, doing),
     };
-    SpoolError::own(format!("{doing}: {hint}"), err)
+    SpoolError {
+        one_file: matches!(err, Errno::PERM | Errno::MLINK),
+        ..SpoolError::own(format!("{doing}: {hint}"), err)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::io::Write;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
     use crate::message::Fault;
+    use crate::spool::tree::lease;
 
     fn trees() -> (tempfile::TempDir, Tree, Tree) {
         let dir = tempfile::tempdir().unwrap();
@@ -443,6 +454,7 @@ mod tests {
         first.remove().unwrap();
         let second = second.place_new(Durability::Power).unwrap().unwrap();
         assert_eq!((second.bytes(), second.name()), (6, &b"name"[..]));
+        assert_eq!(lease::writers_of(second.file().as_fd()), lease::Writers::None);
         drop(second);
         let again = rxq.source(b"name").unwrap().unwrap();
         assert_eq!(fs::read_dir(rxq.root()).unwrap().count(), 1);

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 
 use super::*;
@@ -212,4 +213,19 @@ fn a_dropped_draft_is_removed() {
     let (_dir, tree) = tree(Durability::Power);
     drop(tree.create(b"x").unwrap());
     assert!(names(tree.root()).is_empty());
+}
+
+/// Else whoever follows the directory meets the file, finds a writer, and waits.
+#[test]
+fn nobody_writes_to_a_file_that_has_its_name() {
+    use crate::spool::tree::lease::{Writers, writers_of};
+    for durability in [Durability::Power, Durability::Crash] {
+        let (_dir, tree) = tree(durability);
+        let mut draft = tree.create(b"x").unwrap();
+        draft.write_all(b"x").unwrap();
+        let placed = draft.try_finish(durability, time("2026-11-21T00:00:00Z"));
+        assert_eq!(placed, Ok(Placed::New));
+        assert_eq!(fs::read(tree.root().join("x")).unwrap(), b"x");
+        assert_eq!(writers_of(draft.file.as_fd()), Writers::None, "{durability:?}");
+    }
 }

@@ -1,7 +1,6 @@
 use std::fs;
 
 use super::*;
-use crate::message::Fault;
 
 const STEM: &[u8] = b"a.gif:URP:XSS:RADAR:GIF:";
 
@@ -120,6 +119,27 @@ fn a_product_is_found_by_what_it_is_and_by_its_bytes_on_any_date() {
     let fed = "a.gif:URP:XSS:RADAR:GIF::20261121120000";
     fs::hard_link(world.rxq.root().join("new"), world.rxq.root().join(fed)).unwrap();
     assert!(found(fed, STEM)[0].as_ref().unwrap().ends_with(fed));
+}
+
+/// A directory of a busy day holds more names than a search reads.
+#[test]
+fn a_product_of_just_now_is_found_without_reading_the_directory() {
+    let mut world = world();
+    world.database.looked_at_max = 0;
+    let source = world.source("one", "bytes");
+    let entry = world.database.add(&source, STEM, Timestamp::now()).unwrap();
+    let ahead = Timestamp::now() + SignedDuration::from_secs(PROBED_S - 10);
+    let other = world.source("two", "other bytes");
+    let later = world.database.add(&other, STEM, ahead).unwrap();
+    for (source, entry) in [(source, entry), (other, later)] {
+        let found = world.database.find_same(STEM, &source).unwrap().unwrap();
+        assert_eq!(
+            (found.path, found.at.as_second()),
+            (entry.path.clone(), entry.at.as_second())
+        );
+        let found = world.database.find_equal(STEM, source.file(), |_, _| true).unwrap();
+        assert_eq!(found.unwrap().path, entry.path);
+    }
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Queues {
         {
             return Ok(vec![there]);
         }
-        let hour = product.now.strftime("%Y%m%d%H").to_string().into_bytes();
+        let hour = ingest_name::hour(product.now).into_bytes();
         let parents = vec![name.to_vec(), priority.into_bytes(), hour];
         let linked = link_free(&self.txq, product.source, product.stem, product.at, |_, _| {
             Ok(parents.clone())

@@ -7,11 +7,12 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::shared::Shared;
 use crate::spool::{SpoolError, make_directory};
 
 /// In the unit's state: its time is that of the last products of its last process, within [`MARKED_EVERY`].
@@ -27,11 +28,12 @@ pub struct Recent {
     /// When an earlier process was at work last.
     earlier: Option<Timestamp>,
     max: usize,
-    ours: Mutex<Ours>,
+    shared: Arc<Shared>,
 }
 
+/// The products of this process.
 #[derive(Debug, Default)]
-struct Ours {
+pub struct Ours {
     /// Ingest names, the newest last.
     names: VecDeque<Vec<u8>>,
     marked: Option<Instant>,
@@ -39,7 +41,7 @@ struct Ours {
 
 impl Recent {
     /// For a receiver with its state here, which has so many messages in hand at most. Blocks.
-    pub fn open(state: &Path, unsettled: usize) -> Result<Recent, SpoolError> {
+    pub fn open(state: &Path, unsettled: usize, shared: Arc<Shared>) -> Result<Recent, SpoolError> {
         if unsettled > 0 {
             make_directory(state)?;
         }
@@ -54,7 +56,7 @@ impl Recent {
             earlier,
             // What came again and was known is among them too.
             max: unsettled.saturating_mul(2),
-            ours: Mutex::default(),
+            shared,
         })
     }
 
@@ -86,6 +88,6 @@ impl Recent {
 
     fn ours(&self) -> MutexGuard<'_, Ours> {
         // Every change is complete in itself.
-        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::config::{ClientKind, RoutingTable};
 use crate::message::{Extension, Verdict};
 
+mod foreign;
 mod repeats;
 
 const NAME: &[u8] = b"a.gif:URP:XSS:RADAR:2:";
@@ -141,7 +142,7 @@ async fn receive(ingester: &Ingester, name: &[u8], bytes: &str, is_redelivered: 
 async fn try_receive(ingester: &Ingester, name: &[u8], bytes: &str, is_redelivered: bool) -> Result<Taken, SpoolError> {
     let bytes = bytes.to_string();
     let fill = move |draft: &mut Draft| draft.write_all(bytes.as_bytes());
-    ingester.receive(name, is_redelivered, fill).await
+    ingester.receive(ingester.turn(name), is_redelivered, fill).await
 }
 
 async fn recover(ingester: &Ingester) -> usize {
@@ -336,6 +337,8 @@ async fn hostile_names_are_the_messages_fault_and_leave_nothing_behind() {
         assert_eq!(error.fault, Fault::Message, "{name:?}: {error}");
         assert!(ingester.draft(name.as_bytes()).is_err() && ingester.check(name.as_bytes()).is_err());
     }
+    let told = ingester.check(b"a:..:c:d:e").unwrap_err().what;
+    assert_eq!(told, "Bad ingest name (a:..:c:d:e) => No dbName");
     assert!(world.files("rxq").is_empty() && world.files("db").is_empty());
     for name in ["quit", "a.tmp", "caf\u{e9} au lait", "..a", "a\nb"]
         .iter()
@@ -453,11 +456,9 @@ async fn many_of_one_name_at_once_are_all_kept_in_their_order() {
     let world = World::new();
     let ingester = world.open();
     let works = (0..COUNT).map(|n| {
-        let (ingester, mut turn) = (ingester.clone(), ingester.turn(NAME));
-        tokio::spawn(async move {
-            turn.comes().await;
-            receive(&ingester, NAME, &format!("{n:02}"), false).await
-        })
+        let (ingester, turn) = (ingester.clone(), ingester.turn(NAME));
+        let fill = move |draft: &mut Draft| write!(draft, "{n:02}");
+        tokio::spawn(async move { ingester.receive(turn, false, fill).await.unwrap() })
     });
     for work in works.collect::<Vec<_>>() {
         work.await.unwrap();

@@ -34,6 +34,11 @@ impl Turns {
 }
 
 impl Turn {
+    /// The name.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
     /// Waits for those who came before.
     pub async fn comes(&mut self) {
         if let Some(mut before) = self.before.take() {

@@ -47,3 +47,29 @@ async fn what_comes_again_is_none_of_the_products_of_long_ago() {
         "of this process"
     );
 }
+
+/// A reload lets go of what takes too long, and a slow disk goes on with it beside the next configuration's work.
+#[tokio::test]
+async fn what_is_let_go_of_and_runs_on_is_waited_for_and_known() {
+    let world = World::new();
+    let before = world.open();
+    let (begun, is_begun) = tokio::sync::oneshot::channel();
+    let (go, may_go) = std::sync::mpsc::channel::<()>();
+    let fill = move |draft: &mut Draft| {
+        begun.send(()).unwrap();
+        may_go.recv().unwrap();
+        draft.write_all(b"bytes")
+    };
+    let turn = before.turn(NAME);
+    let work = tokio::spawn(async move { before.receive(turn, false, fill).await });
+    is_begun.await.unwrap();
+    work.abort();
+    assert!(work.await.unwrap_err().is_cancelled());
+    let next = world.open();
+    let again = tokio::spawn(async move { receive(&next, NAME, "bytes", true).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!again.is_finished());
+    go.send(()).unwrap();
+    again.await.unwrap();
+    world.assert_once();
+}
