@@ -82,7 +82,7 @@ pub(super) fn service(places: &Places, dir: UnitDir, path: &Path) -> Service {
     let lines = lines::flow(places, dir, path, &Errors::default());
     let named = lines::flow_type(&lines).map_or(dir.default_type(), |line| line.value());
     let Some(kind) = kind(dir, &lines) else {
-        return Service::LeftToSundew(lines::printable(named));
+        return Service::LeftToSundew(lines::shown_type(named));
     };
     let is_hook = |line: &&lines::Line| {
         keywords::find(line.keyword()).is_some_and(|keyword| keyword.meaning(kind) == keywords::Meaning::Hook)
@@ -120,7 +120,7 @@ pub(super) fn others(places: &Places) -> (Vec<(PathBuf, Service)>, Vec<ConfigErr
         for (_, path) in files(places, dir, &errors) {
             let lines = lines::flow(places, dir, &path, &Errors::default());
             let kind = lines::flow_type(&lines).map_or(dir.default_type(), |line| line.value());
-            let kind = lines::printable(kind);
+            let kind = lines::shown_type(kind);
             clients::check(places, dir, &path)
                 .into_iter()
                 .for_each(|error| errors.push(error));
