@@ -74,6 +74,26 @@ impl FlowDir {
             FlowDir::Trx => "aftn",
         }
     }
+
+    /// The types that Sundew has there. A receiver of none does nothing.
+    pub(in crate::config) fn types(self) -> &'static [&'static str] {
+        match self {
+            FlowDir::Tx => &["am", "amis", "amqp", "script", "single-file", "wmo"],
+            FlowDir::Rx => &[
+                "am",
+                "amqp",
+                "bulletin-file",
+                "collector",
+                "none",
+                "pull-bulletin",
+                "pull-file",
+                "single-file",
+                "wmo",
+            ],
+            FlowDir::Fx => &["filter", "filter-bulletin"],
+            FlowDir::Trx => &["aftn"],
+        }
+    }
 }
 
 /// A line of two words or more. Its `Debug` shows the keyword alone, for the rest may be a password.
@@ -156,14 +176,6 @@ pub(in crate::config) fn printable(keyword: &str) -> String {
     }
 }
 
-/// A `type` as it may be shown.
-pub(in crate::config) fn shown_type(named: &str) -> String {
-    match is_type_like(named) {
-        true => named.to_string(),
-        false => "***".to_string(),
-    }
-}
-
 /// Letters alone, as `Oui` and `daily`.
 fn is_word(text: &str) -> bool {
     text.len() <= 30 && text.bytes().all(|b| b.is_ascii_alphabetic())
@@ -210,6 +222,11 @@ pub(in crate::config) fn site(path: &Path, errors: &Errors) -> Vec<Line> {
 /// The `type` that is in force: the last one. Where there is none, it is [`FlowDir::default_type`].
 pub(in crate::config) fn flow_type(lines: &[Line]) -> Option<&Line> {
     lines.iter().rev().find(|line| line.keyword() == "type")
+}
+
+/// The `type` that is in force where Sundew has no such type.
+pub(in crate::config) fn unknown_type(dir: FlowDir, lines: &[Line]) -> Option<&Line> {
+    flow_type(lines).filter(|line| !dir.types().contains(&line.value()))
 }
 
 struct Reader<'a> {
