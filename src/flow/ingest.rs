@@ -40,6 +40,10 @@ impl Config {
         let feeds = read_feeds(table, site, receiver);
         let durability = options::sync(table, Durability::Power, Durability::Crash);
         let (clients, mut findings) = config::clients(&site.places);
+        let unknown = findings.iter().find(|finding| !finding.warning);
+        if let Some(why) = unknown {
+            table.refuse("route", &format!("it cannot be known who the clients are: {why}"));
+        }
         let (routing, path) = read_routing(table, site, &clients, &mut findings);
         if has_extension && extension.is_none() {
             return None;
