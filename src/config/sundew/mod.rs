@@ -107,6 +107,19 @@ pub(super) fn service(places: &Places, dir: UnitDir, path: &Path) -> Service {
     }
 }
 
+/// Whether a receiver's files are put into its queue by others.
+pub(super) fn is_single_file(places: &Places, path: &Path) -> bool {
+    let lines = lines::flow(places, FlowDir::Rx, path, &Errors::default());
+    kind(FlowDir::Rx, &lines) == Some(Kind::Dropped)
+}
+
+/// The receivers that a receiver feeds, whoever runs it.
+pub(super) fn feeds(places: &Places, path: &Path) -> Vec<String> {
+    let lines = lines::flow(places, FlowDir::Rx, path, &Errors::default());
+    let feeds = lines.iter().filter(|line| line.keyword() == "feed");
+    feeds.map(|line| line.value().to_string()).collect()
+}
+
 /// Who runs the flow in a file whose name is no unit's. px could not run it, but Sundew, whose flows may have any name,
 /// goes on with its own.
 pub(super) fn stray(places: &Places, path: &Path) -> Option<Service> {
