@@ -291,7 +291,7 @@ const PASSED_OVER: &[(&str, &str)] = &[
     ),
     (
         "logrotate 0",
-        "logrotate = \"0\": warning: px keeps them for 3650 days at most",
+        "logrotate = \"0\": warning: 0 means all of them for Sundew; px keeps them for 3650 days at most",
     ),
     (
         "routemask False",
