@@ -38,8 +38,8 @@ pub struct Client {
     pub masks: Masks,
 }
 
-/// All clients: senders, filters, transceivers, each by name. The findings beside them are errors where it cannot be known
-/// who they are, and warnings where it cannot be known what one wants, or where Sundew, too, drops just that line.
+/// All clients: senders, filters, transceivers, each by name. The findings beside them are errors where it cannot be
+/// known who they are, and warnings where it cannot be known what one wants, or where Sundew, too, drops that line.
 pub fn clients(places: &Places) -> (Vec<Client>, Vec<ConfigError>) {
     let errors = Errors::default();
     let mut clients: Vec<Client> = natives(places)
