@@ -12,7 +12,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags};
 
 use super::{REFUSED, one_unit, say};
 use crate::config::sundew::{self, Flow};
-use crate::config::{Errors, Places, Service, UnitDir, UnitName, service, units};
+use crate::config::{Broker, Errors, Places, Service, UnitDir, UnitName, service, units};
 
 /// A file that is there gives way.
 const OVER: RenameFlags = RenameFlags::empty();
@@ -39,7 +39,7 @@ pub fn run(places: &Places, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     // Two at once would each add to the px.toml that the other has not seen.
     let _lock = arguments.write.then(|| lock(&places.etc)).transpose()?;
-    let mut said = BTreeSet::new();
+    let mut said = Said::default();
     let mut code = ExitCode::SUCCESS;
     for name in chosen {
         let conf = places.etc.join(name.dir.name()).join(format!("{}.conf", name.name));
@@ -62,43 +62,46 @@ pub fn run(places: &Places, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// `said` is what has been told of another unit's files.
-fn convert(
-    places: &Places,
-    name: &UnitName,
-    conf: &Path,
-    write: bool,
-    said: &mut BTreeSet<String>,
-) -> anyhow::Result<()> {
+/// What has been told of other units' files.
+#[derive(Default)]
+struct Said {
+    findings: BTreeSet<String>,
+    brokers: Vec<Broker>,
+}
+
+fn convert(places: &Places, name: &UnitName, conf: &Path, write: bool, said: &mut Said) -> anyhow::Result<()> {
     // Whatever its component refuses must not become a unit that does not start.
     let (findings, is_good) = match crate::flow::load(places, name, conf) {
         Ok(loaded) => (loaded.warnings, true),
         Err(findings) => (findings, false),
     };
     for finding in findings.iter().map(ToString::to_string) {
-        if !said.contains(&finding) {
+        if !said.findings.contains(&finding) {
             eprintln!("{finding}");
-            said.insert(finding);
+            said.findings.insert(finding);
         }
     }
     ensure!(is_good, "not converted");
     let flow = sundew::read(places, name, conf, &Errors::default()).context("px does not run it")?;
     match write {
-        false => show(name, &flow),
-        true => put(places, name, conf, flow)?,
+        false => show(places, name, flow, &mut said.brokers),
+        true => put(places, name, conf, flow),
     }
-    Ok(())
 }
 
-fn show(name: &UnitName, flow: &Flow) {
+/// With the broker under the name that it would have been written with.
+fn show(places: &Places, name: &UnitName, flow: Flow, brokers: &mut Vec<Broker>) -> anyhow::Result<()> {
+    let conversion = sundew::convert(places, flow, brokers).map_err(anyhow::Error::msg)?;
     say(format_args!("# {name}.toml"));
-    if let Some(broker) = &flow.broker {
+    if let Some(broker) = conversion.broker {
         say("# px.toml, and the password in secrets.toml:");
-        for line in sundew::broker_as_toml(broker).lines() {
+        for line in sundew::broker_as_toml(&broker).lines() {
             say(format_args!("#     {line}"));
         }
+        brokers.push(broker);
     }
-    say(sundew::print(&flow.table));
+    say(conversion.unit);
+    Ok(())
 }
 
 /// Writes the files one after the other, each safe before the next, so that a run after a crash finishes what this one
@@ -106,7 +109,7 @@ fn show(name: &UnitName, flow: &Flow) {
 fn put(places: &Places, name: &UnitName, conf: &Path, flow: Flow) -> anyhow::Result<()> {
     let off = conf.with_extension("conf.off");
     ensure!(!off.exists(), "{} is there already: move it away first", off.display());
-    let conversion = sundew::convert(places, flow).map_err(anyhow::Error::msg)?;
+    let conversion = sundew::convert(places, flow, &[]).map_err(anyhow::Error::msg)?;
     let toml = conf.with_extension("toml");
     if let Ok(there) = std::fs::read(&toml) {
         ensure!(
@@ -164,8 +167,9 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Puts a whole file in place: after a crash there is the old one or the new one. Mode and owner stay; of a file that
-/// is new the mode is given, and the owner is whoever owns the spool, for the units read it.
+/// Puts a whole file in place: after a crash there is the old one or the new one. Mode and owner stay, but that nobody
+/// else can read what is given as private; of a file that is new the mode is given, and the owner is whoever owns the
+/// spool, for the units read it.
 fn place(path: &Path, content: &[u8], mode: u32, over: RenameFlags, places: &Places) -> anyhow::Result<()> {
     // What a link names is written, and the link stays.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
@@ -180,7 +184,8 @@ fn place(path: &Path, content: &[u8], mode: u32, over: RenameFlags, places: &Pla
         _ => {}
     }
     let model = std::fs::metadata(&path);
-    let mode = model.as_ref().map_or(mode, |model| model.mode() & 0o777);
+    let most = if mode & 0o077 == 0 { 0o700 } else { 0o777 };
+    let mode = model.as_ref().map_or(mode, |model| model.mode() & most);
     let mut options = OpenOptions::new();
     let mut file = options
         .write(true)

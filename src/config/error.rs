@@ -118,6 +118,13 @@ fn without_password(text: &str) -> String {
     text.to_string()
 }
 
+/// Whether it is `SCHEME://USER:PASSWORD@HOST`.
+pub(super) fn is_login(text: &str) -> bool {
+    let authority = text.split_once("://").map(|(_, rest)| rest);
+    let login = authority.and_then(|rest| rest.rsplit_once('@')).map(|(login, _)| login);
+    login.is_some_and(|login| login.contains(':'))
+}
+
 /// Whether a key is named like something secret, whoever reads it.
 pub(super) fn is_secret_key(key: &str) -> bool {
     let key = key.to_ascii_lowercase();

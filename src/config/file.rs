@@ -12,6 +12,8 @@ use super::{ConfigError, Errors, Table};
 /// Far above any real site, far below what hurts.
 const LARGEST: u64 = 1 << 20;
 
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// The file as a table; where it cannot be read, `None` and one error.
 pub(super) fn load(path: &Path, errors: &Errors) -> Option<Table> {
     let text = open(path).and_then(|file| read(file, LARGEST));
@@ -158,6 +160,10 @@ fn read_bytes(file: File, largest: u64) -> Result<Vec<u8>, Fault> {
     file.take(largest + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > largest {
         return Err(fault(format!("larger than {largest} bytes")));
+    }
+    // What some editors put first is no part of the first word.
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
     }
     Ok(bytes)
 }

@@ -4,6 +4,7 @@
 mod broker;
 mod check;
 mod error;
+pub mod feeds;
 mod file;
 pub mod options;
 mod places;

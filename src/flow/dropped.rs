@@ -13,7 +13,7 @@
 //! | `extension` | `"MISSING:MISSING:MISSING:MISSING:"` | the fields that a name lacks; `-NAME` is the unit's name |
 //! | `route` | `"masks"` | who gets a product: every client whose own masks accept it; `"table"`: those of the routing table |
 //! | `routing_table` | `pxRouting.conf` | with `route = "table"`: the absolute path of the table |
-//! | `feeds` | none | other receivers that get every queued product as well |
+//! | `feeds` | none | receivers that get each queued product too: `single-file` or Sundew's, not in a circle |
 //! | `sync` | `"power"` | `"crash"`: linked, not synced |
 //! | `log` | the site's | `{ keep = 5 }`: days for which old logs of this unit are kept |
 //!

@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use super::product::Product;
 use super::{Cause, Unit, chain};
 use crate::backoff::Backoff;
+use crate::config::feeds::{self, Fed};
 use crate::config::options;
 use crate::config::{self, Client, ClientKind, ConfigError, RoutingTable, Site, Table, UnitDir, UnitName};
 use crate::message::ingest_name::{self, Extension};
@@ -42,6 +43,10 @@ impl Config {
         let feeds = read_feeds(table, site, receiver);
         let durability = options::sync(table, Durability::Power, Durability::Crash);
         let (clients, mut findings) = config::clients(&site.places);
+        let unknown = findings.iter().find(|finding| !finding.warning);
+        if let Some(why) = unknown {
+            table.refuse("route", &format!("it cannot be known who the clients are: {why}"));
+        }
         let (routing, path) = read_routing(table, site, &clients, &mut findings);
         if has_extension && extension.is_none() {
             return None;
@@ -122,15 +127,25 @@ fn read_feeds(table: &mut Table, site: &Site, receiver: &str) -> Option<Vec<Stri
     let Some(feeds) = table.parsed_list("feeds", name, ACCEPTED) else {
         return (!has_feeds).then(Vec::new);
     };
-    let directory = site.places.etc.join(UnitDir::Rx.name());
     for feed in &feeds {
-        let exists = |extension: &str| directory.join(format!("{feed}.{extension}")).exists();
-        if !exists("toml") && !exists("conf") {
-            table.warn(
+        match feeds::fed(&site.places, feed) {
+            Fed::Takes(_) => {}
+            Fed::Missing => table.warn(
                 "feeds",
                 &format!("there is no receiver {feed}: what it is fed will lie in rxq/{feed}"),
-            );
+            ),
+            Fed::Ignores => table.refuse(
+                "feeds",
+                &format!(
+                    "{feed} takes nothing from rxq/{feed}, so what it is fed would lie there for ever; accepted: \
+                     receivers of type single-file, and those that are left to Sundew"
+                ),
+            ),
         }
+    }
+    if let Some(way) = feeds::cycle(&site.places, receiver, &feeds) {
+        let way = way.join(", ");
+        table.refuse("feeds", &format!("each product would come back for ever: {way}"));
     }
     Some(feeds)
 }
@@ -239,3 +254,6 @@ pub fn cause(error: &SpoolError) -> Cause {
         fault => Cause::new(fault, chain(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,6 +96,42 @@ fn a_unit_is_shown_without_its_password_and_nothing_is_written() {
 }
 
 #[test]
+fn a_broker_is_shown_under_the_name_that_it_is_written_with() {
+    let other = SENDER.replace("canary", "canary-2");
+    let old = Old::new(&[("tx/a.conf", SENDER), ("tx/b.conf", &other), ("tx/c.conf", SENDER)]);
+    let shown = old.run_ok(&["convert"]).out;
+    let names = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| line.starts_with("broker = "));
+        lines.map(str::to_string).collect()
+    };
+    assert!(shown.contains("[brokers.h-example-feeder-2]"), "{shown}");
+    old.run_ok(&["convert", "--write"]);
+    let written: String = ["a", "b", "c"]
+        .map(|name| old.read(&format!("tx/{name}.toml")))
+        .concat();
+    assert_eq!(names(&shown), names(&written));
+    assert_eq!(names(&shown).len(), 3);
+}
+
+#[test]
+fn passwords_are_never_added_where_others_can_read_them() {
+    for (site, mode) in [(false, 0o644), (true, 0o644), (false, 0o640)] {
+        let old = Old::new(&[("tx/dd.conf", SENDER), ("secrets.toml", "")]);
+        if site {
+            old.write("px.toml", "");
+        }
+        std::fs::set_permissions(old.path("secrets.toml"), PermissionsExt::from_mode(mode)).unwrap();
+        old.run(&["convert", "--write"]);
+        let found = std::fs::metadata(old.path("secrets.toml"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o077;
+        assert!(found == 0 || old.read("secrets.toml").is_empty(), "{site} {mode:o}");
+    }
+}
+
+#[test]
 fn a_written_unit_is_what_it_was() {
     let old = Old::new(&[("tx/dd.conf", SENDER)]);
     let said = old.run_ok(&["convert", "--write", "tx/dd"]);

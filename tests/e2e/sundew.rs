@@ -226,7 +226,7 @@ impl Sundew {
         );
         sundew
             .site
-            .write("etc/tx/other.conf", "type bulletin\nhost h\nuser u\naccept .*\n");
+            .write("etc/tx/other.conf", "type am\nhost h\nuser u\naccept .*\n");
         sundew.site.write(
             "etc/pxRouting.conf",
             "clientAlias all sink,other\nkey URP_XSS all 2\nkey_accept .* other 4\n",

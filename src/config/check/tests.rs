@@ -163,11 +163,11 @@ fn a_sundew_site_routes_by_its_table_and_its_clients() {
     ];
     for (name, expected) in wanted {
         let found = clients.iter().filter(|client| client.masks.accepts(name.as_bytes()));
-        // aftn accepts all but what px.conf rejects.
+        // aftn accepts all but what px.conf rejects, and bulletins all, for one of its accepts is none.
         let found: Vec<&str> = found.map(|client| &*client.name).collect();
         let without_aftn = found
             .iter()
-            .filter(|name| **name != "aftn" || expected.contains("aftn"));
+            .filter(|name| !["aftn", "bulletins"].contains(name) || expected.contains(**name));
         assert_eq!(without_aftn.copied().collect::<Vec<_>>().join(" "), expected, "{name}");
     }
 }
@@ -198,4 +198,37 @@ fn a_flow_of_sundews_may_have_a_name_that_no_unit_can_have() {
     assert!(text.contains("tx/e.conf: the unit tx/e is in "), "{text}");
     let names: Vec<String> = clients(&places).0.into_iter().map(|client| client.name).collect();
     assert_eq!(names, ["a+b", "c+d", "e"]);
+}
+
+#[test]
+fn a_type_that_nobody_has_is_an_error_and_not_left_to_sundew() {
+    let root = tempfile::tempdir().unwrap();
+    let places = Places::under(root.path());
+    for (name, text) in [
+        ("tx/a.conf", "host h\ntype ampq\n"),
+        ("rx/b.conf", "\u{feff}type amqb\n"),
+        ("fx/c.conf", "type am\n"),
+        ("trx/d.conf", "type amqp\n"),
+        ("tx/e.conf", "\u{feff}type am\n"),
+        ("tx/f.conf", ""),
+    ] {
+        let path = places.etc.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let (served, report) = check(&places);
+    let etc = format!("{}/", places.etc.display());
+    let text = report.to_string().replace(&etc, "");
+    let told = |place: &str| text.contains(&format!("{place}: neither px nor Sundew has such a type; accepted: am"));
+    assert!(served.is_empty() && report.refused());
+    assert!(
+        told("tx/a.conf:2: type = \"ampq\"") && told("rx/b.conf:1: type = \"amqb\""),
+        "{text}"
+    );
+    assert!(
+        text.contains("fx/c.conf:1: type") && text.contains("trx/d.conf:1: type"),
+        "{text}"
+    );
+    let notes: Vec<String> = report.notes().iter().map(|(_, text)| text.clone()).collect();
+    assert_eq!(notes, ["left to Sundew (type am)", "left to Sundew (type single-file)"]);
 }

@@ -23,11 +23,13 @@ pub struct Conversion {
     pub secrets: Option<Secret>,
     /// The unit's file.
     pub unit: String,
+    /// The unit's broker, under the name that the unit's file has.
+    pub broker: Option<Broker>,
 }
 
 /// What has to be written so that the unit is TOML. Reads the site's files and writes none; done again after a crash
-/// between two of them, it says what is left.
-pub fn convert(places: &Places, flow: Flow) -> Result<Conversion, String> {
+/// between two of them, it says what is left. `earlier` are brokers that would have been written by now.
+pub fn convert(places: &Places, flow: Flow, earlier: &[Broker]) -> Result<Conversion, String> {
     let Some(broker) = &flow.broker else {
         // A unit in TOML needs a site file, be it empty; Sundew's is one too.
         let has_site = places.site_file().exists() || places.sundew_site_file().exists();
@@ -35,6 +37,7 @@ pub fn convert(places: &Places, flow: Flow) -> Result<Conversion, String> {
             site: (!has_site).then(String::new),
             secrets: None,
             unit: print(&flow.table),
+            broker: None,
         });
     };
     let site_text = read(&places.site_file())?.unwrap_or_default();
@@ -50,7 +53,13 @@ pub fn convert(places: &Places, flow: Flow) -> Result<Conversion, String> {
     };
     let (name, needs) = (1..=NAMESAKES)
         .map(named)
-        .find_map(|name| needs(&site, &secrets_text, &name, broker).map(|needs| (name, needs)))
+        .find_map(|name| {
+            let needs = match earlier.iter().find(|earlier| earlier.name == name) {
+                Some(earlier) => (earlier.urls == broker.urls).then_some(Needs::Nothing),
+                None => needs(&site, &secrets_text, &name, broker),
+            };
+            needs.map(|needs| (name, needs))
+        })
         .ok_or_else(|| format!("px.toml has {NAMESAKES} brokers named like {} already", broker.name))?;
     let broker = Broker { name, ..broker.clone() };
     let site = match needs {
@@ -69,6 +78,7 @@ pub fn convert(places: &Places, flow: Flow) -> Result<Conversion, String> {
         site,
         secrets: secrets.map(Secret::new),
         unit: print(&flow.table.with_text("broker", &broker.name)),
+        broker: Some(broker),
     })
 }
 

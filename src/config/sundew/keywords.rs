@@ -1,5 +1,6 @@
 //! Every keyword of Sundew's senders and receivers, what it becomes here, or why it does nothing.
 
+use super::lines::SITE_KEYS;
 use Meaning::{Becomes, Foreign, Hook, Nothing};
 use Shape::{Boolean, Number, Switch, Word, Words};
 
@@ -81,10 +82,19 @@ pub(super) fn corrected(name: &str) -> Option<&'static str> {
 
 /// The keyword that was probably meant.
 pub(super) fn nearest(name: &str, kind: Kind) -> Option<&'static str> {
-    let limit = (name.chars().count() / 3).max(1);
     let own = KEYWORDS.iter().filter(|keyword| keyword.meaning(kind) != Foreign);
+    nearest_of(name, own.map(|keyword| keyword.name))
+}
+
+/// Whether it is a keyword of any flow or of `px.conf`, or is probably meant to be one.
+pub(super) fn is_near(name: &str) -> bool {
+    nearest_of(name, KEYWORDS.iter().map(|keyword| keyword.name).chain(SITE_KEYS)).is_some()
+}
+
+fn nearest_of(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let limit = (name.chars().count() / 3).max(1);
     let distance = |known: &str| strsim::damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase());
-    let near = own.map(|keyword| (distance(keyword.name), keyword.name)).min()?;
+    let near = known.map(|known| (distance(known), known)).min()?;
     (near.0 <= limit).then_some(near.1)
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::keywords::{self, Shape};
 use crate::config::error::{is_secret_key, shown};
 use crate::config::{ConfigError, Errors, Places, file};
 
@@ -39,6 +40,11 @@ pub(in crate::config) const SITE_KEYS: [&str; 20] = [
     "waitTimeForLogEntry",
 ];
 
+/// Keywords whose value counts something, though Sundew takes a word for them.
+const COUNTS: [&str; 2] = ["daysToKeepInDB", "logrotate"];
+/// Keywords whose value is one of a few words.
+const ONE_OF_A_FEW: [&str; 3] = ["exchange_type", "sorter", "type"];
+
 /// The directory of `ETC` a flow's file is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::config) enum FlowDir {
@@ -68,6 +74,26 @@ impl FlowDir {
             FlowDir::Trx => "aftn",
         }
     }
+
+    /// The types that Sundew has there. A receiver of none does nothing.
+    pub(in crate::config) fn types(self) -> &'static [&'static str] {
+        match self {
+            FlowDir::Tx => &["am", "amis", "amqp", "script", "single-file", "wmo"],
+            FlowDir::Rx => &[
+                "am",
+                "amqp",
+                "bulletin-file",
+                "collector",
+                "none",
+                "pull-bulletin",
+                "pull-file",
+                "single-file",
+                "wmo",
+            ],
+            FlowDir::Fx => &["filter", "filter-bulletin"],
+            FlowDir::Trx => &["aftn"],
+        }
+    }
 }
 
 /// A line of two words or more. Its `Debug` shows the keyword alone, for the rest may be a password.
@@ -92,16 +118,32 @@ impl Line {
         &self.words[1]
     }
 
-    /// That this line is wrong. Shows the line's words, without passwords, as far as [`shown`] knows them.
+    /// What stands behind the keyword, as far as it can be no password: nothing of a line whose keyword nobody knows,
+    /// and no word where a number or a truth should be, for the lines around a password get mixed up with it.
+    fn shown_value(&self) -> String {
+        let (value, keyword) = (self.value(), keywords::find(self.keyword()));
+        let is_odd = match keyword.map(|keyword| keyword.shape) {
+            _ if value.is_empty() => false,
+            _ if COUNTS.contains(&self.keyword()) => keywords::number(value).is_none() && !is_word(value),
+            None => !SITE_KEYS.contains(&self.keyword()),
+            Some(Shape::Number) => keywords::number(value).is_none(),
+            Some(Shape::Boolean | Shape::Switch) => !keywords::truth(value).1 && !is_word(value),
+            Some(Shape::Word) if ONE_OF_A_FEW.contains(&self.keyword()) => !is_type_like(value),
+            Some(_) => false,
+        };
+        match is_odd || is_secret_key(self.keyword()) {
+            true => "***".to_string(),
+            false => shown(&self.words[1..].join(" ")),
+        }
+    }
+
+    /// That this line is wrong. Shows the line's words as far as they can be no password.
     pub(in crate::config) fn error(&self, accepted: impl Into<String>) -> ConfigError {
         ConfigError {
             file: self.file.to_path_buf(),
             line: self.number,
             key: printable(self.keyword()),
-            value: match is_secret_key(self.keyword()) {
-                true => "***".to_string(),
-                false => shown(&self.words[1..].join(" ")),
-            },
+            value: self.shown_value(),
             accepted: accepted.into(),
             warning: false,
         }
@@ -118,17 +160,30 @@ impl Line {
 
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{} {:?} …", self.file.display(), self.number, self.keyword())
+        let keyword = printable(self.keyword());
+        write!(f, "{}:{} {keyword} …", self.file.display(), self.number)
     }
 }
 
-/// A word as a finding shows it where it stands alone: what is no keyword at all may hold anything.
+/// A keyword as a finding shows it: a known one, or what is surely meant to be one. Anything else may be a password, as
+/// in `password=SECRET # x` or where a line has been turned around.
 pub(in crate::config) fn printable(keyword: &str) -> String {
-    let harmless = |c: char| c.is_ascii_graphic();
-    match keyword.len() <= 40 && keyword.chars().all(harmless) {
+    let is_short = keyword.len() <= 30 && keyword.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let is_plain = || keyword.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    match is_short && (is_plain() || keywords::is_near(keyword)) {
         true => keyword.to_string(),
-        false => shown(keyword),
+        false => "***".to_string(),
     }
+}
+
+/// Letters alone, as `Oui` and `daily`.
+fn is_word(text: &str) -> bool {
+    text.len() <= 30 && text.bytes().all(|b| b.is_ascii_alphabetic())
+}
+
+/// Like a type of Sundew's or a kind of exchange: letters with dashes.
+fn is_type_like(text: &str) -> bool {
+    text.split('-').all(is_word)
 }
 
 /// All lines that make up a flow: those of `px.conf`, where there is one, and those of its file. For `tx` an `include`
@@ -167,6 +222,11 @@ pub(in crate::config) fn site(path: &Path, errors: &Errors) -> Vec<Line> {
 /// The `type` that is in force: the last one. Where there is none, it is [`FlowDir::default_type`].
 pub(in crate::config) fn flow_type(lines: &[Line]) -> Option<&Line> {
     lines.iter().rev().find(|line| line.keyword() == "type")
+}
+
+/// The `type` that is in force where Sundew has no such type.
+pub(in crate::config) fn unknown_type(dir: FlowDir, lines: &[Line]) -> Option<&Line> {
+    flow_type(lines).filter(|line| !dir.types().contains(&line.value()))
 }
 
 struct Reader<'a> {

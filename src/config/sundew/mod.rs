@@ -43,6 +43,10 @@ pub struct Flow {
 pub fn read(places: &Places, name: &UnitName, path: &Path, errors: &Errors) -> Option<Flow> {
     let dir = flow_dir(name.dir)?;
     let (lines, lone) = lines::flow_and_lone(places, dir, path, errors);
+    if let Some(line) = lines::unknown_type(dir, &lines) {
+        errors.push(no_type(dir, line));
+        return None;
+    }
     let kind = kind(dir, &lines)?;
     let reading = Reading::new(kind, path, &lines, errors);
     reading.check(&lone);
@@ -62,6 +66,12 @@ fn kind(dir: FlowDir, lines: &[lines::Line]) -> Option<Kind> {
     }
 }
 
+/// That nobody has such a type: a mistyped one would be left to Sundew, which does not start it either.
+fn no_type(dir: FlowDir, line: &lines::Line) -> ConfigError {
+    let accepted = dir.types().join(", ");
+    line.error(format!("neither px nor Sundew has such a type; accepted: {accepted}"))
+}
+
 /// The directory of a `.conf`, where one is a unit.
 fn flow_dir(dir: UnitDir) -> Option<FlowDir> {
     match dir {
@@ -71,7 +81,8 @@ fn flow_dir(dir: UnitDir) -> Option<FlowDir> {
     }
 }
 
-/// Who runs the unit in this `.conf`. A receiver with a script by which its files come or change is left to Sundew.
+/// Who runs the unit in this `.conf`. A receiver with a script by which its files come or change is left to Sundew. One
+/// of a type that nobody has is px's, so that whoever loads it is told why.
 pub(super) fn service(places: &Places, dir: UnitDir, path: &Path) -> Service {
     let Some(dir) = flow_dir(dir) else {
         return Service::NotServed;
@@ -81,8 +92,11 @@ pub(super) fn service(places: &Places, dir: UnitDir, path: &Path) -> Service {
     }
     let lines = lines::flow(places, dir, path, &Errors::default());
     let named = lines::flow_type(&lines).map_or(dir.default_type(), |line| line.value());
+    if lines::unknown_type(dir, &lines).is_some() {
+        return Service::Served;
+    }
     let Some(kind) = kind(dir, &lines) else {
-        return Service::LeftToSundew(lines::printable(named));
+        return Service::LeftToSundew(named.to_string());
     };
     let is_hook = |line: &&lines::Line| {
         keywords::find(line.keyword()).is_some_and(|keyword| keyword.meaning(kind) == keywords::Meaning::Hook)
@@ -91,6 +105,19 @@ pub(super) fn service(places: &Places, dir: UnitDir, path: &Path) -> Service {
         Some(hook) => Service::LeftToSundew(format!("{named} with {}", hook.keyword())),
         None => Service::Served,
     }
+}
+
+/// Whether a receiver's files are put into its queue by others.
+pub(super) fn is_single_file(places: &Places, path: &Path) -> bool {
+    let lines = lines::flow(places, FlowDir::Rx, path, &Errors::default());
+    kind(FlowDir::Rx, &lines) == Some(Kind::Dropped)
+}
+
+/// The receivers that a receiver feeds, whoever runs it.
+pub(super) fn feeds(places: &Places, path: &Path) -> Vec<String> {
+    let lines = lines::flow(places, FlowDir::Rx, path, &Errors::default());
+    let feeds = lines.iter().filter(|line| line.keyword() == "feed");
+    feeds.map(|line| line.value().to_string()).collect()
 }
 
 /// Who runs the flow in a file whose name is no unit's. px could not run it, but Sundew, whose flows may have any name,
@@ -120,11 +147,13 @@ pub(super) fn others(places: &Places) -> (Vec<(PathBuf, Service)>, Vec<ConfigErr
         for (_, path) in files(places, dir, &errors) {
             let lines = lines::flow(places, dir, &path, &Errors::default());
             let kind = lines::flow_type(&lines).map_or(dir.default_type(), |line| line.value());
-            let kind = lines::printable(kind);
             clients::check(places, dir, &path)
                 .into_iter()
                 .for_each(|error| errors.push(error));
-            others.push((path, Service::LeftToSundew(kind)));
+            match lines::unknown_type(dir, &lines) {
+                Some(line) => errors.push(no_type(dir, line)),
+                None => others.push((path, Service::LeftToSundew(kind.to_string()))),
+            }
         }
     }
     (others, errors.take())

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::keywords::{self, Kind, Meaning, Shape};
 use super::lines::Line;
+use crate::config::error::is_login;
 use crate::config::table::Place;
 use crate::config::value::{Entry, Value};
 use crate::config::{ConfigError, Errors, Table};
@@ -55,6 +56,9 @@ impl<'a> Reading<'a> {
     }
 
     fn check_words(&self, line: &Line, shape: Shape) {
+        if has_login(line) {
+            self.refuse(line, "a URL with a password: only destination may have one");
+        }
         match shape {
             Shape::Number if keywords::number(line.value()).is_none() => self.refuse(line, "accepted: a whole number"),
             Shape::Boolean | Shape::Switch if !keywords::truth(line.value()).1 => {
@@ -200,6 +204,12 @@ pub(super) fn text(text: &str) -> Value {
 /// A whole number.
 pub(super) fn integer(number: i64) -> Value {
     Value::Integer(Some(number), number.to_string())
+}
+
+/// Whether a value is a URL with a password where none belongs: its option would show it.
+fn has_login(line: &Line) -> bool {
+    let is_place = ["destination", "password"].contains(&line.keyword());
+    !is_place && line.words[1..].iter().any(|word| is_login(word))
 }
 
 fn no_hooks(kind: Kind) -> String {

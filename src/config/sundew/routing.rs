@@ -129,7 +129,10 @@ impl Line<'_> {
         ConfigError {
             file: self.file.to_path_buf(),
             line: self.number,
-            key: lines::printable(&self.word(0)),
+            key: match &*self.word(0) {
+                known @ ("aftnMap" | "clientAlias" | "key_accept" | "subclient") => known.to_string(),
+                other => lines::printable(other),
+            },
             value: match rest.is_empty() {
                 true => String::new(),
                 false => shown(&rest.join(" ")),

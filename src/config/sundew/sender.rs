@@ -120,6 +120,13 @@ pub(super) fn log(reading: &mut Reading) {
         }
         Some(line) => match line.value().parse() {
             Ok(number @ 1..=MOST) => number,
+            Ok(0) => {
+                reading.warn(
+                    line,
+                    &format!("0 means all of them for Sundew; px keeps them for {MOST} days at most"),
+                );
+                MOST
+            }
             _ => {
                 reading.warn(line, &format!("px keeps them for {MOST} days at most"));
                 MOST

@@ -168,12 +168,12 @@ mod tests {
     #[test]
     fn keywords_of_tools_and_flows_are_legal_and_others_are_passed_over_with_a_warning() {
         let text =
-            "user px\nbackend h1 h2\nlang fra\naccept .*\nexchange_type topic\npull_sleep 3\nmasterKonf canary\n";
+            "user px\nbackend h1 h2\nlang fra\naccept .*\nexchange_type topic\npull_sleep 3\nmasterKonfPath canary\n";
         let root = site(&[("etc/px.conf", text)]);
         let (_, findings) = read_at(&Places::under(root.path()), root.path());
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert!(
-            findings[0].starts_with("etc/px.conf:7: masterKonf = ***: warning: no keyword"),
+            findings[0].starts_with("etc/px.conf:7: masterKonfPath = ***: warning: no keyword"),
             "{findings:?}"
         );
     }

@@ -291,7 +291,7 @@ const PASSED_OVER: &[(&str, &str)] = &[
     ),
     (
         "logrotate 0",
-        "logrotate = \"0\": warning: px keeps them for 3650 days at most",
+        "logrotate = \"0\": warning: 0 means all of them for Sundew; px keeps them for 3650 days at most",
     ),
     (
         "routemask False",
@@ -453,5 +453,55 @@ fn a_mistyped_password_is_shown_nowhere() {
             .collect();
         let shown = format!("{keys:?}{flow:?}");
         assert!(!shown.contains("canary"), "{shown}");
+    }
+}
+
+/// Mixed-up lines, each with its password, as they reach a finding, the table or the words about who runs the unit.
+#[test]
+fn a_password_at_an_odd_place_is_shown_nowhere() {
+    for line in [
+        "password=s3cr3t # x",
+        "destination=amqp://feeder:s3cr3t@h/x foo",
+        "amqp://feeder:s3cr3t@h/x a",
+        "amqp://feeder:s3cr3t@h/x",
+        "s3cr3t password",
+        "s3cr3t",
+        "batch s3cr3t",
+        "port s3cr3t",
+        "logrotate s3cr3t",
+        "validation s3cr3t",
+        "sorter s3cr3t",
+        "type sftp://u:s3cr3t@h",
+        "type s3cr3t",
+        "exchange_name amqp://feeder:s3cr3t@h",
+        "exchange_key amqp://feeder:s3cr3t@h",
+        "accept amqp://feeder:s3cr3t@h",
+    ] {
+        for (dir, kind) in [
+            (UnitDir::Tx, "amqp"),
+            (UnitDir::Rx, "amqp"),
+            (UnitDir::Rx, "single-file"),
+        ] {
+            let samples = Samples::new();
+            samples.write("px.conf", &format!("{line}\n"));
+            samples.write(
+                &format!("{}/x.conf", dir.name()),
+                &format!("{LOGIN}type {kind}\n{line}\n"),
+            );
+            let name = UnitName::new(dir, "x").unwrap();
+            let (flow, errors) = samples.read(&name);
+            let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let path = samples.places.etc.join(dir.name()).join("x.conf");
+            let service = service(&samples.places, dir, &path);
+            let (_, site) = Site::load(&samples.places);
+            let lines = lines::flow(&samples.places, lines::FlowDir::Tx, &path, &Errors::default());
+            let shown = format!("{told:?}{errors:?}{flow:?}{service}{site:?}{lines:?}");
+            assert!(!shown.contains("s3cr3t"), "{line}: {shown}");
+            let is_shown = flow.is_some_and(|flow| print(&flow.table).contains("s3cr3t"));
+            assert!(
+                !is_shown || errors.iter().any(|error| !error.warning),
+                "{line}: {told:?}"
+            );
+        }
     }
 }

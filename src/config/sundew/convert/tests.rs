@@ -27,7 +27,7 @@ fn write(samples: &Samples, conversion: &Conversion) {
 fn assert_comes_back(samples: &Samples, name: &UnitName) {
     let flow = good(samples, name).unwrap_or_else(|| panic!("{name}: {:?}", samples.read(name).1));
     let broker = flow.broker.clone();
-    let conversion = convert(&samples.places, flow).unwrap();
+    let conversion = convert(&samples.places, flow, &[]).unwrap();
     write(samples, &conversion);
 
     let errors = Errors::default();
@@ -60,7 +60,7 @@ fn assert_comes_back(samples: &Samples, name: &UnitName) {
     assert!(are_same(table.entries(), again.entries()), "{}", conversion.unit);
 
     // Nothing is left to write.
-    let conversion = convert(&samples.places, good(samples, name).unwrap()).unwrap();
+    let conversion = convert(&samples.places, good(samples, name).unwrap(), &[]).unwrap();
     assert!(conversion.site.is_none() && conversion.secrets.is_none());
     assert!(
         named.is_none()
@@ -109,9 +109,9 @@ fn a_crash_between_the_files_is_made_good() {
         "type amqp\nhost h\nuser u\npassword one\nexchange_name e\naccept .*\n",
     );
     let name: UnitName = "tx/a".parse().unwrap();
-    let first = convert(&samples.places, good(&samples, &name).unwrap()).unwrap();
+    let first = convert(&samples.places, good(&samples, &name).unwrap(), &[]).unwrap();
     samples.write("px.toml", first.site.as_ref().unwrap());
-    let second = convert(&samples.places, good(&samples, &name).unwrap()).unwrap();
+    let second = convert(&samples.places, good(&samples, &name).unwrap(), &[]).unwrap();
     assert!(second.site.is_none() && second.secrets == first.secrets);
     assert_eq!(second.unit, first.unit);
 }
@@ -123,14 +123,14 @@ fn what_cannot_be_added_to_is_left_alone() {
     let name: UnitName = "tx/a".parse().unwrap();
     samples.write("tx/a.conf", &conf("one"));
     samples.write("px.toml", "brokers = {}\n");
-    let why = convert(&samples.places, good(&samples, &name).unwrap()).unwrap_err();
+    let why = convert(&samples.places, good(&samples, &name).unwrap(), &[]).unwrap_err();
     assert!(why.ends_with("px.toml: nothing can be added at its end"), "{why}");
     samples.write("px.toml", "brokers = 5\n");
-    let why = convert(&samples.places, good(&samples, &name).unwrap()).unwrap_err();
+    let why = convert(&samples.places, good(&samples, &name).unwrap(), &[]).unwrap_err();
     assert!(why.contains("px.toml:1: brokers = 5"), "{why}");
     samples.write("px.toml", "");
     samples.write("tx/a.conf", &conf("a${canary}"));
-    let why = convert(&samples.places, good(&samples, &name).unwrap()).unwrap_err();
+    let why = convert(&samples.places, good(&samples, &name).unwrap(), &[]).unwrap_err();
     assert!(why.contains("takes for a variable") && !why.contains("canary"), "{why}");
 }
 
@@ -144,7 +144,7 @@ fn a_conversion_prints_no_password() {
     );
     let flow = good(&samples, &"tx/a".parse().unwrap()).unwrap();
     let shown = format!("{flow:?}");
-    let shown = format!("{shown}{:?}", convert(&samples.places, flow).unwrap());
+    let shown = format!("{shown}{:?}", convert(&samples.places, flow, &[]).unwrap());
     assert!(!shown.contains("canary"), "{shown}");
 }
 
