@@ -78,7 +78,7 @@ mod settle;
 
 use decide::Decision;
 use handful::{Handful, ROOM, Taken};
-use settle::{Note, Settler};
+use settle::{Note, Outgoing, Settler};
 
 const BATCH: usize = 100;
 /// A net below the kernel's notices.
@@ -351,9 +351,6 @@ impl Sender {
         }
         self.settler.erase(erased).await;
         let mut is_done = self.settler.set_aside(hopeless).await;
-        if !letters.is_empty() {
-            info!("{} new messages will be sent", letters.len());
-        }
         let mut rest = letters;
         rest.reverse();
         let mut place = None;
@@ -385,17 +382,21 @@ impl Sender {
 
     async fn send(&mut self, handful: Vec<Taken>) -> Result<bool, Stopped> {
         let (mut suppressed, mut hopeless, mut own_fault) = (Vec::new(), Vec::new(), None);
+        let mut new = Vec::new();
         for taken in handful {
             match taken {
-                Taken::Content(mut outgoing, envelope) => {
-                    if let Some(digest) = outgoing.digest
-                        && self.is_duplicate(digest).await?
-                    {
-                        suppressed.push((outgoing.file, outgoing.version));
-                        continue;
+                Taken::Content(outgoing, envelope) => {
+                    if let Some(digest) = outgoing.digest {
+                        // Whether it is one may hang on the verdict of these.
+                        if self.is_in_flight(digest) {
+                            self.publish_all(std::mem::take(&mut new)).await?;
+                        }
+                        if self.is_duplicate(digest).await? {
+                            suppressed.push((outgoing.file, outgoing.version));
+                            continue;
+                        }
                     }
-                    outgoing.pending = Some(self.publish(*envelope).await?);
-                    self.note(Note::Sent(outgoing));
+                    new.push((outgoing, envelope));
                 }
                 Taken::Written(file) => self.queue.hold_while_written(&file, Instant::now() + WRITTEN_PAUSE),
                 Taken::TooLarge(file, why) => hopeless.push((file, why)),
@@ -409,6 +410,7 @@ impl Sender {
                 }
             }
         }
+        self.publish_all(new).await?;
         match own_fault {
             Some(cause) => self
                 .unit
@@ -432,7 +434,7 @@ impl Sender {
         if knows() {
             return Ok(true);
         }
-        if self.in_flight.contains(&digest) || self.in_flight.len() >= PASS_MAX {
+        if self.is_in_flight(digest) {
             self.settled().await?;
             if knows() {
                 return Ok(true);
@@ -440,6 +442,23 @@ impl Sender {
         }
         self.in_flight.insert(digest);
         Ok(false)
+    }
+
+    /// Whether everything must be settled before it is known what this content is.
+    fn is_in_flight(&self, digest: Digest) -> bool {
+        self.in_flight.contains(&digest) || self.in_flight.len() >= PASS_MAX
+    }
+
+    /// Says how many go out, and publishes them.
+    async fn publish_all(&self, new: Vec<(Outgoing, Box<Envelope>)>) -> Result<(), Stopped> {
+        if !new.is_empty() {
+            info!("{} new messages will be sent", new.len());
+        }
+        for (mut outgoing, envelope) in new {
+            outgoing.pending = Some(self.publish(*envelope).await?);
+            self.note(Note::Sent(outgoing));
+        }
+        Ok(())
     }
 
     async fn publish(&self, envelope: Envelope) -> Result<super::publish::Pending, Stopped> {

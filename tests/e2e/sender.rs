@@ -83,6 +83,16 @@ impl World {
     fn count(&self, name: &str) -> u64 {
         self.site.count(UNIT, name)
     }
+
+    /// How many messages the log has promised so far.
+    fn promised(&self) -> usize {
+        let said = self.site.said(UNIT);
+        let promises = said.lines().filter_map(|line| {
+            let before = line.strip_suffix(" new messages will be sent")?;
+            before.rsplit(' ').next()?.parse::<usize>().ok()
+        });
+        promises.sum()
+    }
 }
 
 fn filename(envelope: &Envelope) -> &str {
@@ -239,6 +249,7 @@ fn the_same_content_is_sent_once_but_retransmissions_always() {
     let names: Vec<String> = world.sent().iter().map(|sent| filename(sent).to_owned()).collect();
     assert_eq!(names, ["a", "c", "e", "f"]);
     world.site.wait_count(UNIT, "suppressed", 2);
+    assert_eq!(world.promised(), names.len(), "{}", world.site.logs());
     let said = world.site.said(UNIT);
     for name in ["b", "d"] {
         let line = format!("[INFO] suppressed duplicate send {name}");
@@ -466,9 +477,12 @@ fn foreign_links_and_open_files_and_large_ones() {
     world.drop("3/2026112112/quick", "quick");
     world.wait_left(&["3/2026112112/slow"]);
     assert_eq!(world.feed.depth("all"), Some(1));
+    // It is looked at every second, and not promised.
+    std::thread::sleep(Duration::from_secs(3));
     writer.write_all(b"second half").expect("write");
     drop(writer);
     world.wait_left(&[]);
+    assert_eq!(world.promised(), 6, "{}", world.site.logs());
     let sent = world.sent();
     assert_eq!(sent[1].body, b"first half, second half");
 }
