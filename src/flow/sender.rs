@@ -49,7 +49,10 @@
 //! is older than `keep`, then the older half.
 //!
 //! What can never be sent goes to `txq/NAME/PROBLEM` under its own name, is told of as an error and counted as failed:
-//! a name from which no key can be made, a message that the broker refuses, a file over 512 MiB.
+//! a name from which no key can be made, a message that the broker refuses, a file over 512 MiB. Where it cannot go
+//! there, it stays and holds up nobody: that is an error, shown as `not_set_aside`, and tried again after a minute.
+//!
+//! With `level = "debug"` the log also has the key of every message and the name of every file that was sent and removed.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,7 +62,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Semaphore, oneshot};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::duplicates::{self, Digest, Memory};
 use super::publish::{Options, Publisher, Unroutable};
@@ -455,6 +458,7 @@ impl Sender {
             info!("{} new messages will be sent", new.len());
         }
         for (mut outgoing, envelope) in new {
+            debug!("exchange key = {}", envelope.key);
             outgoing.pending = Some(self.publish(*envelope).await?);
             self.note(Note::Sent(outgoing));
         }

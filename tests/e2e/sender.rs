@@ -406,6 +406,30 @@ fn what_can_never_be_sent_is_set_aside_and_holds_up_nobody() {
     world.wait_left(&["PROBLEM/SA_BIG_1", "PROBLEM/nokey", "PROBLEM/nokey.1"]);
 }
 
+/// `PROBLEM` is no directory: one error each time it is tried, a number in the status, and the others go on.
+#[test]
+fn what_cannot_be_set_aside_is_told_of_and_holds_up_nobody() {
+    let world = world("stuck", "key = \"x.${CCCC}\"\n");
+    world.site.write("txq/s/PROBLEM", "not a directory");
+    world.drop("3/2026112112/nokey", "no key");
+    let unit = world.site.run_as(UNIT, &[], &["--level", "debug"]);
+    world.site.wait_ready(UNIT, unit.pid());
+    world.drop("3/2026112112/SA_CWAO_1", "one");
+    world.wait_left(&["3/2026112112/nokey", "PROBLEM"]);
+    world
+        .site
+        .wait(UNIT, "shows it", |status| status["gauges"]["not_set_aside"] == 1);
+    std::thread::sleep(Duration::from_secs(2));
+    let said = world.site.said(UNIT);
+    let errors = said.lines().filter(|line| line.contains("can never be sent"));
+    let errors: Vec<&str> = errors.collect();
+    assert!(errors.len() == 1 && errors[0].contains("[ERROR]"), "{said}");
+    assert!(errors[0].contains("Not a directory"), "{said}");
+    for line in ["[DEBUG] exchange key = x.CWAO", "[DEBUG] SA_CWAO_1 has been erased"] {
+        assert!(said.lines().any(|said| said.ends_with(line)), "{line}\n{said}");
+    }
+}
+
 #[test]
 fn what_the_rules_and_masks_reject_is_removed_and_told_of() {
     let more = "masks = [{ reject = 'no' }, { reject_glob = '*.bak:*' }]\nvalidation = true\n\

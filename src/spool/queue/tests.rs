@@ -370,6 +370,19 @@ fn what_is_set_aside_replaces_nothing() {
     assert!(world.listed().is_empty());
 }
 
+#[test]
+fn without_a_place_for_it_a_file_stays_and_that_is_an_error() {
+    let world = world();
+    world.drop(PROBLEM);
+    world.drop("3/h/a");
+    let mut reader = world.queue.reader().unwrap();
+    let error = reader.set_aside(&world.file("3/h/a"), None).unwrap_err();
+    assert!(error.line().contains("PROBLEM: Not a directory"), "{}", error.line());
+    assert!(world.path("3/h/a").exists());
+    fs::remove_file(world.path("3/h/a")).unwrap();
+    assert_eq!(reader.set_aside(&world.file("3/h/a"), None).unwrap(), None);
+}
+
 /// Killed between the link and the unlink.
 #[test]
 fn what_was_set_aside_by_half_is_set_aside_once() {
