@@ -125,7 +125,7 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     let receiver = Receiver {
         memory: config.duplicates.map(Memory::new),
         unit: unit.clone(),
-        config,
+        config: Arc::new(config),
         queue: Arc::clone(&queue),
         ingester,
         sampler: Sampler::default(),
@@ -136,7 +136,7 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
 
 struct Receiver {
     unit: Unit,
-    config: Config,
+    config: Arc<Config>,
     queue: Arc<Queue>,
     ingester: Ingester,
     memory: Option<Memory>,
@@ -211,10 +211,25 @@ impl Receiver {
 
     /// Whether anything has left the queue.
     async fn batch(&mut self, files: Vec<Queued>) -> bool {
-        let now = Timestamp::now();
+        let (config, now, stop) = (Arc::clone(&self.config), Timestamp::now(), self.unit.stop.clone());
+        // Masks may take long, and there may be many files.
+        let decided = off_thread(move || {
+            let decided = files.into_iter().take_while(|_| !stop.is_cancelled()).map(|file| {
+                let decision = decide(&config, file.name(), now);
+                (file, decision)
+            });
+            Ok(decided.collect::<Vec<_>>())
+        });
         let (mut wanted, mut erased) = (Vec::new(), Vec::new());
-        for file in files {
-            match decide(&self.config, file.name(), now) {
+        let decided = match decided.await {
+            Ok(decided) => decided,
+            Err(error) => {
+                self.unit.state.pause("queue", chain(&error));
+                return false;
+            }
+        };
+        for (file, decision) in decided {
+            match decision {
                 Decision::Ingest => wanted.push(file),
                 Decision::Erase(why, count) => erased.push((file, why, count)),
                 Decision::Leave(why) => self.leave(&file, &why),

@@ -228,7 +228,7 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     let sender = Sender {
         waker: queue.waker(),
         unit,
-        config,
+        config: Arc::new(config),
         queue,
         publisher,
         settler,
@@ -253,7 +253,7 @@ struct Stopped;
 
 struct Sender {
     unit: Unit,
-    config: Config,
+    config: Arc<Config>,
     queue: Arc<Queue>,
     waker: Waker,
     publisher: Publisher,
@@ -343,10 +343,25 @@ impl Sender {
 
     /// Sends some files; whether all of them are dealt with.
     async fn batch(&mut self, files: Vec<Queued>) -> Result<bool, Stopped> {
-        let now = Timestamp::now();
+        let (config, now, stop) = (Arc::clone(&self.config), Timestamp::now(), self.unit.stop.clone());
+        // Masks may take long, and there may be many files.
+        let decided = off_thread(move || {
+            let decided = files.into_iter().take_while(|_| !stop.is_cancelled()).map(|file| {
+                let decision = decide::decide(&config, file.name(), now);
+                (file, decision)
+            });
+            Ok(decided.collect::<Vec<_>>())
+        });
         let (mut letters, mut erased, mut hopeless) = (Vec::new(), Vec::new(), Vec::new());
-        for file in files {
-            match decide::decide(&self.config, file.name(), now) {
+        let decided = match decided.await {
+            Ok(decided) => decided,
+            Err(error) => {
+                self.unit.state.pause("queue", chain(&error));
+                return Ok(false);
+            }
+        };
+        for (file, decision) in decided {
+            match decision {
                 Decision::Send(letter) => letters.push((file, letter)),
                 Decision::Erase(why) => erased.push((file, why)),
                 Decision::SetAside(why) => hopeless.push((file, why)),
