@@ -194,12 +194,9 @@ impl Receiver {
             }
         };
         self.unit.state.resume("queue");
-        for (path, cause) in std::mem::take(&mut pass.unread) {
-            let path = self.queue.path().join(String::from_utf8_lossy(&path).as_ref());
-            self.warn(
-                &format!("cannot read a directory of the queue: {cause}"),
-                &path.display().to_string(),
-            );
+        match pass.unread_text() {
+            Some(why) => self.unit.state.pause("reading", why),
+            None => self.unit.state.resume("reading"),
         }
         let mut has_left = false;
         while !pass.files.is_empty() && !self.unit.stop.is_cancelled() {

@@ -28,7 +28,8 @@
 //! The queue of the unit `tx/NAME` is `txq/NAME` in the spool: the directories `0` to `5`, the most urgent first, and in
 //! them directories that Sundew names by hour, `2026112117`. Names that begin with a dot or end in `.tmp` are not seen,
 //! so write under such a name and rename, or link. A file that its writer still has open is left alone until it is
-//! closed. Symbolic links are not followed.
+//! closed; where the kernel does not tell of writers, as with files of another user, until it has stood still for 2 s.
+//! Symbolic links are not followed.
 //!
 //! In `key`, `${0}`, `${1}`… are the groups that the masks take from the name: of the first accepting pattern that is
 //! found at exactly one place, and of one without groups the text that it found. `${T1}` `${T2}` `${A1}` `${A2}` `${ii}`,
@@ -42,7 +43,9 @@
 //! A file is published, confirmed by the broker, then removed: a crash repeats at most what was in flight, and loses
 //! nothing. Without a crash no file is sent twice; one that was sent and cannot be removed is told of and left out. While
 //! the broker is away files stay. At most 20000 files of the queue are in memory, and 16 MiB of their content, or one
-//! larger file. After every `batch` files the sender looks whether something more urgent has come in.
+//! larger file. After every `batch` files the sender looks whether something more urgent has come in. `queued_files` in
+//! `px status` is how many files wait, counted every 10 s up to 20000. A directory that cannot be read pauses the unit,
+//! which says so; the others go on.
 //!
 //! Duplicates are known by the md5 of the content, once the first was confirmed. Files in `0` are retransmissions: they
 //! are always sent. The memory is lost when the unit ends or is reloaded; nothing leaves it until it is full, then what
@@ -55,6 +58,7 @@
 //! With `level = "debug"` the log also has the key of every message and the name of every file that was sent and removed.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,7 +71,7 @@ use tracing::{debug, info, warn};
 use super::duplicates::{self, Digest, Memory};
 use super::publish::{Options, Publisher, Unroutable};
 use super::sample::Sampler;
-use super::{Unit, chain};
+use super::{State, Unit, chain};
 use crate::broker::Returns;
 use crate::config::{Broker, Site, Table, options};
 use crate::message::{Envelope, Exchange, KeyTemplate, Masks, Topology};
@@ -88,6 +92,8 @@ const BATCH: usize = 100;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a file that a writer has is left alone, unless the kernel tells of something.
 const WRITTEN_PAUSE: Duration = Duration::from_secs(1);
+/// Between two counts of the files that wait.
+const COUNT_AGAIN: Duration = Duration::from_secs(10);
 /// Before a file that cannot be read is looked at again.
 const UNREAD_PAUSE: Duration = Duration::from_secs(60);
 
@@ -224,6 +230,7 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     let settler = Arc::new(Settler::new(&unit, Arc::clone(&queue), memory.clone()));
     let (notes, published) = tokio::sync::mpsc::unbounded_channel(); // bounded by the publisher's window
     let settling = tokio::spawn(Arc::clone(&settler).run(published));
+    let counting = count(unit.state.clone(), Arc::clone(&queue));
     let telling = connection::tell(unit.state.subscribe(), connection::host(&config.broker));
     let sender = Sender {
         waker: queue.waker(),
@@ -236,6 +243,8 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         memory,
         room: Arc::new(Semaphore::new(ROOM)),
         in_flight: HashSet::new(),
+        unlisted: None,
+        unread: None,
         sampler: Sampler::default(),
     };
     let work = async {
@@ -245,6 +254,19 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     tokio::select! {
         ended = work => ended,
         never = telling => match never {},
+        never = counting => match never {},
+    }
+}
+
+/// Shows how many files wait, for ever: whatever the sender itself is waiting for, a backlog is seen.
+async fn count(state: State, queue: Arc<Queue>) -> Infallible {
+    loop {
+        let queue = Arc::clone(&queue);
+        // What the queue refuses is told of by who reads it.
+        if let Ok(count) = off_thread(move || queue.count(PASS_MAX)).await {
+            state.set_gauge("queued_files", count as u64);
+        }
+        tokio::time::sleep(COUNT_AGAIN).await;
     }
 }
 
@@ -264,6 +286,10 @@ struct Sender {
     room: Arc<Semaphore>,
     /// Contents that were published since everything was last settled.
     in_flight: HashSet<Digest>,
+    /// Directories that cannot be read.
+    unlisted: Option<String>,
+    /// Why this host could not read the last files.
+    unread: Option<String>,
     sampler: Sampler,
 }
 
@@ -306,8 +332,10 @@ impl Sender {
             }
         };
         self.unit.state.resume("queue");
-        for (path, cause) in std::mem::take(&mut pass.unread) {
-            self.warn(&format!("cannot read a directory of the queue: {cause}"), &path);
+        let unlisted = pass.unread_text();
+        if unlisted.is_some() || pass.is_whole {
+            self.unlisted = unlisted;
+            self.show_reading();
         }
         let mut is_idle = pass.files.is_empty();
         while !pass.files.is_empty() {
@@ -429,15 +457,21 @@ impl Sender {
             }
         }
         self.publish_all(new).await?;
-        match own_fault {
-            Some(cause) => self
-                .unit
-                .state
-                .pause("reading", format!("cannot read files to send: {cause}")),
-            None => self.unit.state.resume("reading"),
-        }
+        self.unread = own_fault.map(|cause| format!("cannot read files to send: {cause}"));
+        self.show_reading();
         self.settler.suppress(suppressed).await;
         Ok(self.settler.set_aside(hopeless).await)
+    }
+
+    fn show_reading(&self) {
+        let reasons: Vec<&str> = [&self.unlisted, &self.unread]
+            .into_iter()
+            .filter_map(Option::as_deref)
+            .collect();
+        match reasons.is_empty() {
+            true => self.unit.state.resume("reading"),
+            false => self.unit.state.pause("reading", reasons.join("; ")),
+        }
     }
 
     /// Whether this content was sent. While the same content is in flight its verdict is waited for.

@@ -114,10 +114,24 @@ pub struct Pass {
     pub files: VecDeque<Queued>,
     /// Directories that could not be read, and why.
     pub unread: Vec<(Vec<u8>, Errno)>,
+    /// No directory was left for a later pass.
+    pub is_whole: bool,
     /// The last priority that was looked into.
     reached: u8,
     /// What was found in more urgent directories than that.
     known: HashSet<Vec<u8>>,
+}
+
+impl Pass {
+    /// What cannot be read, and why, on one line; `None` where everything can.
+    pub fn unread_text(&self) -> Option<String> {
+        let (path, cause) = self.unread.iter().min_by(|one, other| one.0.cmp(&other.0))?;
+        let path = String::from_utf8_lossy(path);
+        Some(match self.unread.len() {
+            1 => format!("cannot read {path} in the queue: {cause}"),
+            count => format!("cannot read {path} and {} more in the queue: {cause}", count - 1),
+        })
+    }
 }
 
 /// A queue. All calls block; none holds its file system between two calls.
@@ -164,6 +178,11 @@ impl Queue {
     /// Looks at the queue: its first [`PASS_MAX`] files.
     pub fn pass(&self, now: Timestamp) -> Result<Pass, SpoolError> {
         self.opened(|root| scan::pass(self, root, now))
+    }
+
+    /// How many files wait in it, at most `max`. Costs no more than a listing of so many.
+    pub fn count(&self, max: usize) -> Result<usize, SpoolError> {
+        self.opened(|root| scan::count(self, root, max))
     }
 
     /// Files that came into more urgent directories than the pass has reached, since it was made or since this was

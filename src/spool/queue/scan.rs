@@ -28,10 +28,12 @@ pub(super) fn pass(queue: &Queue, root: BorrowedFd<'_>, now: Timestamp) -> Resul
         Shape::Flat => {
             let mut first = First::new(PASS_MAX);
             scan.gather(b"", &mut first)?;
+            pass.is_whole = true;
             pass.files = sorted(first.into_vec(), Shape::Flat).into();
         }
         Shape::Priorities => {
-            let found = priorities(&mut scan, &mut pass.reached)?;
+            let (found, is_whole) = priorities(&mut scan, &mut pass.reached)?;
+            pass.is_whole = is_whole;
             let files = sorted(found, Shape::Priorities);
             let known = files.iter().filter(|file| file.priority < Some(pass.reached));
             pass.known = known.map(|file| file.path.clone()).collect();
@@ -43,8 +45,8 @@ pub(super) fn pass(queue: &Queue, root: BorrowedFd<'_>, now: Timestamp) -> Resul
 }
 
 /// Hour by hour, until there are enough for a batch. What earlier hours had stays in the pass whatever the last has, so
-/// a few urgent files are never crowded out.
-fn priorities(scan: &mut Scan<'_>, reached: &mut u8) -> Result<Vec<Ranked>, Errno> {
+/// a few urgent files are never crowded out. Whether every directory was looked into.
+fn priorities(scan: &mut Scan<'_>, reached: &mut u8) -> Result<(Vec<Ranked>, bool), Errno> {
     let mut found = Vec::new();
     scan.list(b"", |_| {})?; // for its watch: priorities may be made
     for priority in 0..PRIORITIES {
@@ -54,11 +56,39 @@ fn priorities(scan: &mut Scan<'_>, reached: &mut u8) -> Result<Vec<Ranked>, Errn
             scan.gather(&hour, &mut first)?;
             found.append(&mut first.into_vec());
             if found.len() >= scan.queue.options.batch {
-                return Ok(found);
+                return Ok((found, false));
             }
         }
     }
-    Ok(found)
+    Ok((found, true))
+}
+
+/// How many visible files lie in the queue, at most `max`: what is held, too young or unreadable waits as well.
+pub(super) fn count(queue: &Queue, root: BorrowedFd<'_>, max: usize) -> Result<usize, Errno> {
+    let mut scan = Scan::new(queue, root, Timestamp::now());
+    let mut directories = match queue.options.shape {
+        Shape::Flat => vec![Vec::new()],
+        Shape::Priorities => {
+            let mut hours = Vec::new();
+            for priority in 0..PRIORITIES {
+                hours.append(&mut scan.hours(priority)?);
+            }
+            hours
+        }
+    };
+    let mut count = 0;
+    while count < max
+        && let Some(directory) = directories.pop()
+    {
+        scan.list_while(&directory, |found| {
+            match found.is_directory {
+                true => directories.push(join(&directory, found.name)),
+                false => count += 1,
+            }
+            count < max
+        })?;
+    }
+    Ok(count)
 }
 
 /// The hours of the priorities before the one that the pass has reached held less than a batch then, so this is cheap.
@@ -147,6 +177,14 @@ impl<'q> Scan<'q> {
     /// Every file and directory in a directory. One that cannot be read is noted and left out, and one that is gone is
     /// empty; an error is this host's.
     fn list(&mut self, path: &[u8], mut found: impl FnMut(Found<'_>)) -> Result<(), Errno> {
+        self.list_while(path, |one| {
+            found(one);
+            true
+        })
+    }
+
+    /// The same, for as long as `found` wants more.
+    fn list_while(&mut self, path: &[u8], mut found: impl FnMut(Found<'_>) -> bool) -> Result<(), Errno> {
         let mut read = || -> Result<(), Errno> {
             let directory = root::open_beneath(self.root, path, DIRECTORY, Mode::empty())?;
             // Before it is listed, so that a file is seen by the listing or noticed afterwards.
@@ -164,12 +202,16 @@ impl<'q> Scan<'q> {
                     },
                     known => known,
                 };
-                if matches!(kind, FileType::Directory | FileType::RegularFile) {
-                    found(Found {
-                        name,
-                        is_directory: kind == FileType::Directory,
-                        directory: directory.as_fd(),
-                    });
+                if !matches!(kind, FileType::Directory | FileType::RegularFile) {
+                    continue;
+                }
+                let wants_more = found(Found {
+                    name,
+                    is_directory: kind == FileType::Directory,
+                    directory: directory.as_fd(),
+                });
+                if !wants_more {
+                    break;
                 }
             }
             Ok(())

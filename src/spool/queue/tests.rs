@@ -451,3 +451,28 @@ async fn the_kernel_tells_of_files_and_of_new_directories() {
     assert!(!told.wait(Duration::from_millis(1)).await);
     assert_eq!(world.listed(), ["3/h/c"]);
 }
+
+#[test]
+fn all_that_waits_is_counted_up_to_a_bound() {
+    let world = world();
+    for path in ["0/h/a", "3/h/b", "3/h/deep/c", "5/i/d", "3/h/.e", "3/beside", "GIF/h/f"] {
+        world.drop(path);
+    }
+    world.queue.hold_for_good(&world.file("3/h/b"));
+    assert_eq!([2, 4, 9].map(|max| world.queue.count(max).unwrap()), [2, 4, 4]);
+}
+
+#[test]
+fn a_pass_knows_whether_it_saw_all_and_tells_of_what_it_could_not() {
+    let world = world();
+    world.drop("3/h/a");
+    let mut pass = world.pass();
+    assert!(pass.is_whole && pass.unread_text().is_none());
+    for path in ["3/h/b", "3/h/c", "4/h/d"] {
+        world.drop(path);
+    }
+    assert!(!world.pass().is_whole);
+    pass.unread = vec![(b"3/i".to_vec(), Errno::ACCESS), (b"3/h".to_vec(), Errno::IO)];
+    let text = pass.unread_text().unwrap();
+    assert!(text.starts_with("cannot read 3/h and 1 more in the queue: "), "{text}");
+}
