@@ -54,6 +54,7 @@ use crate::config::{Site, Table, options};
 use crate::message::{Fault, Masks, Verdict};
 use crate::metrics::Count;
 use crate::spool::ingest::{Ingested, Ingester, Turn};
+use crate::spool::inventory::Version;
 use crate::spool::queue::{self, Look, Order, PASS_MAX, Queue, Queued, Removed, Rules, Shape, Whole};
 use crate::spool::{SpoolError, off_thread};
 
@@ -229,7 +230,7 @@ impl Receiver {
             match decision {
                 Decision::Ingest => wanted.push(file),
                 Decision::Erase(why, count) => erased.push((file, why, count)),
-                Decision::Leave(why) => self.leave(&file, &why),
+                Decision::Leave(why) => self.leave(&file, None, &why),
             }
         }
         let mut has_left = self.erase(erased).await;
@@ -295,7 +296,9 @@ impl Receiver {
                     }
                 }
                 Ok(None) => {}
-                Err(error) if error.fault == Fault::Message => self.leave(&ready.file, &chain(&error)),
+                Err(error) if error.fault == Fault::Message => {
+                    self.leave(&ready.file, Some(ready.whole.version), &chain(&error))
+                }
                 Err(error) => {
                     self.queue.hold(&ready.file, Instant::now() + TROUBLE_PAUSE);
                     trouble = Some(chain(&error));
@@ -370,11 +373,11 @@ impl Receiver {
         removed
     }
 
-    /// It can never be ingested.
-    fn leave(&self, file: &Queued, why: &str) {
+    /// It can never be ingested; another file of its name may.
+    fn leave(&self, file: &Queued, version: Option<Version>, why: &str) {
         self.unit.metrics.count(Count::Failed);
         error!("{} can never be ingested, and stays: {why}", self.queue.shown(file));
-        self.queue.hold_for_good(file);
+        self.queue.hold_for_good(file, version);
     }
 
     fn warn(&self, text: &str, path: &str) {

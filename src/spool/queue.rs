@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use rustix::io::Errno;
 
+use super::inventory::Version;
 use super::tree::root;
 use super::{SpoolError, make_directory};
 
@@ -118,7 +119,7 @@ pub struct Pass {
     pub is_whole: bool,
     /// The last priority that was looked into.
     reached: u8,
-    /// What was found in more urgent directories than that.
+    /// What was found in more urgent directories than that, and may be in flight.
     known: HashSet<Vec<u8>>,
 }
 
@@ -149,6 +150,8 @@ struct Held {
     until: Option<Instant>,
     /// A notice of the kernel may mean that the wait is over.
     is_soon: bool,
+    /// Where it is held for good, only this version of it is; the next one that is seen where there is none.
+    version: Option<Version>,
 }
 
 impl Queue {
@@ -210,11 +213,12 @@ impl Queue {
         self.hold_for(file, until, false);
     }
 
-    /// Passes leave this file out until it is released.
-    pub fn hold_for_good(&self, file: &Queued) {
+    /// Passes leave this version of a file out until it is released; where none is named, the one that they see next.
+    pub fn hold_for_good(&self, file: &Queued, version: Option<Version>) {
         let held = Held {
             until: None,
             is_soon: false,
+            version,
         };
         self.held().insert(file.path.clone(), held);
     }
@@ -242,8 +246,12 @@ impl Queue {
         }
         // One that is not held is only looked at once too often.
         if held.len() < HELD_MAX {
-            let until = Some(until);
-            held.insert(file.path.clone(), Held { until, is_soon });
+            let one = Held {
+                until: Some(until),
+                is_soon,
+                version: None,
+            };
+            held.insert(file.path.clone(), one);
         }
     }
 
@@ -252,16 +260,23 @@ impl Queue {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_held(&self, path: &[u8], now: Instant) -> bool {
+    fn is_held(&self, path: &[u8], now: Instant, there: impl FnOnce() -> Option<Version>) -> bool {
         let mut held = self.held();
-        match held.get(path) {
-            Some(one) if one.until.is_none_or(|until| until > now) => true,
-            Some(_) => {
-                held.remove(path);
-                false
+        let Some(one) = held.get_mut(path) else {
+            return false;
+        };
+        let is_held = match one.until {
+            Some(until) => until > now,
+            None => {
+                let there = there();
+                one.version = one.version.or(there);
+                one.version == there
             }
-            None => false,
+        };
+        if !is_held {
+            held.remove(path);
         }
+        is_held
     }
 
     fn opened<T>(&self, work: impl FnOnce(rustix::fd::BorrowedFd<'_>) -> Result<T, Errno>) -> Result<T, SpoolError> {

@@ -235,7 +235,7 @@ impl Settler {
     }
 
     fn keep_in_mind(&self, file: Queued, version: Option<Version>) {
-        self.queue.hold_for_good(&file);
+        self.queue.hold_for_good(&file, version);
         let due = Instant::now() + AGAIN;
         let mut unremoved = self.unremoved();
         unremoved.insert(file.path().to_vec(), Unremoved { file, version, due });

@@ -1,5 +1,6 @@
 //! Listing a queue.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -91,24 +92,42 @@ pub(super) fn count(queue: &Queue, root: BorrowedFd<'_>, max: usize) -> Result<u
     Ok(count)
 }
 
-/// The hours of the priorities before the one that the pass has reached held less than a batch then, so this is cheap.
+/// Where the front of the pass is urgent itself, for at least a batch, only what goes before even that is looked for: each
+/// listing is short, or finds more than it costs.
 pub(super) fn overtaking(
     queue: &Queue,
     root: BorrowedFd<'_>,
     pass: &mut Pass,
     now: Timestamp,
 ) -> Result<Vec<Queued>, Errno> {
+    let urgent = pass.files.iter().take_while(|file| file.priority < Some(pass.reached));
+    let urgent = urgent.count();
+    let limit = match pass.files.front() {
+        Some(front) if urgent >= queue.options.batch => front.priority.unwrap_or(0),
+        _ => pass.reached,
+    };
     let mut scan = Scan::new(queue, root, now);
-    let mut first = First::new(PASS_MAX);
-    for priority in 0..pass.reached {
+    let mut first = First::new(PASS_MAX.saturating_sub(urgent));
+    let mut there = HashSet::new();
+    for priority in 0..limit {
         for hour in scan.hours(priority)? {
-            scan.gather(&hour, &mut first)?;
+            scan.gather_new(&hour, &mut first, &mut |path| {
+                let is_known = pass.known.contains(path);
+                if is_known {
+                    there.insert(path.to_vec());
+                }
+                !is_known
+            })?;
         }
     }
-    let listed = sorted(first.into_vec(), Shape::Priorities);
-    let known = std::mem::take(&mut pass.known);
-    pass.known = listed.iter().map(|file| file.path.clone()).collect();
-    Ok(listed.into_iter().filter(|file| !known.contains(&file.path)).collect())
+    let found = sorted(first.into_vec(), Shape::Priorities);
+    let was_listed = |path: &[u8]| path.first().is_some_and(|digit| *digit < b'0' + limit);
+    // What was offered stays known while it is there: it is in the pass or in flight. What is gone may come again.
+    pass.known.retain(|path| !was_listed(path) || there.contains(path));
+    pass.known.extend(found.iter().map(|file| file.path.clone()));
+    // What is dropped here is found by the next pass.
+    pass.files.truncate(PASS_MAX - found.len());
+    Ok(found)
 }
 
 fn sorted(mut found: Vec<Ranked>, shape: Shape) -> Vec<Queued> {
@@ -153,6 +172,16 @@ impl<'q> Scan<'q> {
 
     /// Offers every visible file in and below a directory.
     fn gather(&mut self, directory: &[u8], first: &mut First) -> Result<(), Errno> {
+        self.gather_new(directory, first, &mut |_| true)
+    }
+
+    /// The same, for those that are new.
+    fn gather_new(
+        &mut self,
+        directory: &[u8],
+        first: &mut First,
+        is_new: &mut impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Errno> {
         let mut directories = vec![directory.to_vec()];
         while let Some(directory) = directories.pop() {
             let (queue, now, now_held) = (self.queue, self.now, self.now_held);
@@ -162,8 +191,9 @@ impl<'q> Scan<'q> {
                     directories.push(path);
                 } else if let Some(key) = key(queue.options.order, &found) {
                     let ranked = Ranked { key, path };
-                    let is_wanted = first.wants(&ranked)
-                        && !queue.is_held(&ranked.path, now_held)
+                    let is_wanted = !queue.is_held(&ranked.path, now_held, || version(&found))
+                        && is_new(&ranked.path)
+                        && first.wants(&ranked)
                         && found.is_shown(queue.options.min_age, now);
                     if is_wanted {
                         first.take(ranked);
@@ -256,6 +286,10 @@ impl Found<'_> {
 
 fn status(directory: BorrowedFd<'_>, name: &[u8]) -> Option<Stat> {
     rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()
+}
+
+fn version(found: &Found<'_>) -> Option<Version> {
+    status(found.directory, found.name).map(|stat| Version::of(&stat))
 }
 
 /// What files are sorted by, before their paths. `None` where the file is gone.
