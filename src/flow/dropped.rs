@@ -26,7 +26,7 @@
 //! The queue of the unit `rx/NAME` is `rxq/NAME` in the spool, with all directories below. Names that begin with a dot or
 //! end in `.tmp` are not seen, so write under such a name and rename, or link. A file that its writer still has open is
 //! left alone until it is closed; where the kernel does not tell of writers, as with files of another user, until it has
-//! stood still for 2 s. Symbolic links are not followed.
+//! stood still for 2 s. One that is not closed for ten minutes is named in a warning. Symbolic links are not followed.
 //!
 //! A file is linked into the database and into the queues of its clients, all of that is synced, then it is removed from
 //! `rxq`: a crash in between is finished at the next start, and nothing is linked twice. What becomes of its name, and
@@ -49,6 +49,7 @@ use tracing::{error, info, warn};
 
 use super::duplicates::{self, Digest, Memory};
 use super::sample::Sampler;
+use super::written::Written;
 use super::{Unit, chain, ingest};
 use crate::config::{Site, Table, options};
 use crate::message::{Fault, Masks, Verdict};
@@ -129,6 +130,7 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         config: Arc::new(config),
         queue: Arc::clone(&queue),
         ingester,
+        written: Written::default(),
         sampler: Sampler::default(),
     };
     receiver.run(&queue.waker()).await;
@@ -141,6 +143,7 @@ struct Receiver {
     queue: Arc<Queue>,
     ingester: Ingester,
     memory: Option<Memory>,
+    written: Written,
     sampler: Sampler,
 }
 
@@ -243,7 +246,12 @@ impl Receiver {
             }
         };
         for file in looked.written {
-            self.queue.hold_while_written(&file, Instant::now() + WRITTEN_PAUSE);
+            let now = Instant::now();
+            self.queue.hold_while_written(&file, now + WRITTEN_PAUSE);
+            if self.written.is_overdue(file.path(), now) {
+                let text = "a writer has not closed a file for ten minutes; it is not ingested";
+                self.warn(text, &self.queue.shown(&file));
+            }
         }
         for (file, cause) in looked.unread {
             self.queue.hold(&file, Instant::now() + TROUBLE_PAUSE);

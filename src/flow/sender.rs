@@ -29,7 +29,7 @@
 //! them directories that Sundew names by hour, `2026112117`. Names that begin with a dot or end in `.tmp` are not seen,
 //! so write under such a name and rename, or link. A file that its writer still has open is left alone until it is
 //! closed; where the kernel does not tell of writers, as with files of another user, until it has stood still for 2 s.
-//! Symbolic links are not followed.
+//! One that is not closed for ten minutes is named in a warning. Symbolic links are not followed.
 //!
 //! In `key`, `${0}`, `${1}`… are the groups that the masks take from the name: of the first accepting pattern that is
 //! found at exactly one place, and of one without groups the text that it found. `${T1}` `${T2}` `${A1}` `${A2}` `${ii}`,
@@ -71,6 +71,7 @@ use tracing::{debug, info, warn};
 use super::duplicates::{self, Digest, Memory};
 use super::publish::{Options, Publisher, Unroutable};
 use super::sample::Sampler;
+use super::written::Written;
 use super::{State, Unit, chain};
 use crate::broker::Returns;
 use crate::config::{Broker, Site, Table, options};
@@ -245,6 +246,7 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         in_flight: HashSet::new(),
         unlisted: None,
         unread: None,
+        written: Written::default(),
         sampler: Sampler::default(),
     };
     let work = async {
@@ -290,6 +292,7 @@ struct Sender {
     unlisted: Option<String>,
     /// Why this host could not read the last files.
     unread: Option<String>,
+    written: Written,
     sampler: Sampler,
 }
 
@@ -444,7 +447,7 @@ impl Sender {
                     }
                     new.push((outgoing, envelope));
                 }
-                Taken::Written(file) => self.queue.hold_while_written(&file, Instant::now() + WRITTEN_PAUSE),
+                Taken::Written(file) => self.leave_to_its_writer(&file),
                 Taken::TooLarge(file, why) => hopeless.push((file, why)),
                 Taken::Unread(file, cause) if handful::is_own(cause) => {
                     self.queue.hold(&file, Instant::now() + LOOK_AGAIN);
@@ -461,6 +464,17 @@ impl Sender {
         self.show_reading();
         self.settler.suppress(suppressed).await;
         Ok(self.settler.set_aside(hopeless).await)
+    }
+
+    fn leave_to_its_writer(&mut self, file: &Queued) {
+        let now = Instant::now();
+        self.queue.hold_while_written(file, now + WRITTEN_PAUSE);
+        if self.written.is_overdue(file.path(), now) {
+            self.warn(
+                "a writer has not closed a file for ten minutes; it is not sent",
+                file.path(),
+            );
+        }
     }
 
     fn show_reading(&self) {

@@ -564,6 +564,35 @@ fn a_file_that_cannot_be_removed_is_sent_once_and_told_of() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_read_is_shown_and_the_others_go_on() {
+    let world = world("unlisted", PLAIN);
+    let open = std::fs::Permissions::from_mode(0o777);
+    for path in ["", "run", "log", "txq", "txq/s", "txq/s/3/closed", "txq/s/4/free"] {
+        let path = world.site.path(path);
+        std::fs::create_dir_all(&path).expect("directory");
+        std::fs::set_permissions(path, open.clone()).expect("chmod");
+    }
+    let closed = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(world.queued("3/closed"), closed).expect("chmod");
+    for path in ["3/closed/a", "4/free/b"] {
+        world.drop(path, path);
+    }
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let unit = world.site.run_as(UNIT, &nobody, &[]);
+    world.site.wait_ready(UNIT, unit.pid());
+    world.wait_left(&["3/closed/a"]);
+    world
+        .site
+        .wait_state(UNIT, "paused: cannot read 3/closed in the queue: Permission denied");
+    std::thread::sleep(Duration::from_secs(3));
+    let said = world.site.said(UNIT);
+    assert_eq!(said.matches("cannot read").count(), 1, "{said}");
+    std::fs::set_permissions(world.queued("3/closed"), open).expect("chmod");
+    world.wait_left(&[]);
+    world.site.wait_state(UNIT, "running");
+}
+
+#[test]
 fn a_reload_takes_the_new_key() {
     let world = world("reload", PLAIN);
     let unit = world.site.run_ready(UNIT);
@@ -594,8 +623,12 @@ fn a_sender_told_to_end_while_its_broker_is_away_ends_within_seconds() {
     world.site.wait_that("it is in hand", || {
         world.site.said(UNIT).contains("1 new messages will be sent")
     });
+    world.drop("3/2026112200/b.tmp", "not yet in the queue");
+    world.site.wait(UNIT, "counts what waits", |status| {
+        status["gauges"]["queued_files"] == 1
+    });
     let told = Instant::now();
     assert!(sender.terminate().success(), "{}", world.site.logs());
     assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
-    assert_eq!(world.left(), ["3/2026112200/a"]);
+    assert_eq!(world.left(), ["3/2026112200/a", "3/2026112200/b.tmp"]);
 }
