@@ -26,7 +26,7 @@
 //! The queue of the unit `rx/NAME` is `rxq/NAME` in the spool, with all directories below. Names that begin with a dot or
 //! end in `.tmp` are not seen, so write under such a name and rename, or link. A file that its writer still has open is
 //! left alone until it is closed; where the kernel does not tell of writers, as with files of another user, until it has
-//! stood still for 2 s. Symbolic links are not followed.
+//! stood still for 2 s. One that is not closed for ten minutes is named in a warning. Symbolic links are not followed.
 //!
 //! A file is linked into the database and into the queues of its clients, all of that is synced, then it is removed from
 //! `rxq`: a crash in between is finished at the next start, and nothing is linked twice. What becomes of its name, and
@@ -49,11 +49,13 @@ use tracing::{error, info, warn};
 
 use super::duplicates::{self, Digest, Memory};
 use super::sample::Sampler;
+use super::written::Written;
 use super::{Unit, chain, ingest};
 use crate::config::{Site, Table, options};
 use crate::message::{Fault, Masks, Verdict};
 use crate::metrics::Count;
 use crate::spool::ingest::{Ingested, Ingester, Turn};
+use crate::spool::inventory::Version;
 use crate::spool::queue::{self, Look, Order, PASS_MAX, Queue, Queued, Removed, Rules, Shape, Whole};
 use crate::spool::{SpoolError, off_thread};
 
@@ -125,9 +127,10 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     let receiver = Receiver {
         memory: config.duplicates.map(Memory::new),
         unit: unit.clone(),
-        config,
+        config: Arc::new(config),
         queue: Arc::clone(&queue),
         ingester,
+        written: Written::default(),
         sampler: Sampler::default(),
     };
     receiver.run(&queue.waker()).await;
@@ -136,10 +139,11 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
 
 struct Receiver {
     unit: Unit,
-    config: Config,
+    config: Arc<Config>,
     queue: Arc<Queue>,
     ingester: Ingester,
     memory: Option<Memory>,
+    written: Written,
     sampler: Sampler,
 }
 
@@ -194,12 +198,9 @@ impl Receiver {
             }
         };
         self.unit.state.resume("queue");
-        for (path, cause) in std::mem::take(&mut pass.unread) {
-            let path = self.queue.path().join(String::from_utf8_lossy(&path).as_ref());
-            self.warn(
-                &format!("cannot read a directory of the queue: {cause}"),
-                &path.display().to_string(),
-            );
+        match pass.unread_text() {
+            Some(why) => self.unit.state.pause("reading", why),
+            None => self.unit.state.resume("reading"),
         }
         let mut has_left = false;
         while !pass.files.is_empty() && !self.unit.stop.is_cancelled() {
@@ -211,13 +212,28 @@ impl Receiver {
 
     /// Whether anything has left the queue.
     async fn batch(&mut self, files: Vec<Queued>) -> bool {
-        let now = Timestamp::now();
+        let (config, now, stop) = (Arc::clone(&self.config), Timestamp::now(), self.unit.stop.clone());
+        // Masks may take long, and there may be many files.
+        let decided = off_thread(move || {
+            let decided = files.into_iter().take_while(|_| !stop.is_cancelled()).map(|file| {
+                let decision = decide(&config, file.name(), now);
+                (file, decision)
+            });
+            Ok(decided.collect::<Vec<_>>())
+        });
         let (mut wanted, mut erased) = (Vec::new(), Vec::new());
-        for file in files {
-            match decide(&self.config, file.name(), now) {
+        let decided = match decided.await {
+            Ok(decided) => decided,
+            Err(error) => {
+                self.unit.state.pause("queue", chain(&error));
+                return false;
+            }
+        };
+        for (file, decision) in decided {
+            match decision {
                 Decision::Ingest => wanted.push(file),
                 Decision::Erase(why, count) => erased.push((file, why, count)),
-                Decision::Leave(why) => self.leave(&file, &why),
+                Decision::Leave(why) => self.leave(&file, None, &why),
             }
         }
         let mut has_left = self.erase(erased).await;
@@ -230,7 +246,12 @@ impl Receiver {
             }
         };
         for file in looked.written {
-            self.queue.hold_while_written(&file, Instant::now() + WRITTEN_PAUSE);
+            let now = Instant::now();
+            self.queue.hold_while_written(&file, now + WRITTEN_PAUSE);
+            if self.written.is_overdue(file.path(), now) {
+                let text = "a writer has not closed a file for ten minutes; it is not ingested";
+                self.warn(text, &self.queue.shown(&file));
+            }
         }
         for (file, cause) in looked.unread {
             self.queue.hold(&file, Instant::now() + TROUBLE_PAUSE);
@@ -283,7 +304,9 @@ impl Receiver {
                     }
                 }
                 Ok(None) => {}
-                Err(error) if error.fault == Fault::Message => self.leave(&ready.file, &chain(&error)),
+                Err(error) if error.fault == Fault::Message => {
+                    self.leave(&ready.file, Some(ready.whole.version), &chain(&error))
+                }
                 Err(error) => {
                     self.queue.hold(&ready.file, Instant::now() + TROUBLE_PAUSE);
                     trouble = Some(chain(&error));
@@ -358,11 +381,11 @@ impl Receiver {
         removed
     }
 
-    /// It can never be ingested.
-    fn leave(&self, file: &Queued, why: &str) {
+    /// It can never be ingested; another file of its name may.
+    fn leave(&self, file: &Queued, version: Option<Version>, why: &str) {
         self.unit.metrics.count(Count::Failed);
         error!("{} can never be ingested, and stays: {why}", self.queue.shown(file));
-        self.queue.hold_for_good(file);
+        self.queue.hold_for_good(file, version);
     }
 
     fn warn(&self, text: &str, path: &str) {

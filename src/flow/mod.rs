@@ -32,6 +32,7 @@ pub mod state;
 pub mod vip;
 pub mod watcher;
 pub mod words;
+mod written;
 
 pub use state::State;
 pub use words::Words;

@@ -28,7 +28,8 @@
 //! The queue of the unit `tx/NAME` is `txq/NAME` in the spool: the directories `0` to `5`, the most urgent first, and in
 //! them directories that Sundew names by hour, `2026112117`. Names that begin with a dot or end in `.tmp` are not seen,
 //! so write under such a name and rename, or link. A file that its writer still has open is left alone until it is
-//! closed. Symbolic links are not followed.
+//! closed; where the kernel does not tell of writers, as with files of another user, until it has stood still for 2 s.
+//! One that is not closed for ten minutes is named in a warning. Symbolic links are not followed.
 //!
 //! In `key`, `${0}`, `${1}`… are the groups that the masks take from the name: of the first accepting pattern that is
 //! found at exactly one place, and of one without groups the text that it found. `${T1}` `${T2}` `${A1}` `${A2}` `${ii}`,
@@ -42,16 +43,22 @@
 //! A file is published, confirmed by the broker, then removed: a crash repeats at most what was in flight, and loses
 //! nothing. Without a crash no file is sent twice; one that was sent and cannot be removed is told of and left out. While
 //! the broker is away files stay. At most 20000 files of the queue are in memory, and 16 MiB of their content, or one
-//! larger file. After every `batch` files the sender looks whether something more urgent has come in.
+//! larger file. After every `batch` files the sender looks whether something more urgent has come in. `queued_files` in
+//! `px status` is how many files wait, counted every 10 s up to 20000. A directory that cannot be read pauses the unit,
+//! which says so; the others go on.
 //!
 //! Duplicates are known by the md5 of the content, once the first was confirmed. Files in `0` are retransmissions: they
 //! are always sent. The memory is lost when the unit ends or is reloaded; nothing leaves it until it is full, then what
 //! is older than `keep`, then the older half.
 //!
 //! What can never be sent goes to `txq/NAME/PROBLEM` under its own name, is told of as an error and counted as failed:
-//! a name from which no key can be made, a message that the broker refuses, a file over 512 MiB.
+//! a name from which no key can be made, a message that the broker refuses, a file over 512 MiB. Where it cannot go
+//! there, it stays and holds up nobody: that is an error, shown as `not_set_aside`, and tried again after a minute.
+//!
+//! With `level = "debug"` the log also has the key of every message and the name of every file that was sent and removed.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,12 +66,13 @@ use anyhow::Context;
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Semaphore, oneshot};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::duplicates::{self, Digest, Memory};
 use super::publish::{Options, Publisher, Unroutable};
 use super::sample::Sampler;
-use super::{Unit, chain};
+use super::written::Written;
+use super::{State, Unit, chain};
 use crate::broker::Returns;
 use crate::config::{Broker, Site, Table, options};
 use crate::message::{Envelope, Exchange, KeyTemplate, Masks, Topology};
@@ -78,13 +86,15 @@ mod settle;
 
 use decide::Decision;
 use handful::{Handful, ROOM, Taken};
-use settle::{Note, Settler};
+use settle::{Note, Outgoing, Settler};
 
 const BATCH: usize = 100;
 /// A net below the kernel's notices.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a file that a writer has is left alone, unless the kernel tells of something.
 const WRITTEN_PAUSE: Duration = Duration::from_secs(1);
+/// Between two counts of the files that wait.
+const COUNT_AGAIN: Duration = Duration::from_secs(10);
 /// Before a file that cannot be read is looked at again.
 const UNREAD_PAUSE: Duration = Duration::from_secs(60);
 
@@ -221,11 +231,12 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     let settler = Arc::new(Settler::new(&unit, Arc::clone(&queue), memory.clone()));
     let (notes, published) = tokio::sync::mpsc::unbounded_channel(); // bounded by the publisher's window
     let settling = tokio::spawn(Arc::clone(&settler).run(published));
+    let counting = count(unit.state.clone(), Arc::clone(&queue));
     let telling = connection::tell(unit.state.subscribe(), connection::host(&config.broker));
     let sender = Sender {
         waker: queue.waker(),
         unit,
-        config,
+        config: Arc::new(config),
         queue,
         publisher,
         settler,
@@ -233,6 +244,9 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         memory,
         room: Arc::new(Semaphore::new(ROOM)),
         in_flight: HashSet::new(),
+        unlisted: None,
+        unread: None,
+        written: Written::default(),
         sampler: Sampler::default(),
     };
     let work = async {
@@ -242,6 +256,19 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     tokio::select! {
         ended = work => ended,
         never = telling => match never {},
+        never = counting => match never {},
+    }
+}
+
+/// Shows how many files wait, for ever: whatever the sender itself is waiting for, a backlog is seen.
+async fn count(state: State, queue: Arc<Queue>) -> Infallible {
+    loop {
+        let queue = Arc::clone(&queue);
+        // What the queue refuses is told of by who reads it.
+        if let Ok(count) = off_thread(move || queue.count(PASS_MAX)).await {
+            state.set_gauge("queued_files", count as u64);
+        }
+        tokio::time::sleep(COUNT_AGAIN).await;
     }
 }
 
@@ -250,7 +277,7 @@ struct Stopped;
 
 struct Sender {
     unit: Unit,
-    config: Config,
+    config: Arc<Config>,
     queue: Arc<Queue>,
     waker: Waker,
     publisher: Publisher,
@@ -261,6 +288,11 @@ struct Sender {
     room: Arc<Semaphore>,
     /// Contents that were published since everything was last settled.
     in_flight: HashSet<Digest>,
+    /// Directories that cannot be read.
+    unlisted: Option<String>,
+    /// Why this host could not read the last files.
+    unread: Option<String>,
+    written: Written,
     sampler: Sampler,
 }
 
@@ -303,8 +335,10 @@ impl Sender {
             }
         };
         self.unit.state.resume("queue");
-        for (path, cause) in std::mem::take(&mut pass.unread) {
-            self.warn(&format!("cannot read a directory of the queue: {cause}"), &path);
+        let unlisted = pass.unread_text();
+        if unlisted.is_some() || pass.is_whole {
+            self.unlisted = unlisted;
+            self.show_reading();
         }
         let mut is_idle = pass.files.is_empty();
         while !pass.files.is_empty() {
@@ -340,10 +374,25 @@ impl Sender {
 
     /// Sends some files; whether all of them are dealt with.
     async fn batch(&mut self, files: Vec<Queued>) -> Result<bool, Stopped> {
-        let now = Timestamp::now();
+        let (config, now, stop) = (Arc::clone(&self.config), Timestamp::now(), self.unit.stop.clone());
+        // Masks may take long, and there may be many files.
+        let decided = off_thread(move || {
+            let decided = files.into_iter().take_while(|_| !stop.is_cancelled()).map(|file| {
+                let decision = decide::decide(&config, file.name(), now);
+                (file, decision)
+            });
+            Ok(decided.collect::<Vec<_>>())
+        });
         let (mut letters, mut erased, mut hopeless) = (Vec::new(), Vec::new(), Vec::new());
-        for file in files {
-            match decide::decide(&self.config, file.name(), now) {
+        let decided = match decided.await {
+            Ok(decided) => decided,
+            Err(error) => {
+                self.unit.state.pause("queue", chain(&error));
+                return Ok(false);
+            }
+        };
+        for (file, decision) in decided {
+            match decision {
                 Decision::Send(letter) => letters.push((file, letter)),
                 Decision::Erase(why) => erased.push((file, why)),
                 Decision::SetAside(why) => hopeless.push((file, why)),
@@ -351,9 +400,6 @@ impl Sender {
         }
         self.settler.erase(erased).await;
         let mut is_done = self.settler.set_aside(hopeless).await;
-        if !letters.is_empty() {
-            info!("{} new messages will be sent", letters.len());
-        }
         let mut rest = letters;
         rest.reverse();
         let mut place = None;
@@ -385,19 +431,23 @@ impl Sender {
 
     async fn send(&mut self, handful: Vec<Taken>) -> Result<bool, Stopped> {
         let (mut suppressed, mut hopeless, mut own_fault) = (Vec::new(), Vec::new(), None);
+        let mut new = Vec::new();
         for taken in handful {
             match taken {
-                Taken::Content(mut outgoing, envelope) => {
-                    if let Some(digest) = outgoing.digest
-                        && self.is_duplicate(digest).await?
-                    {
-                        suppressed.push((outgoing.file, outgoing.version));
-                        continue;
+                Taken::Content(outgoing, envelope) => {
+                    if let Some(digest) = outgoing.digest {
+                        // Whether it is one may hang on the verdict of these.
+                        if self.is_in_flight(digest) {
+                            self.publish_all(std::mem::take(&mut new)).await?;
+                        }
+                        if self.is_duplicate(digest).await? {
+                            suppressed.push((outgoing.file, outgoing.version));
+                            continue;
+                        }
                     }
-                    outgoing.pending = Some(self.publish(*envelope).await?);
-                    self.note(Note::Sent(outgoing));
+                    new.push((outgoing, envelope));
                 }
-                Taken::Written(file) => self.queue.hold_while_written(&file, Instant::now() + WRITTEN_PAUSE),
+                Taken::Written(file) => self.leave_to_its_writer(&file),
                 Taken::TooLarge(file, why) => hopeless.push((file, why)),
                 Taken::Unread(file, cause) if handful::is_own(cause) => {
                     self.queue.hold(&file, Instant::now() + LOOK_AGAIN);
@@ -409,15 +459,33 @@ impl Sender {
                 }
             }
         }
-        match own_fault {
-            Some(cause) => self
-                .unit
-                .state
-                .pause("reading", format!("cannot read files to send: {cause}")),
-            None => self.unit.state.resume("reading"),
-        }
+        self.publish_all(new).await?;
+        self.unread = own_fault.map(|cause| format!("cannot read files to send: {cause}"));
+        self.show_reading();
         self.settler.suppress(suppressed).await;
         Ok(self.settler.set_aside(hopeless).await)
+    }
+
+    fn leave_to_its_writer(&mut self, file: &Queued) {
+        let now = Instant::now();
+        self.queue.hold_while_written(file, now + WRITTEN_PAUSE);
+        if self.written.is_overdue(file.path(), now) {
+            self.warn(
+                "a writer has not closed a file for ten minutes; it is not sent",
+                file.path(),
+            );
+        }
+    }
+
+    fn show_reading(&self) {
+        let reasons: Vec<&str> = [&self.unlisted, &self.unread]
+            .into_iter()
+            .filter_map(Option::as_deref)
+            .collect();
+        match reasons.is_empty() {
+            true => self.unit.state.resume("reading"),
+            false => self.unit.state.pause("reading", reasons.join("; ")),
+        }
     }
 
     /// Whether this content was sent. While the same content is in flight its verdict is waited for.
@@ -432,7 +500,7 @@ impl Sender {
         if knows() {
             return Ok(true);
         }
-        if self.in_flight.contains(&digest) || self.in_flight.len() >= PASS_MAX {
+        if self.is_in_flight(digest) {
             self.settled().await?;
             if knows() {
                 return Ok(true);
@@ -440,6 +508,24 @@ impl Sender {
         }
         self.in_flight.insert(digest);
         Ok(false)
+    }
+
+    /// Whether everything must be settled before it is known what this content is.
+    fn is_in_flight(&self, digest: Digest) -> bool {
+        self.in_flight.contains(&digest) || self.in_flight.len() >= PASS_MAX
+    }
+
+    /// Says how many go out, and publishes them.
+    async fn publish_all(&self, new: Vec<(Outgoing, Box<Envelope>)>) -> Result<(), Stopped> {
+        if !new.is_empty() {
+            info!("{} new messages will be sent", new.len());
+        }
+        for (mut outgoing, envelope) in new {
+            debug!("exchange key = {}", envelope.key);
+            outgoing.pending = Some(self.publish(*envelope).await?);
+            self.note(Note::Sent(outgoing));
+        }
+        Ok(())
     }
 
     async fn publish(&self, envelope: Envelope) -> Result<super::publish::Pending, Stopped> {

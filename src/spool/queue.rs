@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use rustix::io::Errno;
 
+use super::inventory::Version;
 use super::tree::root;
 use super::{SpoolError, make_directory};
 
@@ -114,10 +115,24 @@ pub struct Pass {
     pub files: VecDeque<Queued>,
     /// Directories that could not be read, and why.
     pub unread: Vec<(Vec<u8>, Errno)>,
+    /// No directory was left for a later pass.
+    pub is_whole: bool,
     /// The last priority that was looked into.
     reached: u8,
-    /// What was found in more urgent directories than that.
+    /// What was found in more urgent directories than that, and may be in flight.
     known: HashSet<Vec<u8>>,
+}
+
+impl Pass {
+    /// What cannot be read, and why, on one line; `None` where everything can.
+    pub fn unread_text(&self) -> Option<String> {
+        let (path, cause) = self.unread.iter().min_by(|one, other| one.0.cmp(&other.0))?;
+        let path = String::from_utf8_lossy(path);
+        Some(match self.unread.len() {
+            1 => format!("cannot read {path} in the queue: {cause}"),
+            count => format!("cannot read {path} and {} more in the queue: {cause}", count - 1),
+        })
+    }
 }
 
 /// A queue. All calls block; none holds its file system between two calls.
@@ -135,6 +150,8 @@ struct Held {
     until: Option<Instant>,
     /// A notice of the kernel may mean that the wait is over.
     is_soon: bool,
+    /// Where it is held for good, only this version of it is; the next one that is seen where there is none.
+    version: Option<Version>,
 }
 
 impl Queue {
@@ -166,6 +183,11 @@ impl Queue {
         self.opened(|root| scan::pass(self, root, now))
     }
 
+    /// How many files wait in it, at most `max`. Costs no more than a listing of so many.
+    pub fn count(&self, max: usize) -> Result<usize, SpoolError> {
+        self.opened(|root| scan::count(self, root, max))
+    }
+
     /// Files that came into more urgent directories than the pass has reached, since it was made or since this was
     /// last asked.
     pub fn overtaking(&self, pass: &mut Pass, now: Timestamp) -> Result<Vec<Queued>, SpoolError> {
@@ -191,11 +213,12 @@ impl Queue {
         self.hold_for(file, until, false);
     }
 
-    /// Passes leave this file out until it is released.
-    pub fn hold_for_good(&self, file: &Queued) {
+    /// Passes leave this version of a file out until it is released; where none is named, the one that they see next.
+    pub fn hold_for_good(&self, file: &Queued, version: Option<Version>) {
         let held = Held {
             until: None,
             is_soon: false,
+            version,
         };
         self.held().insert(file.path.clone(), held);
     }
@@ -223,8 +246,12 @@ impl Queue {
         }
         // One that is not held is only looked at once too often.
         if held.len() < HELD_MAX {
-            let until = Some(until);
-            held.insert(file.path.clone(), Held { until, is_soon });
+            let one = Held {
+                until: Some(until),
+                is_soon,
+                version: None,
+            };
+            held.insert(file.path.clone(), one);
         }
     }
 
@@ -233,16 +260,23 @@ impl Queue {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_held(&self, path: &[u8], now: Instant) -> bool {
+    fn is_held(&self, path: &[u8], now: Instant, there: impl FnOnce() -> Option<Version>) -> bool {
         let mut held = self.held();
-        match held.get(path) {
-            Some(one) if one.until.is_none_or(|until| until > now) => true,
-            Some(_) => {
-                held.remove(path);
-                false
+        let Some(one) = held.get_mut(path) else {
+            return false;
+        };
+        let is_held = match one.until {
+            Some(until) => until > now,
+            None => {
+                let there = there();
+                one.version = one.version.or(there);
+                one.version == there
             }
-            None => false,
+        };
+        if !is_held {
+            held.remove(path);
         }
+        is_held
     }
 
     fn opened<T>(&self, work: impl FnOnce(rustix::fd::BorrowedFd<'_>) -> Result<T, Errno>) -> Result<T, SpoolError> {

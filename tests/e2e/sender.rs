@@ -83,6 +83,16 @@ impl World {
     fn count(&self, name: &str) -> u64 {
         self.site.count(UNIT, name)
     }
+
+    /// How many messages the log has promised so far.
+    fn promised(&self) -> usize {
+        let said = self.site.said(UNIT);
+        let promises = said.lines().filter_map(|line| {
+            let before = line.strip_suffix(" new messages will be sent")?;
+            before.rsplit(' ').next()?.parse::<usize>().ok()
+        });
+        promises.sum()
+    }
 }
 
 fn filename(envelope: &Envelope) -> &str {
@@ -239,6 +249,7 @@ fn the_same_content_is_sent_once_but_retransmissions_always() {
     let names: Vec<String> = world.sent().iter().map(|sent| filename(sent).to_owned()).collect();
     assert_eq!(names, ["a", "c", "e", "f"]);
     world.site.wait_count(UNIT, "suppressed", 2);
+    assert_eq!(world.promised(), names.len(), "{}", world.site.logs());
     let said = world.site.said(UNIT);
     for name in ["b", "d"] {
         let line = format!("[INFO] suppressed duplicate send {name}");
@@ -395,6 +406,30 @@ fn what_can_never_be_sent_is_set_aside_and_holds_up_nobody() {
     world.wait_left(&["PROBLEM/SA_BIG_1", "PROBLEM/nokey", "PROBLEM/nokey.1"]);
 }
 
+/// `PROBLEM` is no directory: one error each time it is tried, a number in the status, and the others go on.
+#[test]
+fn what_cannot_be_set_aside_is_told_of_and_holds_up_nobody() {
+    let world = world("stuck", "key = \"x.${CCCC}\"\n");
+    world.site.write("txq/s/PROBLEM", "not a directory");
+    world.drop("3/2026112112/nokey", "no key");
+    let unit = world.site.run_as(UNIT, &[], &["--level", "debug"]);
+    world.site.wait_ready(UNIT, unit.pid());
+    world.drop("3/2026112112/SA_CWAO_1", "one");
+    world.wait_left(&["3/2026112112/nokey", "PROBLEM"]);
+    world
+        .site
+        .wait(UNIT, "shows it", |status| status["gauges"]["not_set_aside"] == 1);
+    std::thread::sleep(Duration::from_secs(2));
+    let said = world.site.said(UNIT);
+    let errors = said.lines().filter(|line| line.contains("can never be sent"));
+    let errors: Vec<&str> = errors.collect();
+    assert!(errors.len() == 1 && errors[0].contains("[ERROR]"), "{said}");
+    assert!(errors[0].contains("Not a directory"), "{said}");
+    for line in ["[DEBUG] exchange key = x.CWAO", "[DEBUG] SA_CWAO_1 has been erased"] {
+        assert!(said.lines().any(|said| said.ends_with(line)), "{line}\n{said}");
+    }
+}
+
 #[test]
 fn what_the_rules_and_masks_reject_is_removed_and_told_of() {
     let more = "masks = [{ reject = 'no' }, { reject_glob = '*.bak:*' }]\nvalidation = true\n\
@@ -466,9 +501,12 @@ fn foreign_links_and_open_files_and_large_ones() {
     world.drop("3/2026112112/quick", "quick");
     world.wait_left(&["3/2026112112/slow"]);
     assert_eq!(world.feed.depth("all"), Some(1));
+    // It is looked at every second, and not promised.
+    std::thread::sleep(Duration::from_secs(3));
     writer.write_all(b"second half").expect("write");
     drop(writer);
     world.wait_left(&[]);
+    assert_eq!(world.promised(), 6, "{}", world.site.logs());
     let sent = world.sent();
     assert_eq!(sent[1].body, b"first half, second half");
 }
@@ -526,6 +564,35 @@ fn a_file_that_cannot_be_removed_is_sent_once_and_told_of() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_read_is_shown_and_the_others_go_on() {
+    let world = world("unlisted", PLAIN);
+    let open = std::fs::Permissions::from_mode(0o777);
+    for path in ["", "run", "log", "txq", "txq/s", "txq/s/3/closed", "txq/s/4/free"] {
+        let path = world.site.path(path);
+        std::fs::create_dir_all(&path).expect("directory");
+        std::fs::set_permissions(path, open.clone()).expect("chmod");
+    }
+    let closed = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(world.queued("3/closed"), closed).expect("chmod");
+    for path in ["3/closed/a", "4/free/b"] {
+        world.drop(path, path);
+    }
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let unit = world.site.run_as(UNIT, &nobody, &[]);
+    world.site.wait_ready(UNIT, unit.pid());
+    world.wait_left(&["3/closed/a"]);
+    world
+        .site
+        .wait_state(UNIT, "paused: cannot read 3/closed in the queue: Permission denied");
+    std::thread::sleep(Duration::from_secs(3));
+    let said = world.site.said(UNIT);
+    assert_eq!(said.matches("cannot read").count(), 1, "{said}");
+    std::fs::set_permissions(world.queued("3/closed"), open).expect("chmod");
+    world.wait_left(&[]);
+    world.site.wait_state(UNIT, "running");
+}
+
+#[test]
 fn a_reload_takes_the_new_key() {
     let world = world("reload", PLAIN);
     let unit = world.site.run_ready(UNIT);
@@ -556,8 +623,12 @@ fn a_sender_told_to_end_while_its_broker_is_away_ends_within_seconds() {
     world.site.wait_that("it is in hand", || {
         world.site.said(UNIT).contains("1 new messages will be sent")
     });
+    world.drop("3/2026112200/b.tmp", "not yet in the queue");
+    world.site.wait(UNIT, "counts what waits", |status| {
+        status["gauges"]["queued_files"] == 1
+    });
     let told = Instant::now();
     assert!(sender.terminate().success(), "{}", world.site.logs());
     assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
-    assert_eq!(world.left(), ["3/2026112200/a"]);
+    assert_eq!(world.left(), ["3/2026112200/a", "3/2026112200/b.tmp"]);
 }

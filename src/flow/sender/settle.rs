@@ -64,6 +64,8 @@ pub(super) struct Settler {
     queue: Arc<Queue>,
     memory: Option<Arc<Mutex<Memory>>>,
     unremoved: Mutex<HashMap<Vec<u8>, Unremoved>>,
+    /// Files that can never be sent and could not be set aside, and when that was tried last.
+    stuck: Mutex<HashMap<Vec<u8>, Instant>>,
     sampler: Sampler,
 }
 
@@ -76,6 +78,7 @@ impl Settler {
             queue,
             memory,
             unremoved: Mutex::default(),
+            stuck: Mutex::default(),
             sampler: Sampler::default(),
         }
     }
@@ -121,7 +124,13 @@ impl Settler {
                 Err(PublishError::Stopping) => {}
             }
         }
-        self.remove(sent).await;
+        let names = sent.iter().map(|(file, _)| file.name().to_vec()).collect::<Vec<_>>();
+        let removed = self.remove(sent).await;
+        for (name, removed) in names.iter().zip(removed) {
+            if removed == Removed::Gone {
+                debug!("{} has been erased", String::from_utf8_lossy(name));
+            }
+        }
         self.put_aside(hopeless).await;
     }
 
@@ -226,7 +235,7 @@ impl Settler {
     }
 
     fn keep_in_mind(&self, file: Queued, version: Option<Version>) {
-        self.queue.hold_for_good(&file);
+        self.queue.hold_for_good(&file, version);
         let due = Instant::now() + AGAIN;
         let mut unremoved = self.unremoved();
         unremoved.insert(file.path().to_vec(), Unremoved { file, version, due });
@@ -236,6 +245,8 @@ impl Settler {
     /// Tries again to remove what could not be. Whether more may be sent.
     pub(super) async fn remove_again(&self) -> bool {
         let now = Instant::now();
+        // What has not come again since it was due is gone.
+        self.note_stuck(|stuck| stuck.retain(|_, tried| now.duration_since(*tried) < 2 * AGAIN));
         let due: Vec<(Queued, Option<Version>)> = {
             let unremoved = self.unremoved();
             let due = unremoved.values().filter(|one| one.due <= now);
@@ -285,6 +296,18 @@ impl Settler {
         self.unremoved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn note_stuck(&self, change: impl FnOnce(&mut HashMap<Vec<u8>, Instant>)) {
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut stuck);
+        self.unit.state.set_gauge("not_set_aside", stuck.len() as u64);
+    }
+
+    fn unstick(&self, file: &Queued) {
+        self.note_stuck(|stuck| {
+            stuck.remove(file.path());
+        });
+    }
+
     async fn put_aside(&self, files: Vec<(Queued, Option<Version>, String)>) -> bool {
         if files.is_empty() {
             return true;
@@ -310,12 +333,16 @@ impl Settler {
             let path = self.queue.shown(&file);
             match moved {
                 Ok(Some(to)) => {
+                    self.unstick(&file);
                     self.unit.metrics.count(Count::Failed);
                     error!("{path} can never be sent and is now {}: {why}", to.display());
                 }
-                Ok(None) => {}
+                Ok(None) => self.unstick(&file),
                 Err(error) => {
                     are_there = false;
+                    self.note_stuck(|stuck| {
+                        stuck.insert(file.path().to_vec(), Instant::now());
+                    });
                     self.queue.hold(&file, Instant::now() + AGAIN);
                     if let Some(unsaid) = self.sampler.take("a file can never be sent, and stays") {
                         error!(unsaid, "{path} can never be sent ({why}), and stays: {}", error.line());

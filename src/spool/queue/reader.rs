@@ -212,7 +212,8 @@ impl<'q> Reader<'q> {
         super::make_directory(&directory)?;
         match self.try_set_aside(file, version) {
             Ok(name) => Ok(name.map(|name| directory.join(std::ffi::OsStr::from_bytes(&name)))),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            // Its directory may be what is missing: only a file that is gone needs no place there.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if self.is_gone(file) => Ok(None),
             Err(cause) => {
                 let what = format!("cannot move {} to {}", self.queue.shown(file), directory.display());
                 Err(SpoolError::own(what, cause))
@@ -242,6 +243,10 @@ impl<'q> Reader<'q> {
             }
         }
         Err(Errno::EXIST)
+    }
+
+    fn is_gone(&mut self, file: &Queued) -> bool {
+        matches!(self.status(file), Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
     }
 
     fn status(&mut self, file: &Queued) -> Result<Stat, Errno> {

@@ -1,5 +1,6 @@
 //! Listing a queue.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -28,10 +29,12 @@ pub(super) fn pass(queue: &Queue, root: BorrowedFd<'_>, now: Timestamp) -> Resul
         Shape::Flat => {
             let mut first = First::new(PASS_MAX);
             scan.gather(b"", &mut first)?;
+            pass.is_whole = true;
             pass.files = sorted(first.into_vec(), Shape::Flat).into();
         }
         Shape::Priorities => {
-            let found = priorities(&mut scan, &mut pass.reached)?;
+            let (found, is_whole) = priorities(&mut scan, &mut pass.reached)?;
+            pass.is_whole = is_whole;
             let files = sorted(found, Shape::Priorities);
             let known = files.iter().filter(|file| file.priority < Some(pass.reached));
             pass.known = known.map(|file| file.path.clone()).collect();
@@ -43,8 +46,8 @@ pub(super) fn pass(queue: &Queue, root: BorrowedFd<'_>, now: Timestamp) -> Resul
 }
 
 /// Hour by hour, until there are enough for a batch. What earlier hours had stays in the pass whatever the last has, so
-/// a few urgent files are never crowded out.
-fn priorities(scan: &mut Scan<'_>, reached: &mut u8) -> Result<Vec<Ranked>, Errno> {
+/// a few urgent files are never crowded out. Whether every directory was looked into.
+fn priorities(scan: &mut Scan<'_>, reached: &mut u8) -> Result<(Vec<Ranked>, bool), Errno> {
     let mut found = Vec::new();
     scan.list(b"", |_| {})?; // for its watch: priorities may be made
     for priority in 0..PRIORITIES {
@@ -54,31 +57,77 @@ fn priorities(scan: &mut Scan<'_>, reached: &mut u8) -> Result<Vec<Ranked>, Errn
             scan.gather(&hour, &mut first)?;
             found.append(&mut first.into_vec());
             if found.len() >= scan.queue.options.batch {
-                return Ok(found);
+                return Ok((found, false));
             }
         }
     }
-    Ok(found)
+    Ok((found, true))
 }
 
-/// The hours of the priorities before the one that the pass has reached held less than a batch then, so this is cheap.
+/// How many visible files lie in the queue, at most `max`: what is held, too young or unreadable waits as well.
+pub(super) fn count(queue: &Queue, root: BorrowedFd<'_>, max: usize) -> Result<usize, Errno> {
+    let mut scan = Scan::new(queue, root, Timestamp::now());
+    let mut directories = match queue.options.shape {
+        Shape::Flat => vec![Vec::new()],
+        Shape::Priorities => {
+            let mut hours = Vec::new();
+            for priority in 0..PRIORITIES {
+                hours.append(&mut scan.hours(priority)?);
+            }
+            hours
+        }
+    };
+    let mut count = 0;
+    while count < max
+        && let Some(directory) = directories.pop()
+    {
+        scan.list_while(&directory, |found| {
+            match found.is_directory {
+                true => directories.push(join(&directory, found.name)),
+                false => count += 1,
+            }
+            count < max
+        })?;
+    }
+    Ok(count)
+}
+
+/// Where the front of the pass is urgent itself, for at least a batch, only what goes before even that is looked for: each
+/// listing is short, or finds more than it costs.
 pub(super) fn overtaking(
     queue: &Queue,
     root: BorrowedFd<'_>,
     pass: &mut Pass,
     now: Timestamp,
 ) -> Result<Vec<Queued>, Errno> {
+    let urgent = pass.files.iter().take_while(|file| file.priority < Some(pass.reached));
+    let urgent = urgent.count();
+    let limit = match pass.files.front() {
+        Some(front) if urgent >= queue.options.batch => front.priority.unwrap_or(0),
+        _ => pass.reached,
+    };
     let mut scan = Scan::new(queue, root, now);
-    let mut first = First::new(PASS_MAX);
-    for priority in 0..pass.reached {
+    let mut first = First::new(PASS_MAX.saturating_sub(urgent));
+    let mut there = HashSet::new();
+    for priority in 0..limit {
         for hour in scan.hours(priority)? {
-            scan.gather(&hour, &mut first)?;
+            scan.gather_new(&hour, &mut first, &mut |path| {
+                let is_known = pass.known.contains(path);
+                if is_known {
+                    there.insert(path.to_vec());
+                }
+                !is_known
+            })?;
         }
     }
-    let listed = sorted(first.into_vec(), Shape::Priorities);
-    let known = std::mem::take(&mut pass.known);
-    pass.known = listed.iter().map(|file| file.path.clone()).collect();
-    Ok(listed.into_iter().filter(|file| !known.contains(&file.path)).collect())
+    let found = sorted(first.into_vec(), Shape::Priorities);
+    let was_listed = |path: &[u8]| path.first().is_some_and(|digit| *digit < b'0' + limit);
+    // What was offered stays known while it is there: it is in the pass or in flight. What is gone may come again.
+    pass.known.retain(|path| !was_listed(path) || there.contains(path));
+    pass.known.extend(found.iter().map(|file| file.path.clone()));
+    // What is dropped here is found by the next pass.
+    pass.files.truncate(PASS_MAX - found.len());
+    Ok(found)
 }
 
 fn sorted(mut found: Vec<Ranked>, shape: Shape) -> Vec<Queued> {
@@ -123,6 +172,16 @@ impl<'q> Scan<'q> {
 
     /// Offers every visible file in and below a directory.
     fn gather(&mut self, directory: &[u8], first: &mut First) -> Result<(), Errno> {
+        self.gather_new(directory, first, &mut |_| true)
+    }
+
+    /// The same, for those that are new.
+    fn gather_new(
+        &mut self,
+        directory: &[u8],
+        first: &mut First,
+        is_new: &mut impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Errno> {
         let mut directories = vec![directory.to_vec()];
         while let Some(directory) = directories.pop() {
             let (queue, now, now_held) = (self.queue, self.now, self.now_held);
@@ -132,8 +191,9 @@ impl<'q> Scan<'q> {
                     directories.push(path);
                 } else if let Some(key) = key(queue.options.order, &found) {
                     let ranked = Ranked { key, path };
-                    let is_wanted = first.wants(&ranked)
-                        && !queue.is_held(&ranked.path, now_held)
+                    let is_wanted = !queue.is_held(&ranked.path, now_held, || version(&found))
+                        && is_new(&ranked.path)
+                        && first.wants(&ranked)
                         && found.is_shown(queue.options.min_age, now);
                     if is_wanted {
                         first.take(ranked);
@@ -147,6 +207,14 @@ impl<'q> Scan<'q> {
     /// Every file and directory in a directory. One that cannot be read is noted and left out, and one that is gone is
     /// empty; an error is this host's.
     fn list(&mut self, path: &[u8], mut found: impl FnMut(Found<'_>)) -> Result<(), Errno> {
+        self.list_while(path, |one| {
+            found(one);
+            true
+        })
+    }
+
+    /// The same, for as long as `found` wants more.
+    fn list_while(&mut self, path: &[u8], mut found: impl FnMut(Found<'_>) -> bool) -> Result<(), Errno> {
         let mut read = || -> Result<(), Errno> {
             let directory = root::open_beneath(self.root, path, DIRECTORY, Mode::empty())?;
             // Before it is listed, so that a file is seen by the listing or noticed afterwards.
@@ -164,12 +232,16 @@ impl<'q> Scan<'q> {
                     },
                     known => known,
                 };
-                if matches!(kind, FileType::Directory | FileType::RegularFile) {
-                    found(Found {
-                        name,
-                        is_directory: kind == FileType::Directory,
-                        directory: directory.as_fd(),
-                    });
+                if !matches!(kind, FileType::Directory | FileType::RegularFile) {
+                    continue;
+                }
+                let wants_more = found(Found {
+                    name,
+                    is_directory: kind == FileType::Directory,
+                    directory: directory.as_fd(),
+                });
+                if !wants_more {
+                    break;
                 }
             }
             Ok(())
@@ -214,6 +286,10 @@ impl Found<'_> {
 
 fn status(directory: BorrowedFd<'_>, name: &[u8]) -> Option<Stat> {
     rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()
+}
+
+fn version(found: &Found<'_>) -> Option<Version> {
+    status(found.directory, found.name).map(|stat| Version::of(&stat))
 }
 
 /// What files are sorted by, before their paths. `None` where the file is gone.

@@ -209,7 +209,7 @@ fn held_files_are_left_out_until_then() {
     world.queue.hold(&world.file("0/h/a"), soon);
     world.queue.hold(&world.file("0/h/d"), Instant::now());
     world.queue.hold_while_written(&world.file("0/h/b"), soon);
-    world.queue.hold_for_good(&world.file("0/h/c"));
+    world.queue.hold_for_good(&world.file("0/h/c"), None);
     // Held files do not count towards a batch either.
     assert_eq!(world.listed(), ["0/h/d", "3/h/e"]);
     world.queue.look_at_written();
@@ -370,6 +370,19 @@ fn what_is_set_aside_replaces_nothing() {
     assert!(world.listed().is_empty());
 }
 
+#[test]
+fn without_a_place_for_it_a_file_stays_and_that_is_an_error() {
+    let world = world();
+    world.drop(PROBLEM);
+    world.drop("3/h/a");
+    let mut reader = world.queue.reader().unwrap();
+    let error = reader.set_aside(&world.file("3/h/a"), None).unwrap_err();
+    assert!(error.line().contains("PROBLEM: Not a directory"), "{}", error.line());
+    assert!(world.path("3/h/a").exists());
+    fs::remove_file(world.path("3/h/a")).unwrap();
+    assert_eq!(reader.set_aside(&world.file("3/h/a"), None).unwrap(), None);
+}
+
 /// Killed between the link and the unlink.
 #[test]
 fn what_was_set_aside_by_half_is_set_aside_once() {
@@ -437,4 +450,80 @@ async fn the_kernel_tells_of_files_and_of_new_directories() {
     told = world.queue.waker();
     assert!(!told.wait(Duration::from_millis(1)).await);
     assert_eq!(world.listed(), ["3/h/c"]);
+}
+
+#[test]
+fn all_that_waits_is_counted_up_to_a_bound() {
+    let world = world();
+    for path in ["0/h/a", "3/h/b", "3/h/deep/c", "5/i/d", "3/h/.e", "3/beside", "GIF/h/f"] {
+        world.drop(path);
+    }
+    world.queue.hold_for_good(&world.file("3/h/b"), None);
+    assert_eq!([2, 4, 9].map(|max| world.queue.count(max).unwrap()), [2, 4, 4]);
+}
+
+#[test]
+fn a_pass_knows_whether_it_saw_all_and_tells_of_what_it_could_not() {
+    let world = world();
+    world.drop("3/h/a");
+    let mut pass = world.pass();
+    assert!(pass.is_whole && pass.unread_text().is_none());
+    for path in ["3/h/b", "3/h/c", "4/h/d"] {
+        world.drop(path);
+    }
+    assert!(!world.pass().is_whole);
+    pass.unread = vec![(b"3/i".to_vec(), Errno::ACCESS), (b"3/h".to_vec(), Errno::IO)];
+    let text = pass.unread_text().unwrap();
+    assert!(text.starts_with("cannot read 3/h and 1 more in the queue: "), "{text}");
+}
+
+#[test]
+fn another_file_of_a_name_that_is_held_for_good_is_shown() {
+    let world = world();
+    world.drop("3/h/a");
+    world.queue.hold_for_good(&world.file("3/h/a"), None);
+    assert!(world.listed().is_empty() && world.listed().is_empty());
+    world.age("3/h/a", 100);
+    assert_eq!(world.listed(), ["3/h/a"]);
+    let Read::Content(content) = read(&world, "3/h/a") else {
+        panic!("not read")
+    };
+    world.queue.hold_for_good(&world.file("3/h/a"), Some(content.version));
+    assert!(world.listed().is_empty());
+    world.age("3/h/a", 50);
+    assert_eq!(world.listed(), ["3/h/a"]);
+}
+
+/// However many urgent files come, each is offered once, and while a batch of them leads they are not listed again.
+#[test]
+fn a_flood_of_urgent_files_is_offered_once_and_bounded() {
+    let world = world_with(Shape::Priorities, |options| options.batch = 100);
+    world.drop("3/h/last");
+    let mut pass = world.pass();
+    fs::create_dir_all(world.path("1/h")).unwrap();
+    for n in 0..PASS_MAX + 500 {
+        let path = world.path(&format!("1/h/{n:06}"));
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::RegularFile, mode, 0).unwrap();
+    }
+    let mut seen = HashSet::new();
+    let mut offered = Vec::new();
+    // Nothing of what is taken is settled meanwhile.
+    while seen.len() < PASS_MAX + 500 {
+        let found = world.queue.overtaking(&mut pass, Timestamp::now()).unwrap();
+        offered.push(found.len());
+        for file in found.into_iter().rev() {
+            pass.files.push_front(file);
+        }
+        assert!(pass.files.len() <= PASS_MAX);
+        for file in pass.files.drain(..100.min(pass.files.len())) {
+            assert!(seen.insert(file.path.clone()), "twice: {file:?}");
+        }
+    }
+    offered.retain(|count| *count > 0);
+    // The file of 3 counts, for its directory is not the last one either.
+    assert_eq!(offered, [PASS_MAX - 1, 501]);
+    world.drop("0/h/first");
+    let found = world.queue.overtaking(&mut pass, Timestamp::now()).unwrap();
+    assert_eq!(shown(found), ["0/h/first"]);
 }
