@@ -10,6 +10,8 @@ use rustix::process::Signal;
 
 use crate::support::{Feed, RabbitServer, TestBroker, TestSite, wait_until};
 
+mod trouble;
+
 const UNIT: &str = "tx/s";
 const LONG: Duration = Duration::from_secs(120);
 const RADAR: &str = "radar.24_HR.XSS++2013_XSS.gif:URP:XSS:RADAR:GIF::20130606144709";
@@ -406,30 +408,6 @@ fn what_can_never_be_sent_is_set_aside_and_holds_up_nobody() {
     world.wait_left(&["PROBLEM/SA_BIG_1", "PROBLEM/nokey", "PROBLEM/nokey.1"]);
 }
 
-/// `PROBLEM` is no directory: one error each time it is tried, a number in the status, and the others go on.
-#[test]
-fn what_cannot_be_set_aside_is_told_of_and_holds_up_nobody() {
-    let world = world("stuck", "key = \"x.${CCCC}\"\n");
-    world.site.write("txq/s/PROBLEM", "not a directory");
-    world.drop("3/2026112112/nokey", "no key");
-    let unit = world.site.run_as(UNIT, &[], &["--level", "debug"]);
-    world.site.wait_ready(UNIT, unit.pid());
-    world.drop("3/2026112112/SA_CWAO_1", "one");
-    world.wait_left(&["3/2026112112/nokey", "PROBLEM"]);
-    world
-        .site
-        .wait(UNIT, "shows it", |status| status["gauges"]["not_set_aside"] == 1);
-    std::thread::sleep(Duration::from_secs(2));
-    let said = world.site.said(UNIT);
-    let errors = said.lines().filter(|line| line.contains("can never be sent"));
-    let errors: Vec<&str> = errors.collect();
-    assert!(errors.len() == 1 && errors[0].contains("[ERROR]"), "{said}");
-    assert!(errors[0].contains("Not a directory"), "{said}");
-    for line in ["[DEBUG] exchange key = x.CWAO", "[DEBUG] SA_CWAO_1 has been erased"] {
-        assert!(said.lines().any(|said| said.ends_with(line)), "{line}\n{said}");
-    }
-}
-
 #[test]
 fn what_the_rules_and_masks_reject_is_removed_and_told_of() {
     let more = "masks = [{ reject = 'no' }, { reject_glob = '*.bak:*' }]\nvalidation = true\n\
@@ -561,35 +539,6 @@ fn a_file_that_cannot_be_removed_is_sent_once_and_told_of() {
     let path = world.queued("3/2026112112/fixed");
     let line = format!("[ERROR] Unable to unlink {}", path.display());
     assert_eq!(world.site.said(UNIT).matches(&line).count(), 1, "{}", world.site.logs());
-}
-
-#[test]
-fn a_directory_that_cannot_be_read_is_shown_and_the_others_go_on() {
-    let world = world("unlisted", PLAIN);
-    let open = std::fs::Permissions::from_mode(0o777);
-    for path in ["", "run", "log", "txq", "txq/s", "txq/s/3/closed", "txq/s/4/free"] {
-        let path = world.site.path(path);
-        std::fs::create_dir_all(&path).expect("directory");
-        std::fs::set_permissions(path, open.clone()).expect("chmod");
-    }
-    let closed = std::fs::Permissions::from_mode(0o700);
-    std::fs::set_permissions(world.queued("3/closed"), closed).expect("chmod");
-    for path in ["3/closed/a", "4/free/b"] {
-        world.drop(path, path);
-    }
-    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    let unit = world.site.run_as(UNIT, &nobody, &[]);
-    world.site.wait_ready(UNIT, unit.pid());
-    world.wait_left(&["3/closed/a"]);
-    world
-        .site
-        .wait_state(UNIT, "paused: cannot read 3/closed in the queue: Permission denied");
-    std::thread::sleep(Duration::from_secs(3));
-    let said = world.site.said(UNIT);
-    assert_eq!(said.matches("cannot read").count(), 1, "{said}");
-    std::fs::set_permissions(world.queued("3/closed"), open).expect("chmod");
-    world.wait_left(&[]);
-    world.site.wait_state(UNIT, "running");
 }
 
 #[test]
