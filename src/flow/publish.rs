@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
@@ -25,6 +26,8 @@ pub const WINDOW: usize = 256;
 const GRACE: Duration = Duration::from_secs(60);
 /// Between two tries of a publish that was returned and must not be lost.
 const RETURNED_AGAIN: Duration = Duration::from_secs(1);
+/// For the answers of a connection that has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A stopping unit waits no longer for a broker that is away.
 const LAST_CONNECT: Duration = Duration::from_secs(3);
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -132,6 +135,9 @@ impl Publisher {
     }
 }
 
+/// Publishes in flight, by number.
+type Confirms = FuturesUnordered<BoxFuture<'static, (u64, Result<Confirmed, BrokerError>)>>;
+
 /// Why one generation ended.
 enum End {
     Broken(BrokerError),
@@ -184,10 +190,33 @@ impl Task {
 
     /// One generation, until its connection breaks or everything is confirmed and every handle gone.
     async fn serve(&mut self, connection: &dyn Connection) -> End {
+        let mut confirms = FuturesUnordered::new();
+        let end = self.publish_all(connection, &mut confirms).await;
+        if let End::Broken(_) = end {
+            self.hear_out(confirms).await;
+        }
+        end
+    }
+
+    /// What was answered by the end of the connection counts for the others in flight too: one of them may be the
+    /// message that the broker refused, and it would be refused again.
+    async fn hear_out(&mut self, mut confirms: Confirms) {
+        let hear = async {
+            while let Some((number, result)) = confirms.next().await {
+                let is_final = result.as_ref().err().is_none_or(|error| error.fault == Fault::Message);
+                if is_final && let Err(error) = self.confirmed(number, result, false) {
+                    warn!("{}", chain(&error));
+                }
+            }
+        };
+        // An ended connection answers at once; what it does not answer goes out again.
+        drop(tokio::time::timeout(LAST_WORDS, hear).await);
+    }
+
+    async fn publish_all(&mut self, connection: &dyn Connection, confirms: &mut Confirms) -> End {
         let since = Instant::now();
         let closed = connection.closed();
         tokio::pin!(closed);
-        let mut confirms = FuturesUnordered::new();
         loop {
             if self.is_drained && self.again.is_empty() && confirms.is_empty() {
                 return End::Finished;
@@ -214,7 +243,7 @@ impl Task {
                     self.published += 1;
                     self.unconfirmed.insert(number, job);
                     match sent {
-                        Ok(confirm) => confirms.push(async move { (number, confirm.await) }),
+                        Ok(confirm) => confirms.push(Box::pin(async move { (number, confirm.await) })),
                         Err(error) => {
                             if let Err(error) = self.confirmed(number, Err(error), alone) {
                                 return End::Broken(error);
