@@ -15,7 +15,11 @@ fn what_cannot_be_set_aside_is_told_of_and_holds_up_nobody() {
     world
         .site
         .wait(UNIT, "shows it", |status| status["gauges"]["not_set_aside"] == 1);
-    std::thread::sleep(Duration::from_secs(2));
+    // More looks at the queue: each finds what is new, and says no more of the old.
+    for n in 2..6 {
+        world.drop(&format!("3/2026112112/SA_CWAO_{n}"), "more");
+        world.wait_left(&["3/2026112112/nokey", "PROBLEM"]);
+    }
     let said = world.site.said(UNIT);
     let errors = said.lines().filter(|line| line.contains("can never be sent"));
     let errors: Vec<&str> = errors.collect();
@@ -47,7 +51,10 @@ fn a_directory_that_cannot_be_read_is_shown_and_the_others_go_on() {
     world
         .site
         .wait_state(UNIT, "paused: cannot read 3/closed in the queue: Permission denied");
-    std::thread::sleep(Duration::from_secs(3));
+    for n in 0..4 {
+        world.drop(&format!("4/free/c{n}"), "more");
+        world.wait_left(&["3/closed/a"]);
+    }
     let said = world.site.said(UNIT);
     assert_eq!(said.matches("cannot read").count(), 1, "{said}");
     std::fs::set_permissions(world.queued("3/closed"), open).expect("chmod");
