@@ -15,11 +15,15 @@ use jiff::Timestamp;
 use crate::message::{Fault, Identity};
 use crate::spool::SpoolError;
 
+pub mod deliver;
 mod file;
+pub mod ftp;
 mod http;
 mod intake;
 pub mod limit;
+pub mod peer;
 pub mod policy;
+mod sftp;
 
 pub use http::Credential;
 pub use intake::{Facts, Fetched, Mismatch};
