@@ -15,6 +15,12 @@ impl ProductPath {
     pub fn file_name(&self) -> &[u8] {
         self.0.rsplit(|b| *b == b'/').next().unwrap_or_default()
     }
+
+    /// What stands before the last segment, without the slash between.
+    pub fn directory(&self) -> &[u8] {
+        let end = self.0.len() - self.file_name().len();
+        self.0[..end].strip_suffix(b"/").unwrap_or_default()
+    }
 }
 
 impl From<&str> for ProductPath {
