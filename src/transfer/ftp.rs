@@ -69,8 +69,6 @@ pub(super) struct Session {
     umask: Option<String>,
     warned_of_mode: bool,
     used: Instant,
-    /// Something was begun and not seen through.
-    is_busy: bool,
     /// Whether the next answer belongs to the next command is not certain.
     is_torn: bool,
 }
@@ -112,7 +110,7 @@ impl Session {
     }
 
     pub(super) async fn close(mut self) {
-        if !self.is_busy && !self.is_torn {
+        if !self.is_torn {
             // Nothing lost: what was delivered was answered for.
             let _ = within(FAREWELL, self.client.quit()).await;
         }
@@ -122,7 +120,7 @@ impl Session {
     async fn wake(&mut self) -> Result<(), TransferError> {
         let limit = self.peer.connect_timeout;
         let is_doubtful = self.used.elapsed() > PROBE_AFTER;
-        let is_lost = self.is_busy || self.is_torn || is_doubtful && within(limit, self.client.noop()).await.is_err();
+        let is_lost = self.is_torn || is_doubtful && within(limit, self.client.noop()).await.is_err();
         if is_lost {
             *self = Session::connect(&self.peer.clone(), self.how).await?;
         }
@@ -259,7 +257,6 @@ async fn open(peer: &Peer, how: How) -> Result<Session, TransferError> {
         umask: None,
         warned_of_mode: false,
         used: Instant::now(),
-        is_busy: false,
         is_torn: false,
     })
 }

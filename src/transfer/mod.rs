@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use crate::message::{Fault, Identity};
 use crate::spool::SpoolError;
 
+mod bandwidth;
 pub mod deliver;
 mod file;
 pub mod ftp;

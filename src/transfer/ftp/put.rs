@@ -8,7 +8,7 @@ use suppaftp::{FtpError, FtpResult, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::warn;
 
-use super::super::deliver::{Lock, Options, Parcel};
+use super::super::deliver::{Chunks, Context, Lock, Parcel};
 use super::super::{Kind, TransferError};
 use super::{Data, Doing, OPENED, Session, Work, answered, argument, is_unknown, shown, text, within};
 use crate::message::Fault;
@@ -20,16 +20,15 @@ const USUAL_MODE: u32 = 0o644;
 
 impl Session {
     /// Delivers one product; see [`super`] for the steps.
-    pub(in crate::transfer) async fn put(&mut self, parcel: &Parcel, options: &Options) -> Result<(), TransferError> {
+    pub(in crate::transfer) async fn put(&mut self, parcel: &Parcel, context: &Context) -> Result<(), TransferError> {
         self.wake().await?;
-        self.is_busy = true;
-        let result = self.deliver(parcel, options).await;
-        self.is_busy = false;
+        let result = self.deliver(parcel, context).await;
         self.used = Instant::now();
         result
     }
 
-    async fn deliver(&mut self, parcel: &Parcel, options: &Options) -> Result<(), TransferError> {
+    async fn deliver(&mut self, parcel: &Parcel, context: &Context) -> Result<(), TransferError> {
+        let options = &context.options;
         let what = format!("cannot put {}", shown(&self.peer, &parcel.directory, &parcel.name));
         let work = Work {
             what: &what,
@@ -37,15 +36,13 @@ impl Session {
         };
         self.enter(&parcel.directory, options.makes_directories, &work).await?;
         let name = argument(&parcel.name);
-        let written = match &options.lock {
-            Lock::Suffix(suffix) => name.clone() + &text(suffix.as_bytes()),
-            Lock::Umask | Lock::None => name.clone(),
-        };
+        let temporary = context.temporary_name(parcel);
+        let written = temporary.map_or_else(|| name.clone(), |temporary| argument(&temporary));
         match options.lock {
             Lock::Umask => self.shut_umask(&written, &work).await?,
             Lock::Suffix(_) | Lock::None => self.open_umask(&work).await?,
         }
-        let mut done = self.write(&written, parcel, options, &work).await;
+        let mut done = self.write(&written, parcel, context, &work).await;
         if done.is_ok() && written != name {
             done = self.rename(&written, &name, &work).await;
         }
@@ -83,28 +80,34 @@ impl Session {
         &mut self,
         name: &str,
         parcel: &Parcel,
-        options: &Options,
+        context: &Context,
         work: &Work<'_>,
     ) -> Result<(), TransferError> {
-        self.store(name, parcel, work).await?;
+        self.store(name, parcel, context, work).await?;
         self.check_size(name, parcel.size, work).await?;
         if let Some(modified) = parcel.modified.filter(|_| self.has_mfmt) {
             self.set_time(name, modified, work).await?;
         }
-        match (options.mode, &options.lock) {
+        match (context.options.mode, &context.options.lock) {
             (mode, Lock::Umask) => self.set_mode(name, mode.unwrap_or(USUAL_MODE), true, work).await,
             (Some(mode), _) => self.set_mode(name, mode, false, work).await,
             (None, _) => Ok(()),
         }
     }
 
-    async fn store(&mut self, name: &str, parcel: &Parcel, work: &Work<'_>) -> Result<(), TransferError> {
-        let limit = self.peer.read_timeout;
+    async fn store(
+        &mut self,
+        name: &str,
+        parcel: &Parcel,
+        context: &Context,
+        work: &Work<'_>,
+    ) -> Result<(), TransferError> {
+        let (limit, chunks) = (self.peer.read_timeout, context.chunks(parcel)?);
         // Not the client's own STOR: that forgets the server's answer where the data connection broke.
         let command = format!("STOR {name}");
         let opened = within(limit, self.client.custom_data_command(command, &OPENED)).await;
         let (_, mut data) = opened.map_err(|err| self.fail(work, Doing::Store, name, err))?;
-        let sent = send(&mut data, parcel, self.how.ascii, limit).await;
+        let sent = send(&mut data, chunks, self.how.ascii, limit).await;
         if let Ok(Err(FtpError::ConnectionError(err))) = &sent
             && err.kind() == std::io::ErrorKind::TimedOut
         {
@@ -204,8 +207,12 @@ impl Session {
 }
 
 /// All bytes, and that they are all. The outer error is that the content cannot be read.
-async fn send(data: &mut Data, parcel: &Parcel, ascii: bool, limit: Duration) -> Result<FtpResult<()>, TransferError> {
-    let mut chunks = Chunks::new(parcel, None)?;
+async fn send(
+    data: &mut Data,
+    mut chunks: Chunks,
+    ascii: bool,
+    limit: Duration,
+) -> Result<FtpResult<()>, TransferError> {
     let mut lines = Lines::default();
     while let Some(mut chunk) = chunks.next().await? {
         if ascii {
