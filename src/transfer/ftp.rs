@@ -164,9 +164,7 @@ impl Session {
         match (entered.map_err(|err| self.fail(work, work.entering, &part, err))?, made) {
             (Ok(()), _) => Ok(()),
             (Err(_), Err(refused)) => Err(self.fail(work, Doing::Make, &part, FtpError::UnexpectedResponse(refused))),
-            (Err(refused), Ok(())) => {
-                Err(self.fail(work, work.entering, &part, FtpError::UnexpectedResponse(refused)))
-            }
+            (Err(refused), Ok(())) => Err(self.fail(work, work.entering, &part, FtpError::UnexpectedResponse(refused))),
         }
     }
 
@@ -328,7 +326,12 @@ fn shown(peer: &Peer, directory: &[u8], name: &[u8]) -> String {
 /// What went wrong, classified, in words that never hold the password.
 fn failure(peer: &Peer, what: &str, doing: Doing, name: &str, err: FtpError) -> TransferError {
     let (fault, kind, mut why) = classify(&err, doing, name);
-    if let Some(password) = peer.login.password.as_ref().filter(|password| !password.expose().is_empty()) {
+    if let Some(password) = peer
+        .login
+        .password
+        .as_ref()
+        .filter(|password| !password.expose().is_empty())
+    {
         why = why.replace(password.expose(), "***");
     }
     let failure = TransferError::new(fault, kind, format!("{what}: {why}"));
@@ -389,7 +392,12 @@ mod tests {
     fn a_place_is_shown_as_an_operator_writes_it_and_without_the_password() {
         let table = [
             (peer("u", "h", 21), &b"a/b"[..], &b"n"[..], "ftp://u@h/a/b/n"),
-            (peer("", "h", 2121), b"", b"n\r\n\xff", "ftp://anonymous@h:2121/n\u{fffd}"),
+            (
+                peer("", "h", 2121),
+                b"",
+                b"n\r\n\xff",
+                "ftp://anonymous@h:2121/n\u{fffd}",
+            ),
             (peer("u", "::1", 21), b"/a", b"n", "ftp://u@[::1]//a/n"),
         ];
         for (peer, directory, name, url) in table {
@@ -430,7 +438,11 @@ mod tests {
             (b"", b"a", false),
         ];
         for (wanted, at, is_below) in table {
-            assert_eq!(Place::of(wanted).is_below(&Place::of(at)), is_below, "{wanted:?} {at:?}");
+            assert_eq!(
+                Place::of(wanted).is_below(&Place::of(at)),
+                is_below,
+                "{wanted:?} {at:?}"
+            );
         }
     }
 }

@@ -118,9 +118,22 @@ fn reason(words: &str, doing: Doing) -> Option<(Fault, Kind)> {
     let says = |some: &[&str]| some.iter().any(|some| words.contains(some));
     if says(&["no space", "disk full", "quota"]) {
         Some((Fault::Endpoint, Kind::Full))
-    } else if says(&["too long", "a directory", "not a regular", "not a plain", "can't decode", "illegal"]) {
+    } else if says(&[
+        "too long",
+        "a directory",
+        "not a regular",
+        "not a plain",
+        "can't decode",
+        "illegal",
+    ]) {
         Some((Fault::Message, Kind::Rejected))
-    } else if says(&["denied", "not permitted", "read-only", "not enough priv", "could not create"]) {
+    } else if says(&[
+        "denied",
+        "not permitted",
+        "read-only",
+        "not enough priv",
+        "could not create",
+    ]) {
         Some((Fault::Endpoint, Kind::Forbidden))
     } else if says(&["no such file", "not found", "not exist"]) {
         Some(missing(doing))
@@ -175,7 +188,12 @@ mod tests {
             ("530 Login incorrect.", LogIn, Endpoint, Kind::Forbidden),
             ("530 Not logged in", Store, Endpoint, Kind::Forbidden),
             ("332 Need account", LogIn, Endpoint, Kind::Forbidden),
-            ("425 Unable to build data connection", Store, Endpoint, Kind::Unreachable),
+            (
+                "425 Unable to build data connection",
+                Store,
+                Endpoint,
+                Kind::Unreachable,
+            ),
             ("426 Aborted", Store, Endpoint, Kind::Broken),
             ("426 [Errno 28] No space left on device", Store, Endpoint, Kind::Full),
             ("451 Local error", Store, Endpoint, Kind::Unavailable),
@@ -220,17 +238,57 @@ mod tests {
         let kind = |kind: io::ErrorKind| FtpError::ConnectionError(kind.into());
         let table = [
             (system(Errno::MFILE), Doing::Store, Fault::Own, Kind::Local),
-            (system(Errno::CONNREFUSED), Doing::Connect, Fault::Endpoint, Kind::Unreachable),
-            (system(Errno::HOSTUNREACH), Doing::Connect, Fault::Endpoint, Kind::Unreachable),
+            (
+                system(Errno::CONNREFUSED),
+                Doing::Connect,
+                Fault::Endpoint,
+                Kind::Unreachable,
+            ),
+            (
+                system(Errno::HOSTUNREACH),
+                Doing::Connect,
+                Fault::Endpoint,
+                Kind::Unreachable,
+            ),
             (system(Errno::CONNRESET), Doing::Store, Fault::Endpoint, Kind::Broken),
             (system(Errno::TIMEDOUT), Doing::Connect, Fault::Endpoint, Kind::TimedOut),
-            (kind(io::ErrorKind::TimedOut), Doing::Store, Fault::Endpoint, Kind::TimedOut),
-            (kind(io::ErrorKind::UnexpectedEof), Doing::Store, Fault::Endpoint, Kind::Broken),
-            (kind(io::ErrorKind::InvalidInput), Doing::Store, Fault::Message, Kind::Rejected),
-            (kind(io::ErrorKind::Other), Doing::Connect, Fault::Endpoint, Kind::Unreachable),
-            (FtpError::SecureError("x".into()), Doing::Secure, Fault::Endpoint, Kind::Unreachable),
+            (
+                kind(io::ErrorKind::TimedOut),
+                Doing::Store,
+                Fault::Endpoint,
+                Kind::TimedOut,
+            ),
+            (
+                kind(io::ErrorKind::UnexpectedEof),
+                Doing::Store,
+                Fault::Endpoint,
+                Kind::Broken,
+            ),
+            (
+                kind(io::ErrorKind::InvalidInput),
+                Doing::Store,
+                Fault::Message,
+                Kind::Rejected,
+            ),
+            (
+                kind(io::ErrorKind::Other),
+                Doing::Connect,
+                Fault::Endpoint,
+                Kind::Unreachable,
+            ),
+            (
+                FtpError::SecureError("x".into()),
+                Doing::Secure,
+                Fault::Endpoint,
+                Kind::Unreachable,
+            ),
             (FtpError::BadResponse, Doing::Connect, Fault::Endpoint, Kind::Broken),
-            (FtpError::DataConnectionAlreadyOpen, Doing::Store, Fault::Endpoint, Kind::Broken),
+            (
+                FtpError::DataConnectionAlreadyOpen,
+                Doing::Store,
+                Fault::Endpoint,
+                Kind::Broken,
+            ),
         ];
         for (err, doing, fault, kind) in table {
             let (is_fault, is_kind, why) = classify(&err, doing, "");

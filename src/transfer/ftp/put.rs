@@ -72,7 +72,9 @@ impl Session {
         }
         // A file that is there already would keep its mode while it is written.
         let removed = answered(within(limit, self.client.rm(name)).await);
-        removed.map_err(|err| self.fail(work, Doing::Store, name, err)).map(drop)
+        removed
+            .map_err(|err| self.fail(work, Doing::Store, name, err))
+            .map(drop)
     }
 
     /// The file under the name it is written to, whole, with its time and mode.
@@ -161,13 +163,7 @@ impl Session {
         }
     }
 
-    async fn set_mode(
-        &mut self,
-        name: &str,
-        mode: u32,
-        is_needed: bool,
-        work: &Work<'_>,
-    ) -> Result<(), TransferError> {
+    async fn set_mode(&mut self, name: &str, mode: u32, is_needed: bool, work: &Work<'_>) -> Result<(), TransferError> {
         let command = format!("SITE CHMOD {mode:03o} {name}");
         let expected = [Status::CommandOk, Status::RequestedFileActionOk];
         let set = within(self.peer.read_timeout, self.client.custom_command(command, &expected)).await;
@@ -220,14 +216,21 @@ async fn send(
         }
         let mut rest = chunk.as_slice();
         while !rest.is_empty() {
-            match within(limit, async { data.write(rest).await.map_err(FtpError::ConnectionError) }).await {
+            match within(limit, async {
+                data.write(rest).await.map_err(FtpError::ConnectionError)
+            })
+            .await
+            {
                 Ok(0) => return Ok(Err(FtpError::ConnectionError(std::io::ErrorKind::WriteZero.into()))),
                 Ok(count) => rest = &rest[count..],
                 Err(err) => return Ok(Err(err)),
             }
         }
     }
-    let ended = within(limit, async { data.shutdown().await.map_err(FtpError::ConnectionError) }).await;
+    let ended = within(limit, async {
+        data.shutdown().await.map_err(FtpError::ConnectionError)
+    })
+    .await;
     if ended.is_ok() {
         // A socket that is closed with bytes unread (tickets for later TLS sessions) is reset, and the server may lose
         // the end of what was sent. Its answer tells all the same, so that nothing is lost without this.
@@ -243,7 +246,9 @@ async fn send(
 /// `200 Current UMASK is 022`.
 fn umask_in(reply: &[u8]) -> Option<String> {
     let said = text(reply);
-    let digits = said.split(|letter: char| !letter.is_ascii_digit()).rfind(|word| !word.is_empty())?;
+    let digits = said
+        .split(|letter: char| !letter.is_ascii_digit())
+        .rfind(|word| !word.is_empty())?;
     let is_umask = (3..=4).contains(&digits.len()) && u32::from_str_radix(digits, 8).is_ok();
     (is_umask && said.trim_start().get(..3) != Some(digits)).then(|| digits.to_owned())
 }

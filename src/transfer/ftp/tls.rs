@@ -45,9 +45,7 @@ fn roots_of(file: &Path) -> Result<RootCertStore, TransferError> {
     let doing = format!("cannot use the CA certificates in {}", file.display());
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file, &doing)? {
-        roots
-            .add(certificate)
-            .map_err(|err| local(&doing).caused_by(err))?;
+        roots.add(certificate).map_err(|err| local(&doing).caused_by(err))?;
     }
     Ok(roots)
 }
