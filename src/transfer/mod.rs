@@ -15,10 +15,12 @@ use jiff::Timestamp;
 use crate::message::{Fault, Identity};
 use crate::spool::SpoolError;
 
+mod bandwidth;
 pub mod deliver;
 mod file;
 pub mod ftp;
 mod http;
+mod idle;
 mod intake;
 pub mod limit;
 pub mod peer;
@@ -47,6 +49,8 @@ pub enum Kind {
     Forbidden,
     /// The server is busy or broken (429, 5xx).
     Unavailable,
+    /// The server has no room left: disk, quota.
+    Full,
     /// No connection: refused, no route, unknown name, TLS.
     Unreachable,
     /// Silence for longer than the time-out.

@@ -1,6 +1,6 @@
 //! Delivery by HTTP `PUT`, and by WebDAV.
 
-use super::{HttpDestination, Options, Parcel};
+use super::{Context, HttpDestination, Parcel};
 use crate::message::Fault;
 use crate::transfer::{Kind, TransferError};
 
@@ -13,7 +13,7 @@ impl Session {
         Ok(Session {})
     }
 
-    pub(super) async fn put(&mut self, _parcel: &Parcel, _options: &Options) -> Result<(), TransferError> {
+    pub(super) async fn put(&mut self, _parcel: &Parcel, _context: &Context) -> Result<(), TransferError> {
         Err(TransferError::new(Fault::Own, Kind::Local, "not built"))
     }
 }

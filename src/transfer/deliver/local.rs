@@ -1,6 +1,6 @@
 //! Delivery into directories of this host.
 
-use super::{Options, Parcel};
+use super::{Context, Parcel};
 use crate::message::Fault;
 use crate::spool::Durability;
 use crate::transfer::{Kind, TransferError};
@@ -14,7 +14,7 @@ impl Session {
         Ok(Session {})
     }
 
-    pub(super) async fn put(&mut self, _parcel: &Parcel, _options: &Options) -> Result<(), TransferError> {
+    pub(super) async fn put(&mut self, _parcel: &Parcel, _context: &Context) -> Result<(), TransferError> {
         Err(TransferError::new(Fault::Own, Kind::Local, "not built"))
     }
 }
