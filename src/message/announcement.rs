@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::{BaseError, Headers, base};
+use super::{BaseError, Headers, base, escape};
 
 /// A path as announced: raw bytes without a leading slash, already unescaped. Not confined to any tree.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +20,11 @@ impl ProductPath {
     pub fn directory(&self) -> &[u8] {
         let end = self.0.len() - self.file_name().len();
         self.0[..end].strip_suffix(b"/").unwrap_or_default()
+    }
+
+    /// As a URL has it: each byte that is not legal in an RFC 3986 path, and `%`, as `%XX`.
+    pub fn escaped(&self) -> String {
+        escape::path(&self.0)
     }
 }
 

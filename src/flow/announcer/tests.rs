@@ -2,7 +2,11 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 use super::*;
+use crate::broker::{Purpose, Settlement, Subscription, connect};
 use crate::config::{BrokerUrl, Errors, Places, Site};
+use crate::message::{Binding, ExchangeKind, Queue};
+
+const SOON: std::time::Duration = std::time::Duration::from_secs(30);
 
 const SEED: &str = r#"
 [announcements]
@@ -278,4 +282,128 @@ async fn hostile_names_keep_their_url_and_their_directory() {
     let files = queued(root.path());
     assert_eq!(files[0].1, url);
     assert!(files[0].0.contains("/a#b.c*d++x+%2By z"), "{files:?}");
+}
+
+/// A subscriber of everything on the embedded broker of the site.
+async fn subscriber(root: &Path) -> Box<dyn Subscription> {
+    let cmc = Exchange {
+        name: "cmc".into(),
+        kind: ExchangeKind::Topic,
+        durable: false,
+        auto_delete: false,
+    };
+    let topology = Topology {
+        exchanges: vec![cmc],
+        queues: vec![Queue {
+            name: "q".into(),
+            durable: true,
+            ..Queue::default()
+        }],
+        bindings: vec![Binding {
+            exchange: "cmc".into(),
+            queue: "q".into(),
+            key: "#".into(),
+        }],
+    };
+    let broker = site(root).broker("bunny").unwrap().clone();
+    let connection = connect(&broker, Purpose::Consume, "test").await.unwrap();
+    connection.declare(&topology).await.unwrap();
+    connection.subscribe("q", 100).await.unwrap()
+}
+
+fn product(n: usize) -> Delivered {
+    let name = format!("p{n}.gif");
+    let ingested = format!("{name}:URP:XSS:RADAR:GIF::20130606144709");
+    delivered(DIRECTORY, name.as_bytes(), ingested.as_bytes())
+}
+
+async fn next_url(subscription: &mut Box<dyn Subscription>) -> String {
+    let next = tokio::time::timeout(SOON, subscription.next());
+    let received = next.await.expect("an announcement in time").unwrap();
+    received.receipt.settle(Settlement::Ack).await.unwrap();
+    String::from_utf8(received.envelope.body).unwrap()
+}
+
+const ONE_STEP: &str = r#"
+[announcements]
+broker = "bunny"
+exchange = { name = "cmc", durable = false }
+announce = ["exp"]
+url = "http://dd1.weather.gc.ca/"
+"#;
+
+#[tokio::test]
+async fn what_is_added_is_published_in_order_and_leaves_the_outbox() {
+    let root = tempfile::tempdir().unwrap();
+    let mut subscription = subscriber(root.path()).await;
+    let announcer = announcer(ONE_STEP, root.path()).await;
+    let all: Vec<Delivered> = (0..600).map(product).collect();
+    for one in all {
+        announcer.add(Arc::new([one])).await.unwrap();
+    }
+    for n in 0..600 {
+        let url = next_url(&mut subscription).await;
+        assert!(
+            url.ends_with(&format!("/radar/24_HR_ACCUM/GIF/XSS/p{n}.gif")),
+            "{n}: {url}"
+        );
+    }
+    announcer.finish().await;
+    let outbox = announcer.outbox.as_ref().unwrap();
+    assert!(outbox.is_empty() && outbox.take(0, 1).await.unwrap().is_empty());
+    let state = &announcer.shared.unit.state;
+    assert_eq!(state.snapshot().gauges[posting::GAUGE], 0);
+}
+
+/// The unit is gone before anything could be published; the outbox has it.
+#[tokio::test]
+async fn what_was_added_and_not_published_is_announced_after_a_restart_in_order() {
+    let root = tempfile::tempdir().unwrap();
+    {
+        let announcer = announcer(ONE_STEP, root.path()).await;
+        announcer.shared.unit.abandon.cancel();
+        announcer.finish().await;
+        for n in 0..5 {
+            announcer.add(Arc::new([product(n), product(n + 100)])).await.unwrap();
+        }
+        assert_eq!(announcer.outbox.as_ref().unwrap().len(), 10);
+    }
+    let mut subscription = subscriber(root.path()).await;
+    let announcer = announcer(ONE_STEP, root.path()).await;
+    for n in [0, 100, 1, 101, 2, 102, 3, 103, 4, 104] {
+        let url = next_url(&mut subscription).await;
+        assert!(url.ends_with(&format!("/p{n}.gif")), "{n}: {url}");
+    }
+    announcer.finish().await;
+    assert!(announcer.outbox.as_ref().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_an_operator_wants_tried_again_goes_out_again() {
+    let root = tempfile::tempdir().unwrap();
+    let mut subscription = subscriber(root.path()).await;
+    let failed = root.path().join("state/tx_wxo-b1-oper-dd/failed.db");
+    let failed = FailedStore::open(&failed, failed::Limits::default()).unwrap();
+    let now = Timestamp::now();
+    failed
+        .keep(&failed::Failure {
+            envelope: Envelope {
+                key: "exp.x".into(),
+                body: b"http://h/again".to_vec(),
+                ..Envelope::default()
+            },
+            queue: "cmc".into(),
+            reason: "refused".into(),
+            fault: crate::message::Fault::Message,
+            attempts: 1,
+            first: now,
+            last: now,
+            is_rubbish: false,
+        })
+        .unwrap();
+    let announcer = announcer(ONE_STEP, root.path()).await;
+    failed.ask_replay(failed::Which::All).unwrap();
+    assert_eq!(next_url(&mut subscription).await, "http://h/again");
+    announcer.finish().await;
+    assert_eq!(failed.totals().unwrap().products, 0);
 }
