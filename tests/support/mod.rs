@@ -6,6 +6,7 @@
 mod broker;
 mod feed;
 mod files;
+mod ftp;
 mod http;
 mod keeper;
 mod network;
@@ -17,6 +18,7 @@ mod wait;
 pub use broker::{TestBroker, broker_of};
 pub use feed::{Feed, Reader, v00_urp, v02};
 pub use files::files_below;
+pub use ftp::{FTP_UID, FtpServer, FtpTls, Ftpd};
 pub use http::{Reply, request};
 pub use keeper::spawn_kept;
 pub use network::enter_own_network;

@@ -1,6 +1,10 @@
 //! Promises of `transfer` and `spool`, kept against real servers, real file systems and real limits.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod disk;
+mod ftp;
 mod http;
 mod https;
 mod local_files;
