@@ -16,8 +16,6 @@ cut = next((int(word[4:]) for word in words if word.startswith("cut=")), None)
 
 
 class Data(TLS_DTPHandler if pem else DTPHandler):
-    use_sendfile = False
-
     def send(self, data):
         sent = super().send(data)
         if cut is not None and self.tot_bytes_sent >= cut:

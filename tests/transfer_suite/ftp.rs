@@ -15,7 +15,7 @@ use px::transfer::peer::Peer;
 use px::transfer::{Kind, TransferError};
 
 use crate::private::{is_private, unshare};
-use crate::support::{FTP_UID, FtpServer, FtpTls, Ftpd, files_below, within};
+use crate::support::{FTP_UID, FtpServer, FtpTls, Ftpd, eventually, files_below, within};
 
 const SOON: Duration = Duration::from_secs(30);
 const PASSIVE: How = How {
@@ -365,23 +365,18 @@ async fn with_the_lock_umask_nobody_may_read_until_it_is_whole() {
     std::fs::write(home.join("x"), "older, and open to all").unwrap();
     let mut lane = lane(slow);
     let product = parcel(b"", b"x", &bytes);
-    let mut put = std::pin::pin!(lane.put(&product));
     let mut seen = 0;
-    loop {
-        tokio::select! {
-            done = &mut put => {
-                done.unwrap();
-                break;
-            }
-            () = tokio::time::sleep(Duration::from_millis(2)) => {}
-        };
-        if let Ok(stat) = std::fs::metadata(home.join("x")).map(|stat| (stat.mode() & 0o777, stat.len()))
-            && stat.1 > 100
-        {
-            assert!(stat.0 == 0 || stat == (0o664, 600_000), "{stat:?}");
-            seen += 1;
-        }
-    }
+    let looking = eventually(SOON, "it is whole and open", async || {
+        let stat = std::fs::metadata(home.join("x")).map(|stat| (stat.mode() & 0o777, stat.len()));
+        // The old one is 22 bytes long; between them there is none.
+        let stat = stat.unwrap_or_default();
+        let is_new = stat.1 > 22;
+        assert!(!is_new || stat.0 == 0 || stat == (0o664, 600_000), "{stat:?}");
+        seen += u32::from(is_new && stat.0 == 0);
+        is_new && stat.0 != 0
+    });
+    let putting = async { lane.put(&product).await.unwrap() };
+    tokio::join!(putting, looking);
     assert!(seen > 0, "it was never looked at meanwhile");
     let stat = std::fs::metadata(home.join("x")).unwrap();
     assert_eq!((stat.mode() & 0o777, stat.len(), stat.uid()), (0o664, 600_000, FTP_UID));
@@ -419,7 +414,7 @@ async fn a_server_that_dies_or_falls_silent_is_tried_again() {
         let product = parcel(b"", b"x", &vec![b'x'; 20_000_000]);
         let home = server.home().to_owned();
         let (result, ()) = tokio::join!(within(SOON, "an error", slow.put(&product)), async {
-            crate::support::eventually(SOON, "half of it", async || {
+            eventually(SOON, "half of it", async || {
                 std::fs::metadata(home.join("x.tmp")).is_ok_and(|stat| stat.len() > 0)
             })
             .await;
