@@ -3,6 +3,8 @@
 mod announcement;
 mod base;
 mod decode;
+mod destination_name;
+mod directory;
 mod duplicate;
 mod encode;
 mod envelope;
@@ -26,6 +28,8 @@ mod v03;
 pub use announcement::{Announcement, DigestOf, Identity, Method, ProductPath};
 pub use base::{BaseError, split_tree_url};
 pub use decode::{DecodeError, DecodeOptions, Decoded, Reason, decode};
+pub use destination_name::{NAMING, NameError, Naming, NamingError, Scripted};
+pub use directory::{DIRECTORY_NAMES, DirectoryError, DirectoryTemplate};
 pub use duplicate::{By, SeenKey, seen_key};
 pub use encode::{EncodeError, Encoded, encode};
 pub use envelope::{Envelope, Headers, Value};
