@@ -1,5 +1,9 @@
 //! Promises of `transfer` and `spool`, kept against real servers, real file systems and real limits.
 
+#[path = "../support/mod.rs"]
+mod support;
+
+mod deliver;
 mod disk;
 mod http;
 mod https;
