@@ -14,6 +14,7 @@ mod products;
 mod rabbit;
 mod site;
 mod wait;
+mod web;
 
 pub use broker::{TestBroker, broker_of};
 pub use feed::{Feed, Reader, v00_urp, v02};
@@ -26,3 +27,4 @@ pub use products::{Answer, ProductServer};
 pub use rabbit::{RabbitServer, free_port};
 pub use site::{PX, Process, SOON, Said, TestSite};
 pub use wait::{eventually, wait_until, within};
+pub use web::WebServer;

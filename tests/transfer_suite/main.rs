@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod deliver;
 mod disk;
 mod ftp;
 mod http;
