@@ -12,6 +12,7 @@ mod network;
 mod products;
 mod rabbit;
 mod site;
+mod ssh;
 mod wait;
 
 pub use broker::{TestBroker, broker_of};
@@ -23,4 +24,5 @@ pub use network::enter_own_network;
 pub use products::{Answer, ProductServer};
 pub use rabbit::{RabbitServer, free_port};
 pub use site::{PX, Process, SOON, Said, TestSite};
+pub use ssh::{SSH_UID, SshAgent, SshServer, make_key};
 pub use wait::{eventually, wait_until, within};

@@ -1,8 +1,12 @@
 //! Promises of `transfer` and `spool`, kept against real servers, real file systems and real limits.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod disk;
 mod http;
 mod https;
 mod local_files;
 mod private;
 mod server;
+mod sftp;
