@@ -11,3 +11,4 @@ mod https;
 mod local_files;
 mod private;
 mod server;
+mod sftp;
