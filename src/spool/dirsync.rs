@@ -38,6 +38,11 @@ impl Directory {
     pub(super) fn fd(&self) -> &OwnedFd {
         &self.fd
     }
+
+    /// Device and inode.
+    pub(super) fn id(&self) -> (u64, u64) {
+        self.id
+    }
 }
 
 /// Syncs directories on a thread of its own. One per unit; clones share the thread, which ends with the last of them.

@@ -18,6 +18,7 @@ pub mod inventory;
 pub mod parked;
 pub mod quarantine;
 pub mod queue;
+pub mod resend;
 pub mod seen;
 pub mod sweep;
 pub mod tree;
