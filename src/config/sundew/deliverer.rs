@@ -17,7 +17,7 @@ const CONNECT_LEAST: i64 = 30;
 const CHMOD: i64 = 666;
 
 /// How the products of a sender leave it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Way<'a> {
     /// By px itself.
     Server,
@@ -34,7 +34,7 @@ pub(super) fn read(mut reading: Reading, name: &str) -> Flow {
     let way = way(&reading, line, name);
     let server = match way {
         Some(Way::Script(_)) => None,
-        Some(Way::Server | Way::ServerAndUrl(..)) | None => Server::read(&mut reading),
+        Some(Way::Server | Way::ServerAndUrl(..)) | None => Some(Server::read(&mut reading)),
     };
     let protocol = server.as_ref().map(|server| server.protocol);
     if let Some(server) = server {
@@ -154,7 +154,10 @@ fn remote(reading: &mut Reading, protocol: Protocol) {
             "umask" => "umask",
             other => {
                 if other != "None" {
-                    reading.warn(line, "no such method, so none is used, as under Sundew; accepted: .SUFFIX, umask, None");
+                    reading.warn(
+                        line,
+                        "no such method, so none is used, as under Sundew; accepted: .SUFFIX, umask, None",
+                    );
                 }
                 "none"
             }
@@ -220,7 +223,11 @@ fn url_files(reading: &mut Reading, line: &Line, inside: &UrlFiles) {
         entries.push(reading.entry("root", Some(line), text(root)));
     }
     let place = reading.place(Some(line));
-    reading.put("url_files", Some(line), Value::List(vec![(place, Value::Table(entries))]));
+    reading.put(
+        "url_files",
+        Some(line),
+        Value::List(vec![(place, Value::Table(entries))]),
+    );
 }
 
 #[cfg(test)]
