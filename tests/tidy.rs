@@ -26,7 +26,7 @@ const LAYERS: [&[&str]; 8] = [
 const COMPONENTS: [&str; 6] = ["watcher", "dispatcher", "puller", "sender", "receiver", "dropped"];
 
 /// Where a foreign crate may be named, so that it can be exchanged there and nowhere else.
-const CONFINED: [(&str, &[&str]); 23] = [
+const CONFINED: [(&str, &[&str]); 25] = [
     ("anyhow", &["src/flow", "src/daemon", "src/cli"]),
     ("backon", &["src/backoff.rs"]),
     ("base16ct", &["src/message"]),
@@ -45,11 +45,13 @@ const CONFINED: [(&str, &[&str]); 23] = [
         &["src/message", "src/config", "src/transfer", "src/cli/demo"],
     ),
     ("regex", &["src/message/mask/pattern.rs"]),
-    ("reqwest", &["src/transfer/http.rs"]),
+    ("reqwest", &["src/transfer/http.rs", "src/transfer/http"]),
     ("rusqlite", &["src/spool", "src/broker/embedded"]),
+    ("rustls_native_certs", &["src/transfer/ftp"]),
     ("sd_notify", &["src/daemon"]),
     ("sha2", &["src/message", "src/spool"]),
     ("strsim", &["src/config"]),
+    ("suppaftp", &["src/transfer/ftp.rs", "src/transfer/ftp"]),
     (
         "tokio",
         &[

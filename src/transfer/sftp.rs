@@ -1,6 +1,6 @@
 //! SFTP, through russh and russh-sftp.
 
-use super::deliver::{Options, Parcel};
+use super::deliver::{Context, Parcel};
 use super::peer::Peer;
 use super::{Kind, TransferError};
 use crate::message::Fault;
@@ -14,7 +14,7 @@ impl Session {
         Err(TransferError::new(Fault::Own, Kind::Local, "not built"))
     }
 
-    pub(super) async fn put(&mut self, _parcel: &Parcel, _options: &Options) -> Result<(), TransferError> {
+    pub(super) async fn put(&mut self, _parcel: &Parcel, _context: &Context) -> Result<(), TransferError> {
         Err(TransferError::new(Fault::Own, Kind::Local, "not built"))
     }
 
