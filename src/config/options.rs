@@ -10,6 +10,10 @@ use crate::message::{
     Verdict,
 };
 
+mod password;
+
+pub use password::password;
+
 const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
 const KEY: &str = "a key or pattern of at most 255 bytes";
 /// Leaves room for what px appends to name the queues it makes for itself.

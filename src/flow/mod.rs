@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 
 pub mod alternates;
 pub mod consume;
+pub mod deliverer;
 pub mod dispatcher;
 pub mod dropped;
 pub mod duplicates;
@@ -164,6 +165,8 @@ pub enum Component {
     Puller(puller::Config),
     /// `tx/`, `type = "amqp"`
     Sender(sender::Config),
+    /// `tx/`, `type = "deliver"`
+    Deliverer(deliverer::Config),
     /// `rx/`, `type = "amqp"`
     Receiver(receiver::Config),
     /// `rx/`, `type = "single-file"`
@@ -190,7 +193,7 @@ impl Component {
             )? {
                 Tx::Amqp => sender::Config::read(table, site).map(Component::Sender),
                 Tx::Announce => watcher::Config::read_announcer(table, site).map(Component::Watcher),
-                Tx::Deliver => not_served(table),
+                Tx::Deliver => deliverer::Config::read(table, site, &name.name).map(Component::Deliverer),
             },
             UnitDir::Process => None,
         }
@@ -203,6 +206,7 @@ impl Component {
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
             Component::Sender(config) => config.broker(),
+            Component::Deliverer(config) => return config.broker(),
             Component::Receiver(config) => config.broker(),
             Component::Dropped(_) => return None,
         })
@@ -214,6 +218,7 @@ impl Component {
             Component::Watcher(_) | Component::Dispatcher(_) => None,
             Component::Puller(_) => Some("pull"),
             Component::Sender(_) => Some("amqp"),
+            Component::Deliverer(config) => Some(config.kind()),
             Component::Receiver(_) => Some("amqp"),
             Component::Dropped(_) => Some("single-file"),
         }
@@ -231,6 +236,7 @@ impl Component {
             Component::Dispatcher(config) => dispatcher::run(config, unit).await,
             Component::Puller(config) => puller::run(config, unit).await,
             Component::Sender(config) => sender::run(config, unit).await,
+            Component::Deliverer(config) => deliverer::run(config, unit).await,
             Component::Receiver(config) => receiver::run(config, unit).await,
             Component::Dropped(config) => dropped::run(config, unit).await,
         }
@@ -261,13 +267,6 @@ fn kind<T: Copy>(table: &mut Table, kinds: &[(&str, T)]) -> Option<T> {
         table.reject("type", &words.join(", "));
     }
     kind
-}
-
-/// A type that is known and not yet done.
-fn not_served(table: &mut Table) -> Option<Component> {
-    table.warn("type", config::NOT_SERVED);
-    table.know_all();
-    None
 }
 
 /// A unit's configuration, ready to run.
