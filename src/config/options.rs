@@ -9,6 +9,10 @@ use crate::message::{
     AnnounceAs, Binding, DigestOf, Exchange, ExchangeKind, Format, Masks, Pattern, Queue, Topology, Verdict,
 };
 
+mod script;
+
+pub use script::{script, script_options, script_timeout};
+
 const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
 const KEY: &str = "a key or pattern of at most 255 bytes";
 /// Leaves room for what px appends to name the queues it makes for itself.

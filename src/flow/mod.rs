@@ -27,6 +27,7 @@ pub mod publish;
 pub mod puller;
 pub mod receiver;
 pub mod sample;
+pub mod script;
 pub mod sender;
 pub mod state;
 pub mod vip;
