@@ -93,9 +93,10 @@ const ANYWHERE: [&str; 11] = [
 /// What `message` must not touch: no files, no sockets, no threads, no environment.
 const NOT_FOR_MESSAGE: [&str; 5] = ["fs", "net", "thread", "env", "process"];
 
-const UNSAFE: [&str; 4] = [
+const UNSAFE: [&str; 5] = [
     "src/main.rs",
     "src/cli/control/launch.rs",
+    "src/flow/script/program.rs",
     "src/spool/tree",
     "src/spool/queue/waker.rs",
 ];

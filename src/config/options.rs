@@ -11,8 +11,10 @@ use crate::message::{
 };
 
 mod password;
+mod script;
 
 pub use password::password;
+pub use script::{script, script_options, script_timeout};
 
 const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
 const KEY: &str = "a key or pattern of at most 255 bytes";

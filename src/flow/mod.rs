@@ -30,6 +30,7 @@ pub mod queued;
 pub mod receiver;
 pub mod removal;
 pub mod sample;
+pub mod script;
 pub mod sender;
 pub mod state;
 pub mod vip;
