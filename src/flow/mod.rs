@@ -194,7 +194,7 @@ impl Component {
             )? {
                 Tx::Amqp => sender::Config::read(table, site).map(Component::Sender),
                 Tx::Announce => watcher::Config::read_announcer(table, site).map(Component::Watcher),
-                Tx::Deliver => deliverer::Config::read(table, site, &name.name).map(Component::Deliverer),
+                Tx::Deliver => deliverer::Config::read(table).map(Component::Deliverer),
             },
             UnitDir::Process => None,
         }
@@ -207,9 +207,8 @@ impl Component {
             Component::Dispatcher(config) => config.broker(),
             Component::Puller(config) => config.broker(),
             Component::Sender(config) => config.broker(),
-            Component::Deliverer(config) => return config.broker(),
             Component::Receiver(config) => config.broker(),
-            Component::Dropped(_) => return None,
+            Component::Deliverer(_) | Component::Dropped(_) => return None,
         })
     }
 

@@ -263,10 +263,12 @@ fn read_lock(table: &mut Table, destination: Option<&Destination>) -> Option<Loc
         };
     }
     let plain = Lock::Suffix(".tmp".to_string());
-    Some(match destination.map_or(Ok(()), |destination| destination.check(&plain)) {
-        Ok(()) => plain,
-        Err(_) => Lock::None,
-    })
+    Some(
+        match destination.map_or(Ok(()), |destination| destination.check(&plain)) {
+            Ok(()) => plain,
+            Err(_) => Lock::None,
+        },
+    )
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {
@@ -304,7 +306,9 @@ fn parse(text: &str) -> Result<Address, String> {
     if (scheme == File) != host.is_empty() || (scheme == File && !user.is_empty()) {
         return bad();
     }
-    let port = url.port_or_known_default().unwrap_or(if scheme == Sftp { 22 } else { 21 });
+    let port = url
+        .port_or_known_default()
+        .unwrap_or(if scheme == Sftp { 22 } else { 21 });
     if is_web {
         // Who px is stands in the login.
         let cleared = url.set_username("");
@@ -331,6 +335,3 @@ fn user_of(text: &str) -> String {
     let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
     authority.rsplit_once('@').map_or("", |(user, _)| user).to_string()
 }
-
-#[cfg(test)]
-mod tests;

@@ -67,7 +67,10 @@ impl Hooks {
         };
         Hooks {
             fx: config.fx.clone().map(|words| config.script(words, Hook::Fx, unit)),
-            destfn: config.destfn.clone().map(|words| config.script(words, Hook::Destfn, unit)),
+            destfn: config
+                .destfn
+                .clone()
+                .map(|words| config.script(words, Hook::Destfn, unit)),
             named: named.map(|name| (name.to_string(), program(name))).collect(),
         }
     }

@@ -13,7 +13,6 @@ use super::hooks::Hooks;
 use super::prepare::{self, Opened, Rules, Step, Wanted};
 use super::ready::{Hold, InHand, Ready};
 use crate::flow::Unit;
-use crate::flow::announcer::Announcer;
 use crate::flow::duplicates::{Digest, Memory};
 use crate::flow::queued::{Passes, Why};
 use crate::flow::removal::Remover;
@@ -53,7 +52,6 @@ pub(super) struct Taker {
     /// One for each product in hand.
     pub(super) room: Arc<Semaphore>,
     pub(super) out: Out,
-    pub(super) announcer: Option<Arc<Announcer>>,
     /// Contents that were handed out since everything was last settled.
     pub(super) in_flight: HashSet<Digest>,
 }
@@ -238,10 +236,13 @@ impl Taker {
                 info!("FX script modified {} to {} ", self.queue.shown(&file), with.display());
                 let instead = super::file_of(&self.queue, &with);
                 let mut hold = Hold::default();
-                hold.marks.extend(instead.as_ref().and_then(|instead| self.in_hand.mark(instead)));
+                hold.marks
+                    .extend(instead.as_ref().and_then(|instead| self.in_hand.mark(instead)));
                 let step = self.rules.place(instead.as_ref().unwrap_or(&file).name(), None);
                 if matches!(step, Step::Erase(_) | Step::SetAside(_)) {
-                    self.remover.remove(instead.clone().map(|instead| (instead, None)).into_iter().collect()).await;
+                    self.remover
+                        .remove(instead.clone().map(|instead| (instead, None)).into_iter().collect())
+                        .await;
                 }
                 unfit.sort_out(changed, file, instead, step, hold);
             }
@@ -266,17 +267,9 @@ impl Taker {
         }
         let mut wanted = Vec::with_capacity(going.len());
         for one in going {
-            let ingest_name = one.source().name().to_vec();
             let Step::Put { directory, name } = one.step else {
                 continue;
             };
-            // Known before it is delivered: nothing that is there stays unannounced.
-            let announced = self.announcer.as_ref().map(|announcer| announcer.check(&ingest_name, &directory, &name));
-            if let Some(Err(why)) = announced {
-                unfit.hopeless.push((one.file, None, why));
-                self.remover.remove(one.instead.map(|instead| (instead, None)).into_iter().collect()).await;
-                continue;
-            }
             wanted.push(Wanted {
                 file: one.file,
                 instead: one.instead,
@@ -301,7 +294,11 @@ impl Taker {
                 Ok(name) => {
                     self.failures.script_works();
                     let own = one.source().name().to_vec();
-                    let scripted = if name == own { Scripted::Keep } else { Scripted::Name(&name) };
+                    let scripted = if name == own {
+                        Scripted::Keep
+                    } else {
+                        Scripted::Name(&name)
+                    };
                     let step = self.rules.place(&own, Some(scripted));
                     unfit.sort_out(&mut named, one.file, one.instead, step, one.hold);
                 }
@@ -383,7 +380,11 @@ impl Taker {
         }
         self.hand_out(new).await?;
         self.passes.note_read(own_fault);
-        orphans.extend(suppressed.iter().filter_map(|ready| Some((ready.instead.clone()?, None))));
+        orphans.extend(
+            suppressed
+                .iter()
+                .filter_map(|ready| Some((ready.instead.clone()?, None))),
+        );
         self.remover.remove(orphans).await;
         let known = suppressed.iter().map(|ready| (ready.file.clone(), ready.version));
         self.remover.suppress(known.collect()).await;
@@ -457,14 +458,7 @@ impl Taker {
 
 impl Unfit {
     /// Sorts out what does not go anywhere; the rest goes on.
-    fn sort_out(
-        &mut self,
-        going: &mut Vec<Going>,
-        file: Queued,
-        instead: Option<Queued>,
-        step: Step,
-        hold: Hold,
-    ) {
+    fn sort_out(&mut self, going: &mut Vec<Going>, file: Queued, instead: Option<Queued>, step: Step, hold: Hold) {
         match step {
             Step::Erase(why) => self.erased.push((file, why)),
             Step::SetAside(why) => self.hopeless.push((file, None, why)),
