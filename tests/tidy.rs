@@ -53,7 +53,7 @@ const CONFINED: [(&str, &[&str]); 25] = [
         &["src/message", "src/config", "src/transfer", "src/cli/demo"],
     ),
     ("regex", &["src/message/mask/pattern.rs"]),
-    ("reqwest", &["src/transfer/http.rs"]),
+    ("reqwest", &["src/transfer/http.rs", "src/transfer/http"]),
     ("rusqlite", &["src/spool", "src/broker/embedded"]),
     ("rustls_native_certs", &["src/transfer/ftp"]),
     ("sd_notify", &["src/daemon"]),

@@ -97,7 +97,7 @@ impl FlowDir {
 }
 
 /// A line of two words or more. Its `Debug` shows the keyword alone, for the rest may be a password.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(in crate::config) struct Line {
     pub file: Arc<Path>,
     /// Counted from 1.
