@@ -15,6 +15,7 @@ use crate::message::{DecodeOptions, DigestOf, Envelope, Fault, Format};
 use crate::metrics::Metrics;
 
 pub mod alternates;
+pub mod announcer;
 pub mod consume;
 pub mod deliverer;
 pub mod dispatcher;
@@ -33,6 +34,7 @@ pub mod sample;
 pub mod script;
 pub mod sender;
 pub mod state;
+mod tell;
 pub mod vip;
 pub mod watcher;
 pub mod words;
