@@ -85,7 +85,10 @@ pub(super) async fn run(mut command: Command, input: &[u8], limit: Duration, log
     let (Some(pid), (Some(stdin), Some(stdout), Some(stderr))) = (pid, pipes) else {
         return Err(io::Error::other("it has no process, or no pipes"));
     };
-    let ended = AsyncFd::register(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+    // SAFETY: the descriptor is owned by what it is registered in, and is never replaced or closed while it is.
+    #[allow(unsafe_code)]
+    let ended = unsafe { AsyncFd::register(pidfd)? };
     let mut answers = Vec::new();
     let why = {
         let talk = async { tokio::try_join!(feed(stdin, input), hear(stdout, &mut answers), log.hear(stderr)) };
