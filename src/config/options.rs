@@ -10,8 +10,10 @@ use crate::message::{
     Verdict,
 };
 
+mod password;
 mod script;
 
+pub use password::password;
 pub use script::{script, script_options, script_timeout};
 
 const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
