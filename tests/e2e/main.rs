@@ -4,6 +4,7 @@ mod alternates;
 mod announce;
 mod chain;
 mod connections;
+mod datamart;
 mod dispatcher;
 mod dropped;
 mod life;
