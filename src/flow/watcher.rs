@@ -76,19 +76,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 
 use super::Unit;
 use super::publish::{Options, Publisher, Unroutable};
 use super::sample::Sampler;
+use super::tell;
 use crate::config::{Broker, Site, Table, options};
-use crate::message::{AnnounceAs, Exchange, Masks, Method, Template, Topology, UnitHeaders, split_tree_url};
-use crate::spool::inventory::Recorder;
+use crate::message::{AnnounceAs, Exchange, Masks, Method, ProductPath, Topology, UnitHeaders};
+use crate::spool::inventory::{Recorder, Version};
 use crate::spool::off_thread;
-use crate::spool::tree::{self, CatchUp};
+use crate::spool::tree::{self, CatchUp, Digests};
 
 mod follow;
-mod tell;
 
 const RESCAN: Duration = Duration::from_secs(3600);
 
@@ -138,30 +139,32 @@ impl Config {
         };
         let announce = options::announce(table);
         let masks = options::masks(table);
-        let identity = table.choice("identity", &[("md5", false), ("sha512", true)]);
+        let identity = tell::read_identity(table);
         let unroutable = super::read_unroutable(table);
-        let headers = UnitHeaders {
-            source: table.string("source"),
-            cluster: table.string("cluster"),
-            filename: table.parsed(
-                "filename",
-                |text| Template::parse(text).map_err(|error| error.to_string()),
-                "text; ${FILE} stands for the file name",
-            ),
-        };
+        let headers = tell::read_headers(table);
         let trees = read_trees(table, (announce.as_deref(), masks.as_ref()), usual_path);
         masks?;
         Some(Config {
             broker: broker?,
             exchange: exchange?,
             headers,
-            identity: match identity {
-                Some(true) => Method::Sha512,
-                Some(false) | None => Method::Md5,
-            },
+            identity,
             unroutable,
             trees: trees?,
         })
+    }
+}
+
+impl Watched {
+    /// What is told of a version of the file at this path in the tree.
+    fn ready<'a>(&'a self, path: &[u8], version: Version, digests: &'a Digests) -> tell::Ready<'a> {
+        tell::Ready {
+            base: &self.base,
+            path: ProductPath([self.prefix.as_slice(), path].concat()),
+            size: version.size,
+            mtime: Timestamp::from_nanosecond(i128::from(version.mtime_ns)).ok(),
+            digests,
+        }
     }
 }
 
@@ -197,15 +200,8 @@ fn read_trees(table: &mut Table, of_unit: OfUnit<'_>, usual_path: Option<&Path>)
 
 fn read_tree(table: &mut Table, (announce, masks): OfUnit<'_>, usual_path: Option<&Path>) -> Option<Watched> {
     const PATH: &str = "an absolute path";
-    const URL: &str = "the URL of that directory, without user and password";
     let absolute = |text: &str| match Path::new(text) {
         path if path.is_absolute() => Ok(path.components().collect::<PathBuf>()),
-        _ => Err(String::new()),
-    };
-    let divided = |text: &str| match text.parse::<url::Url>() {
-        Ok(url) if url.username().is_empty() && url.password().is_none() => {
-            split_tree_url(text).map_err(|error| error.to_string())
-        }
         _ => Err(String::new()),
     };
     let path = table.parsed("path", absolute, PATH);
@@ -213,12 +209,9 @@ fn read_tree(table: &mut Table, (announce, masks): OfUnit<'_>, usual_path: Optio
         Some(usual) if !table.has("path") => Some(usual.to_owned()),
         _ => path,
     };
-    let url = table.parsed("url", divided, URL);
+    let url = tell::read_url(table, "that directory");
     if !table.has("path") && usual_path.is_none() {
         table.reject("path", PATH);
-    }
-    if !table.has("url") {
-        table.reject("url", URL);
     }
     let settle = table.duration("settle");
     let catch_up = table.choice("catch_up", &[("since", CatchUp::Since), ("all", CatchUp::All)]);
@@ -268,6 +261,16 @@ struct Shared {
 }
 
 impl Shared {
+    /// How it announces in these formats.
+    fn how<'a>(&'a self, announce: &'a [AnnounceAs]) -> tell::How<'a> {
+        tell::How {
+            announce,
+            identity: &self.identity,
+            headers: &self.headers,
+            filename: None,
+        }
+    }
+
     /// A tree cannot be watched for this reason, or can again.
     fn set_trouble(&self, tree: &Path, reason: Option<String>) {
         const PART: &str = "tree";
