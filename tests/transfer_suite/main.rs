@@ -9,4 +9,5 @@ mod http;
 mod https;
 mod local_files;
 mod private;
+mod resume;
 mod server;
