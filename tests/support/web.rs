@@ -16,7 +16,7 @@ const NGINX: &str = "/usr/sbin/nginx";
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_http_dav_ext_module.so";
 
 /// Below `files()` nginx serves `/pub/` to read, and, to user `u` with password `pw`: `/dav/` by WebDAV, `/put/` by
-/// plain PUT. By https `/mtls/` is `/dav/` for who shows `both.pem`.
+/// plain PUT. By https `/mtls/` is `/dav/` for who shows `client.pem`.
 pub struct WebServer {
     directory: tempfile::TempDir,
     process: Option<Child>,
@@ -108,7 +108,7 @@ impl WebServer {
         format!("https://localhost:{}{path}", self.tls_port)
     }
 
-    /// A file of the server's own: `ca.pem`, `both.pem`.
+    /// A file of the server's own: `ca.pem`, `client.pem`.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

@@ -5,9 +5,11 @@ mod support;
 
 mod deliver;
 mod disk;
+mod ftp;
 mod http;
 mod https;
 mod local_files;
 mod private;
 mod resume;
 mod server;
+mod sftp;

@@ -154,17 +154,17 @@ async fn a_client_certificate_opens_what_is_closed_without() {
     let parcel = || (&row as &dyn Row).parcel("", b"secret", b"x");
     let err = lane(options(to.clone())).put(&parcel()).await.unwrap_err();
     assert_eq!((err.fault, err.kind), (Fault::Endpoint, Failure::Forbidden), "{err}");
-    to.peer.login.certificate_file = Some(row.server.file("both.pem"));
+    to.peer.login.certificate_file = Some(row.server.file("client.pem"));
     let put = lane(options(to.clone())).put(&parcel()).await;
     assert!(put.is_ok(), "{put:?}");
     assert_eq!((&row as &dyn Row).read(b"secret").unwrap(), b"x");
     // A certificate without its key, and a server that nobody vouches for.
-    to.peer.login.certificate_file = Some(row.server.file("client.pem"));
+    to.peer.login.certificate_file = Some(row.server.file("client.crt"));
     let err = lane(options(to.clone())).put(&parcel()).await.unwrap_err();
     assert_eq!(err.fault, Fault::Own, "{err}");
-    assert!(err.what.contains("client.pem"), "{err}");
+    assert!(err.what.contains("client.crt"), "{err}");
     to.peer.login.certificate_file = None;
-    to.peer.trust.ca_file = Some(row.server.file("client.pem"));
+    to.peer.trust.ca_file = Some(row.server.file("client.crt"));
     let err = lane(options(to)).put(&parcel()).await.unwrap_err();
     assert_eq!((err.fault, err.kind), (Fault::Endpoint, Failure::Unreachable), "{err}");
 }
@@ -177,7 +177,7 @@ async fn a_certificate_is_shown_below_its_prefix_only() {
         prefix: prefix.parse().unwrap(),
         user: String::new(),
         password: None,
-        certificate_file: Some(row.server.file("both.pem")),
+        certificate_file: Some(row.server.file("client.pem")),
         key_file: None,
         agent: false,
         known_hosts: None,
