@@ -154,7 +154,10 @@ fn remote(reading: &mut Reading, protocol: Protocol) {
             "umask" => "umask",
             other => {
                 if other != "None" {
-                    reading.warn(line, "no such method, so none is used, as under Sundew; accepted: .SUFFIX, umask, None");
+                    reading.warn(
+                        line,
+                        "no such method, so none is used, as under Sundew; accepted: .SUFFIX, umask, None",
+                    );
                 }
                 "none"
             }
@@ -220,7 +223,11 @@ fn url_files(reading: &mut Reading, line: &Line, inside: &UrlFiles) {
         entries.push(reading.entry("root", Some(line), text(root)));
     }
     let place = reading.place(Some(line));
-    reading.put("url_files", Some(line), Value::List(vec![(place, Value::Table(entries))]));
+    reading.put(
+        "url_files",
+        Some(line),
+        Value::List(vec![(place, Value::Table(entries))]),
+    );
 }
 
 #[cfg(test)]

@@ -45,9 +45,7 @@ impl Settings {
                 } else if !has_file(places, UnitDir::Tx, &name) {
                     scripts.warn(&name, &format!("there is no sender tx/{name}"));
                 }
-                settings
-                    .sftp_amqp
-                    .extend(inside.map(|inside| (name.clone(), inside)));
+                settings.sftp_amqp.extend(inside.map(|inside| (name.clone(), inside)));
             }
             scripts.finish();
         }
@@ -176,12 +174,27 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_where_it_is() {
         for (text, told) in [
-            ("[sundew]\nhook_host = \"h\"", "px.toml:2: sundew.hook_host = \"h\": accepted: the absolute path"),
-            ("[sundew]\nkeep = [\"watch/x\"]", "px.toml:2: sundew.keep = \"watch/x\": Sundew has no such units"),
-            ("[sundew]\nkeep = [\"dd\"]", "px.toml:2: sundew.keep = \"dd\": \"dd\" is no unit"),
-            ("[sundew]\nkeep = [\"tx/x\"]", "px.toml:2: sundew.keep = […]: warning: there is no unit tx/x"),
+            (
+                "[sundew]\nhook_host = \"h\"",
+                "px.toml:2: sundew.hook_host = \"h\": accepted: the absolute path",
+            ),
+            (
+                "[sundew]\nkeep = [\"watch/x\"]",
+                "px.toml:2: sundew.keep = \"watch/x\": Sundew has no such units",
+            ),
+            (
+                "[sundew]\nkeep = [\"dd\"]",
+                "px.toml:2: sundew.keep = \"dd\": \"dd\" is no unit",
+            ),
+            (
+                "[sundew]\nkeep = [\"tx/x\"]",
+                "px.toml:2: sundew.keep = […]: warning: there is no unit tx/x",
+            ),
             ("[sundew]\nkeeps = []", "px.toml:2: sundew.keeps"),
-            ("[sftp_amqp.dd]\nqueue = \"q\"", "px.toml:1: sftp_amqp.dd.url: missing; accepted: the URL"),
+            (
+                "[sftp_amqp.dd]\nqueue = \"q\"",
+                "px.toml:1: sftp_amqp.dd.url: missing; accepted: the URL",
+            ),
             (
                 "[sftp_amqp.dd]\nurl = \"http://h/\"",
                 "px.toml:1: sftp_amqp.dd.queue: missing; accepted: the NAME",

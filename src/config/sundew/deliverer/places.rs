@@ -103,7 +103,12 @@ pub(super) fn read<'a>(reading: &Reading<'a>, protocol: Option<Protocol>) -> Vec
             Place {
                 directory,
                 directory_line,
-                filename: if is_scripted { WHOLE } else { filename.unwrap_or("WHATFN") }.to_string(),
+                filename: if is_scripted {
+                    WHOLE
+                } else {
+                    filename.unwrap_or("WHATFN")
+                }
+                .to_string(),
                 filename_line,
             },
         ));
@@ -151,7 +156,8 @@ fn template(part: &str) -> String {
 }
 
 fn check_directory(reading: &Reading, line: &Line, written: Option<&str>, directory: &str, by_pattern: bool) {
-    if let Some(written) = written.filter(|written| !written.is_empty() && !written.starts_with('/') && *written != ".") {
+    if let Some(written) = written.filter(|written| !written.is_empty() && !written.starts_with('/') && *written != ".")
+    {
         let dropped = written.chars().next().unwrap_or_default();
         let text = format!(
             "Sundew drops the first character, {dropped:?}, whatever it is, and so does px: this is {directory:?}; \

@@ -138,7 +138,9 @@ impl<'a> Said<'a> {
             Protocol::Sftp => ("sftp", 22),
             Protocol::Ftp | Protocol::File => ("ftp", 21),
         };
-        let port = own_port.or(self.port.map(|(port, _)| port)).filter(|port| *port != usual);
+        let port = own_port
+            .or(self.port.map(|(port, _)| port))
+            .filter(|port| *port != usual);
         if let (Protocol::Ftp, Some((_, line))) = (protocol, self.port) {
             reading.warn(line, "Sundew's FTP goes to 21 whatever it says; px uses it");
         }
