@@ -46,7 +46,7 @@ const CONFINED: [(&str, &[&str]); 29] = [
         &["src/message", "src/config", "src/transfer", "src/cli/demo"],
     ),
     ("regex", &["src/message/mask/pattern.rs"]),
-    ("reqwest", &["src/transfer/http.rs"]),
+    ("reqwest", &["src/transfer/http.rs", "src/transfer/http"]),
     ("rusqlite", &["src/spool", "src/broker/embedded"]),
     ("rustls_native_certs", &["src/transfer/ftp"]),
     ("russh", &["src/transfer/sftp"]),

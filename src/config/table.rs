@@ -477,7 +477,7 @@ impl Table {
             return "***".to_string();
         }
         match value {
-            Value::Text(text) if matches!(key, "url" | "urls") => shown_url(text),
+            Value::Text(text) if matches!(key, "url" | "urls" | "destination") => shown_url(text),
             value => value.shown(),
         }
     }

@@ -209,7 +209,11 @@ fn read_credential(table: Table) -> Option<Credential> {
     Some(Credential {
         prefix: prefix?,
         user: user?,
-        password: password?,
+        password: Some(password?),
+        certificate_file: None,
+        key_file: None,
+        agent: false,
+        known_hosts: None,
     })
 }
 

@@ -28,7 +28,7 @@ mod rules;
 mod scan;
 mod waker;
 
-pub use reader::{Content, Look, Read, Reader, Removed, Whole};
+pub use reader::{Content, Look, Opening, Read, Reader, Removed, Whole};
 pub use rules::{Purge, Rules, Unwanted};
 pub use waker::Waker;
 
@@ -176,6 +176,11 @@ impl Queue {
         use std::os::unix::ffi::OsStrExt;
         let path = self.path.join(std::ffi::OsStr::from_bytes(file.path()));
         path.to_string_lossy().into_owned()
+    }
+
+    /// The file at this path in the queue, whether passes show it or not.
+    pub fn file_at(&self, path: &[u8]) -> Queued {
+        Queued::new(path.to_vec(), self.options.shape)
     }
 
     /// Looks at the queue: its first [`PASS_MAX`] files.

@@ -191,11 +191,12 @@ impl Fetcher {
 
     /// Fetches into the sink that `open` makes: once there is something to write, off the async threads. `Ok` means
     /// that all bytes the source had (or as many as are allowed) are in the sink; whether they are those announced is
-    /// in the answer. On an error, or when the future is dropped, the sink is dropped.
+    /// in the answer. A body that breaks off is gone on with where it can be; where it has to begin anew, `open` makes
+    /// another sink and the first one is dropped. On an error, or when the future is dropped, the sink is dropped.
     pub async fn fetch<W, F>(&self, wanted: &Wanted, open: F) -> Result<Fetched<W>, TransferError>
     where
         W: Write + Send + 'static,
-        F: FnOnce() -> Result<W, SpoolError> + Send + 'static,
+        F: FnMut() -> Result<W, SpoolError> + Send + 'static,
     {
         let target = self.shared.policy.check(&wanted.url)?;
         let max = self.shared.max_bytes;

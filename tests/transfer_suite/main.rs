@@ -3,7 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod deliver;
 mod disk;
+mod ftp;
 mod http;
 mod https;
 mod local_files;

@@ -9,7 +9,7 @@ use crate::config::value::{self, Entry, Value};
 use crate::config::{Broker, BrokerUrl, Places, Scheme, Secret, Site, Table, file};
 
 /// What a URL has to have escaped of a user's name: `$` too, since `${NAME}` is a variable.
-const USER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const USER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Brokers that may have the same name before another is looked for in vain.
 const NAMESAKES: usize = 100;
 

@@ -46,7 +46,7 @@ impl Chunks {
         bandwidth: Option<Arc<Bandwidth>>,
     ) -> Result<Chunks, TransferError> {
         let shown = ProductPath(parcel.name.clone()).to_string();
-        let file = parcel.content.try_clone().map_err(|err| refused(&err, &shown))?;
+        let file = parcel.content.try_clone().map_err(|err| unreadable(&err, &shown))?;
         let share = bandwidth.as_ref().map_or(CHUNK, |limit| limit.share() as u64);
         let source = Source {
             file,
@@ -90,11 +90,11 @@ impl Source {
         match self.file.read_exact_at(&mut bytes, self.at) {
             Ok(()) => {}
             Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => return Err(self.changed()),
-            Err(err) => return Err(refused(&err, &self.shown)),
+            Err(err) => return Err(unreadable(&err, &self.shown)),
         }
         self.at += wanted as u64;
         if self.at == self.size {
-            let now = self.file.metadata().map_err(|err| refused(&err, &self.shown))?.len();
+            let now = self.file.metadata().map_err(|err| unreadable(&err, &self.shown))?.len();
             if now != self.size {
                 return Err(self.changed());
             }
@@ -114,7 +114,7 @@ pub(super) fn changed(shown: &str, size: u64) -> TransferError {
 }
 
 /// What reads the product's own file is this host's.
-fn refused(err: &io::Error, shown: &str) -> TransferError {
+pub(super) fn unreadable(err: &io::Error, shown: &str) -> TransferError {
     let cause = Errno::from_io_error(err).unwrap_or(Errno::IO);
     TransferError::new(Fault::Own, Kind::Local, format!("cannot read {shown} to deliver it")).caused_by(cause)
 }

@@ -19,6 +19,7 @@ use super::peer::Peer;
 use super::{Kind, TransferError, ftp, sftp};
 use crate::message::{Fault, ProductPath};
 use crate::spool::Durability;
+use crate::spool::atomic::Safety;
 
 mod chunks;
 mod dav;
@@ -146,6 +147,11 @@ impl Destination {
             _ => Ok(()),
         }
     }
+
+    /// Whether a mode can be said there.
+    pub fn has_modes(&self) -> bool {
+        !matches!(self, Destination::Http(_))
+    }
 }
 
 impl Parcel {
@@ -177,23 +183,11 @@ impl Parcel {
     }
 }
 
-/// What a session is given with every parcel.
-#[derive(Debug)]
-pub(super) struct Context {
-    pub(super) options: Options,
-    bandwidth: Option<Arc<Bandwidth>>,
-}
-
-impl Context {
-    /// The parcel's bytes, as fast as the unit may send.
-    pub(super) fn chunks(&self, parcel: &Parcel) -> Result<Chunks, TransferError> {
-        Chunks::new(parcel, self.bandwidth.clone())
-    }
-
+impl Options {
     /// The name that a product has while it is written; `None` without [`Lock::Suffix`]. One that would be too long is
     /// cut, and made its own again by a number that depends on all of it.
     pub(super) fn temporary_name(&self, parcel: &Parcel) -> Option<Vec<u8>> {
-        let Lock::Suffix(suffix) = &self.options.lock else {
+        let Lock::Suffix(suffix) = &self.lock else {
             return None;
         };
         let room = NAME_MAX.saturating_sub(suffix.len());
@@ -210,6 +204,27 @@ impl Context {
         }
         name.extend(suffix.as_bytes());
         Some(name)
+    }
+}
+
+/// What a session is given with every parcel.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) options: Options,
+    bandwidth: Option<Arc<Bandwidth>>,
+    /// How files of this host become safe, where that is the destination.
+    safety: Option<Safety>,
+}
+
+impl Context {
+    /// The parcel's bytes, as fast as the unit may send.
+    pub(super) fn chunks(&self, parcel: &Parcel) -> Result<Chunks, TransferError> {
+        Chunks::new(parcel, self.bandwidth.clone())
+    }
+
+    /// As [`Options::temporary_name`].
+    pub(super) fn temporary_name(&self, parcel: &Parcel) -> Option<Vec<u8>> {
+        self.options.temporary_name(parcel)
     }
 }
 
@@ -234,6 +249,14 @@ impl Deliverer {
             let what = format!("cannot deliver to {}: {why}", options.destination);
             return Err(TransferError::new(Fault::Own, Kind::NotAllowed, what));
         }
+        if options.mode.is_some() && !options.destination.has_modes() {
+            let what = format!("cannot deliver to {}: HTTP has no permissions", options.destination);
+            return Err(TransferError::new(Fault::Own, Kind::NotAllowed, what));
+        }
+        let safety = match options.destination {
+            Destination::File => Some(Safety::new(options.durability)?),
+            _ => None,
+        };
         let resting = CoolDown::new(options.rest_first, options.rest_longest);
         Ok(Deliverer {
             shared: Arc::new(Shared {
@@ -241,6 +264,7 @@ impl Deliverer {
                 resting: Mutex::new(resting),
                 context: Context {
                     bandwidth: options.bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
+                    safety,
                     options,
                 },
             }),
@@ -362,7 +386,7 @@ impl Lane {
     /// Delivers one product. `Ok`: it is there under its final name, whole; with `durability` power and a destination
     /// on this host also after a power cut. On an error nothing new is seen under the final name, or, without a lock,
     /// possibly half of it; the next try begins anew. A destination that rests is not tried ([`Kind::Resting`]). When
-    /// the future is dropped, the connection is.
+    /// the future is dropped, the connection is. Two lanes must not put one name into one directory at the same time.
     pub async fn put(&mut self, parcel: &Parcel) -> Result<Put, TransferError> {
         check(parcel)?;
         let places = self.shared.places(parcel);
@@ -381,7 +405,7 @@ impl Lane {
         let context = &self.shared.context;
         let mut session = match self.session.take() {
             Some(session) => session,
-            None => Session::connect(&context.options).await.map_err(|err| Failed {
+            None => Session::connect(context).await.map_err(|err| Failed {
                 err,
                 while_connecting: true,
             })?,
@@ -412,12 +436,15 @@ impl Lane {
 }
 
 impl Session {
-    async fn connect(options: &Options) -> Result<Session, TransferError> {
-        Ok(match &options.destination {
-            Destination::File => Session::File(local::Session::new(options.durability)?),
+    async fn connect(context: &Context) -> Result<Session, TransferError> {
+        Ok(match &context.options.destination {
+            Destination::File => {
+                let safety = context.safety.clone();
+                Session::File(local::Session::new(safety.unwrap_or(Safety::Crash)))
+            }
             Destination::Ftp(peer, how) => Session::Ftp(Box::new(ftp::Session::connect(peer, *how).await?)),
             Destination::Sftp(peer) => Session::Sftp(Box::new(sftp::Session::connect(peer).await?)),
-            Destination::Http(http) => Session::Http(dav::Session::new(http)?),
+            Destination::Http(http) => Session::Http(dav::Session::new(http).await?),
         })
     }
 }

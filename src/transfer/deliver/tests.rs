@@ -104,11 +104,7 @@ fn hostile_names_and_directories_are_refused() {
 
 #[test]
 fn a_temporary_name_fits_and_is_its_own() {
-    let context = |lock| Context {
-        options: options(lock),
-        bandwidth: None,
-    };
-    let tmp = context(Lock::Suffix(".tmp".into()));
+    let tmp = options(Lock::Suffix(".tmp".into()));
     let name_of = |name: &[u8]| tmp.temporary_name(&parcel("", name)).unwrap();
     assert_eq!(name_of(b"abc"), b"abc.tmp");
     assert_eq!(name_of(&[b'x'; 251]).len(), 255);
@@ -120,8 +116,8 @@ fn a_temporary_name_fits_and_is_its_own() {
         assert!(temporary.len() <= 255 && temporary.ends_with(b".tmp"));
         assert!(std::str::from_utf8(&temporary).is_ok());
     }
-    assert_eq!(context(Lock::None).temporary_name(&parcel("", b"a")), None);
-    assert_eq!(context(Lock::Umask).temporary_name(&parcel("", b"a")), None);
+    assert_eq!(options(Lock::None).temporary_name(&parcel("", b"a")), None);
+    assert_eq!(options(Lock::Umask).temporary_name(&parcel("", b"a")), None);
 }
 
 #[test]
