@@ -46,11 +46,6 @@ pub trait Row: Send + Sync {
         (*lock == Lock::Umask).then_some("a file that has permissions already would keep them while it is written")
     }
 
-    /// Oddity: what is written with this lock is seen at once.
-    fn shows_halves(&self, _lock: &Lock) -> Option<&'static str> {
-        None
-    }
-
     /// Oddity: no directories are made.
     fn makes_no_directories(&self) -> Option<&'static str> {
         None

@@ -62,7 +62,7 @@ impl Row for Ssh {
         }
     }
 
-    fn shows_halves(&self, lock: &Lock) -> Option<&'static str> {
+    fn shows_half(&self, lock: &Lock) -> Option<&'static str> {
         (*lock == Lock::None).then_some("it is written under its name")
     }
 
