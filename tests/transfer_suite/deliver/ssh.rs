@@ -62,10 +62,6 @@ impl Row for Ssh {
         }
     }
 
-    fn shows_half(&self, lock: &Lock) -> Option<&'static str> {
-        (*lock == Lock::None).then_some("it is written under its name")
-    }
-
     fn cannot_name(&self, name: &[u8]) -> Option<&'static str> {
         std::str::from_utf8(name)
             .is_err()
