@@ -272,3 +272,6 @@ fn facts(there: &FileAttributes, doing: &str) -> Result<Facts, TransferError> {
         etag: None,
     })
 }
+
+#[cfg(test)]
+mod tests;
