@@ -15,6 +15,7 @@ use crate::message::{DecodeOptions, DigestOf, Envelope, Fault, Format};
 use crate::metrics::Metrics;
 
 pub mod alternates;
+pub mod announcer;
 pub mod consume;
 pub mod dispatcher;
 pub mod dropped;
@@ -31,6 +32,7 @@ pub mod removal;
 pub mod sample;
 pub mod sender;
 pub mod state;
+mod tell;
 pub mod vip;
 pub mod watcher;
 pub mod words;
