@@ -23,7 +23,15 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Units meet through a broker or the spool, never in the code; only `src/flow/mod.rs` knows them all.
-const COMPONENTS: [&str; 6] = ["watcher", "dispatcher", "puller", "sender", "receiver", "dropped"];
+const COMPONENTS: [&str; 7] = [
+    "watcher",
+    "dispatcher",
+    "puller",
+    "sender",
+    "deliverer",
+    "receiver",
+    "dropped",
+];
 
 /// Where a foreign crate may be named, so that it can be exchanged there and nowhere else.
 const CONFINED: [(&str, &[&str]); 29] = [
@@ -89,9 +97,10 @@ const ANYWHERE: [&str; 11] = [
 /// What `message` must not touch: no files, no sockets, no threads, no environment.
 const NOT_FOR_MESSAGE: [&str; 5] = ["fs", "net", "thread", "env", "process"];
 
-const UNSAFE: [&str; 4] = [
+const UNSAFE: [&str; 5] = [
     "src/main.rs",
     "src/cli/control/launch.rs",
+    "src/flow/script/program.rs",
     "src/spool/tree",
     "src/spool/queue/waker.rs",
 ];
@@ -105,10 +114,11 @@ const TOP: [&str; 8] = [
 ];
 
 /// Example units, and the file that holds their component's manual.
-const UNITS: [(&str, &str); 8] = [
+const UNITS: [(&str, &str); 9] = [
     ("px.toml", "src/config/site.rs"),
     ("watch/xml.toml", "src/flow/watcher.rs"),
     ("tx/dd-notify.toml", "src/flow/sender.rs"),
+    ("tx/wxo-b1-oper-dd.toml", "src/flow/deliverer.rs"),
     ("tx/amqp_expose_db.toml", "src/flow/watcher.rs"),
     ("dispatch/urp.toml", "src/flow/dispatcher.rs"),
     ("rx/pull_urp.toml", "src/flow/puller.rs"),

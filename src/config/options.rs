@@ -10,6 +10,12 @@ use crate::message::{
     Verdict,
 };
 
+mod password;
+mod script;
+
+pub use password::password;
+pub use script::{script, script_options, script_timeout};
+
 const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
 const KEY: &str = "a key or pattern of at most 255 bytes";
 /// Leaves room for what px appends to name the queues it makes for itself.
