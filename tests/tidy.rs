@@ -34,13 +34,14 @@ const COMPONENTS: [&str; 7] = [
 ];
 
 /// Where a foreign crate may be named, so that it can be exchanged there and nowhere else.
-const CONFINED: [(&str, &[&str]); 25] = [
+const CONFINED: [(&str, &[&str]); 29] = [
     ("anyhow", &["src/flow", "src/daemon", "src/cli"]),
     ("backon", &["src/backoff.rs"]),
     ("base16ct", &["src/message"]),
     ("base64", &["src/message"]),
     ("clap", &["src/cli"]),
     ("fancy_regex", &["src/message/mask/pattern.rs"]),
+    ("hmac", &["src/transfer/sftp"]),
     ("if_addrs", &["src/flow/vip.rs"]),
     ("inotify", &["src/spool/tree"]),
     ("lapin", &["src/broker/amqp"]),
@@ -56,7 +57,10 @@ const CONFINED: [(&str, &[&str]); 25] = [
     ("reqwest", &["src/transfer/http.rs", "src/transfer/http"]),
     ("rusqlite", &["src/spool", "src/broker/embedded"]),
     ("rustls_native_certs", &["src/transfer/ftp"]),
+    ("russh", &["src/transfer/sftp"]),
+    ("russh_sftp", &["src/transfer/sftp"]),
     ("sd_notify", &["src/daemon"]),
+    ("sha1", &["src/transfer/sftp"]),
     ("sha2", &["src/message", "src/spool"]),
     ("strsim", &["src/config"]),
     ("suppaftp", &["src/transfer/ftp.rs", "src/transfer/ftp"]),

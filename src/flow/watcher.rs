@@ -21,6 +21,7 @@
 //! | `settle` | `"0s"` | how long a file must be left alone after its close |
 //! | `catch_up` | `"since"` | `"all"`: the very first start announces what is there already |
 //! | `rescan` | `"1h"` | how often the whole tree is read although nothing calls for it; `"0s"`: never |
+//! | `poll` | none | `"5s"`: read the whole tree so often, in place of the kernel's notices; see below |
 //! | `announce`, `masks` | the unit's | this tree's own |
 //!
 //! ```toml
@@ -57,8 +58,16 @@
 //! What was there before the very first start, by the clock of the tree's own file system, is recorded and not
 //! announced. A missing root pauses the unit and empties nothing.
 //!
-//! Not promised: writes by other hosts on a network file system raise no notices here; they are found by `rescan`. A
-//! directory that is mounted twice within a tree is watched under one of its names.
+//! Writes by other hosts on a network file system raise no notices here. With `poll` a tree takes no watches: it is read
+//! as a whole every so often, and a file that is new or has changed is announced when its size and modification time
+//! stood still from one reading until `poll` later, or `settle` where that is longer. Who writes on another host cannot
+//! be seen: a writer that rests for longer than that, with half a file in place, has half of it announced, and the whole
+//! as a further version. So let writers use a name that ends in `.tmp` or begins with a dot, and rename. A file of which
+//! a version comes and goes between two readings is not announced. The file system must keep the inode numbers of its
+//! files, as NFS does; `rescan` makes no sense here. Reading takes at most half of the time.
+//!
+//! Not promised: without `poll`, writes by other hosts are found by `rescan` only. A directory that is mounted twice
+//! within a tree is watched under one of its names.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -207,6 +216,10 @@ fn read_tree(table: &mut Table, (announce, masks): OfUnit<'_>, usual_path: Optio
     let settle = table.duration("settle");
     let catch_up = table.choice("catch_up", &[("since", CatchUp::Since), ("all", CatchUp::All)]);
     let rescan = table.duration("rescan");
+    let poll = options::positive_duration(table, "poll");
+    if table.has("poll") && table.has("rescan") {
+        table.refuse("rescan", "not with poll, which reads the whole tree more often");
+    }
     let own_announce = options::announce(table);
     let own_masks = options::masks(table);
     let announce = if table.has("announce") {
@@ -223,6 +236,7 @@ fn read_tree(table: &mut Table, (announce, masks): OfUnit<'_>, usual_path: Optio
             settle: settle.unwrap_or_default(),
             catch_up: catch_up.unwrap_or_default(),
             rescan: rescan.unwrap_or(RESCAN),
+            poll,
         },
         base,
         prefix,

@@ -3,8 +3,8 @@
 //! Names travel as the bytes they are. A directory is entered component by component (`CWD`), and the one that px is
 //! in is remembered. In passive mode data connections go to the address of the control connection, whatever the server
 //! says; over IPv6 they are asked for with `EPSV` and `EPRT`. With TLS, control and data connections are protected, and
-//! those for data resume the session of the control connection, which proftpd asks for by default. Servers that compare
-//! more than the session (an address behind NAT, a session cache of several machines) are out of reach.
+//! those for data resume the session of the control connection, which proftpd asks for by default; where it refuses
+//! one of TLS 1.3 (`425`), px connects again with TLS 1.2 and tries once more.
 //!
 //! A product is put under its temporary name, its size asked for (`SIZE`), its time (`MFMT`) and mode (`SITE CHMOD`)
 //! set, and renamed. Where a server does not replace an existing file by renaming, that file is removed (`DELE`) and
@@ -17,7 +17,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use suppaftp::tokio::{AsyncRustlsFtpStream, AsyncRustlsStream, TransferStream};
-use suppaftp::types::{FileType, FormatControl, Response};
+use suppaftp::types::Response;
 use suppaftp::{Encoding, FtpError, FtpResult, Mode, Status};
 use tokio::net::TcpStream;
 
@@ -25,6 +25,7 @@ use super::peer::Peer;
 use super::{Kind, TransferError, shorten};
 use crate::message::Fault;
 use classify::{Doing, classify};
+use tls::Versions;
 
 mod classify;
 mod get;
@@ -69,6 +70,9 @@ pub(super) struct Session {
     umask: Option<String>,
     warned_of_mode: bool,
     used: Instant,
+    versions: Versions,
+    /// A data connection was refused, perhaps because its session was.
+    wants_older_tls: bool,
     /// Whether the next answer belongs to the next command is not certain.
     is_torn: bool,
 }
@@ -100,7 +104,11 @@ impl Place {
 impl Session {
     /// Name look-up, TCP, TLS and login, within `connect_timeout`.
     pub(super) async fn connect(peer: &Peer, how: How) -> Result<Session, TransferError> {
-        match tokio::time::timeout(peer.connect_timeout, open(peer, how)).await {
+        Session::connect_with(peer, how, Versions::Usual).await
+    }
+
+    async fn connect_with(peer: &Peer, how: How, versions: Versions) -> Result<Session, TransferError> {
+        match tokio::time::timeout(peer.connect_timeout, open(peer, how, versions)).await {
             Ok(result) => result,
             Err(_) => {
                 let what = format!("cannot connect to {}: no answer in time", shown(peer, b"", b""));
@@ -122,8 +130,17 @@ impl Session {
         let is_doubtful = self.used.elapsed() > PROBE_AFTER;
         let is_lost = self.is_torn || is_doubtful && within(limit, self.client.noop()).await.is_err();
         if is_lost {
-            *self = Session::connect(&self.peer.clone(), self.how).await?;
+            self.connect_again().await?;
         }
+        Ok(())
+    }
+
+    async fn connect_again(&mut self) -> Result<(), TransferError> {
+        let versions = match self.wants_older_tls {
+            true => Versions::Older,
+            false => self.versions,
+        };
+        *self = Session::connect_with(&self.peer.clone(), self.how, versions).await?;
         Ok(())
     }
 
@@ -179,6 +196,9 @@ impl Session {
 
     /// What went wrong, in words; notes when the connection is of no more use.
     fn fail(&mut self, work: &Work<'_>, doing: Doing, name: &str, err: FtpError) -> TransferError {
+        self.wants_older_tls |= self.how.tls
+            && self.versions == Versions::Usual
+            && matches!(&err, FtpError::UnexpectedResponse(reply) if reply.status == Status::CannotOpenDataConnection);
         self.is_torn |= !matches!(&err, FtpError::UnexpectedResponse(reply) if reply.status != Status::NotAvailable);
         failure(&self.peer, work.what, doing, name, err)
     }
@@ -198,11 +218,11 @@ struct Work<'a> {
     entering: Doing,
 }
 
-async fn open(peer: &Peer, how: How) -> Result<Session, TransferError> {
+async fn open(peer: &Peer, how: How, versions: Versions) -> Result<Session, TransferError> {
     let what = format!("cannot connect to {}", shown(peer, b"", b""));
     let fail = |doing: Doing, err: FtpError| failure(peer, &what, doing, "", err);
     let connector = match how.tls {
-        true => Some(tls::connector(peer).await?),
+        true => Some(tls::connector(peer, versions).await?),
         false => None,
     };
     let stream = TcpStream::connect((peer.host.as_str(), peer.port)).await;
@@ -227,11 +247,9 @@ async fn open(peer: &Peer, how: How) -> Result<Session, TransferError> {
     let (user, password) = credentials(peer);
     let logged_in = client.login(user, password).await;
     logged_in.map_err(|err| fail(Doing::LogIn, err))?;
-    let kind = match how.ascii {
-        true => FileType::Ascii(FormatControl::Default),
-        false => FileType::Image,
-    };
-    let prepared = client.transfer_type(kind).await;
+    // Without the format that the client would name: some servers know none.
+    let kind = if how.ascii { "TYPE A" } else { "TYPE I" };
+    let prepared = client.custom_command(kind, &[Status::CommandOk]).await;
     prepared.map_err(|err| fail(Doing::Prepare, err))?;
     let home = client.pwd().await.map_err(|err| fail(Doing::Prepare, err))?;
     let features = match client.feat().await {
@@ -255,6 +273,8 @@ async fn open(peer: &Peer, how: How) -> Result<Session, TransferError> {
         umask: None,
         warned_of_mode: false,
         used: Instant::now(),
+        versions,
+        wants_older_tls: false,
         is_torn: false,
     })
 }

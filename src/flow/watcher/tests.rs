@@ -72,6 +72,21 @@ fn a_unit_gives_its_options_to_trees_that_have_none_of_their_own() {
 }
 
 #[test]
+fn a_tree_is_polled_where_it_says_so() {
+    let polled = UNIT.replacen("[[tree]]", "[[tree]]\npoll = \"5s\"", 1);
+    let config = read(&polled).unwrap();
+    assert_eq!(config.trees[0].how.poll, Some(Duration::from_secs(5)));
+    assert_eq!(config.trees[1].how.poll, None);
+    for (more, told) in [
+        ("poll = \"0s\"", "above zero"),
+        ("poll = \"5s\"\nrescan = \"1h\"", "not with poll"),
+    ] {
+        let errors = read(&UNIT.replacen("[[tree]]", &format!("[[tree]]\n{more}"), 1)).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].contains(told), "{errors:#?}");
+    }
+}
+
+#[test]
 fn every_fault_of_a_unit_is_told_with_its_place() {
     let text = r#"
 broker = "bunny"

@@ -136,7 +136,7 @@ impl Download<'_> {
     async fn resume(&mut self) -> Result<(), TransferError> {
         self.resumes += 1;
         self.body = None;
-        self.session = Session::connect(&self.session.peer.clone(), self.session.how).await?;
+        self.session.connect_again().await?;
         if self.ask().await? != self.version {
             let what = format!("cannot fetch {}: it changed meanwhile", self.url);
             return Err(TransferError::new(Fault::Endpoint, Kind::Broken, what));
@@ -206,12 +206,17 @@ impl Download<'_> {
                 Ok(has_ended) if has_ended || *left == 0 => return Ok((gathered, true)),
                 Ok(_) if gathered.len() >= BUFFER => return Ok((gathered, false)),
                 Ok(_) => {}
-                Err(err) if err.fault == Fault::Endpoint && self.got > 0 && self.resumes < RESUMES => {
-                    self.resume().await?;
-                }
-                Err(err) => return Err(err),
+                Err(err) => match self.may_go_on(&err) {
+                    true => self.resume().await?,
+                    false => return Err(err),
+                },
             }
         }
+    }
+
+    fn may_go_on(&self, err: &TransferError) -> bool {
+        let has_begun = self.got > 0 || self.session.wants_older_tls;
+        err.fault == Fault::Endpoint && has_begun && self.resumes < RESUMES
     }
 
     /// Fills the buffer as far as it goes; true at the end, which the server has confirmed.

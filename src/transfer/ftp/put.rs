@@ -22,7 +22,11 @@ impl Session {
     /// Delivers one product; see [`super`] for the steps.
     pub(in crate::transfer) async fn put(&mut self, parcel: &Parcel, context: &Context) -> Result<(), TransferError> {
         self.wake().await?;
-        let result = self.deliver(parcel, context).await;
+        let mut result = self.deliver(parcel, context).await;
+        if result.is_err() && self.wants_older_tls {
+            self.connect_again().await?;
+            result = self.deliver(parcel, context).await;
+        }
         self.used = Instant::now();
         result
     }

@@ -7,14 +7,24 @@ use suppaftp::tokio::AsyncRustlsConnector;
 use suppaftp::tokio_rustls::TlsConnector;
 use suppaftp::tokio_rustls::rustls::pki_types::pem::PemObject;
 use suppaftp::tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use suppaftp::tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use suppaftp::tokio_rustls::rustls::{ClientConfig, DEFAULT_VERSIONS, RootCertStore, crypto, version};
 
 use super::super::peer::Peer;
 use super::super::{Kind, TransferError, off_thread};
 use crate::message::Fault;
 
+/// Which versions of TLS are offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Versions {
+    /// 1.2 and 1.3.
+    Usual,
+    /// 1.2 alone, in which a session can be resumed as often as one likes. In 1.3 each ticket is good for once, and
+    /// proftpd takes none but the two that it gave on the control connection.
+    Older,
+}
+
 /// One for each control connection: its memory of sessions is what data connections resume from.
-pub(super) async fn connector(peer: &Peer) -> Result<AsyncRustlsConnector, TransferError> {
+pub(super) async fn connector(peer: &Peer, versions: Versions) -> Result<AsyncRustlsConnector, TransferError> {
     let (ca_file, own_file) = (peer.trust.ca_file.clone(), peer.login.certificate_file.clone());
     off_thread(move || {
         let doing = "cannot prepare ftp with TLS";
@@ -23,7 +33,10 @@ pub(super) async fn connector(peer: &Peer) -> Result<AsyncRustlsConnector, Trans
             None => roots_of_system()?,
         };
         let builder = ClientConfig::builder_with_provider(Arc::new(crypto::aws_lc_rs::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions();
+        let builder = match versions {
+            Versions::Usual => builder.with_protocol_versions(DEFAULT_VERSIONS),
+            Versions::Older => builder.with_protocol_versions(&[&version::TLS12]),
+        };
         let builder = builder
             .map_err(|err| local(doing).caused_by(err))?
             .with_root_certificates(roots);
