@@ -5,6 +5,7 @@ mod announce;
 mod chain;
 mod connections;
 mod datamart;
+mod deliverer;
 mod dispatcher;
 mod dropped;
 mod life;
