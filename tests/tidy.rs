@@ -23,16 +23,25 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Units meet through a broker or the spool, never in the code; only `src/flow/mod.rs` knows them all.
-const COMPONENTS: [&str; 6] = ["watcher", "dispatcher", "puller", "sender", "receiver", "dropped"];
+const COMPONENTS: [&str; 7] = [
+    "watcher",
+    "dispatcher",
+    "puller",
+    "sender",
+    "deliverer",
+    "receiver",
+    "dropped",
+];
 
 /// Where a foreign crate may be named, so that it can be exchanged there and nowhere else.
-const CONFINED: [(&str, &[&str]); 23] = [
+const CONFINED: [(&str, &[&str]); 29] = [
     ("anyhow", &["src/flow", "src/daemon", "src/cli"]),
     ("backon", &["src/backoff.rs"]),
     ("base16ct", &["src/message"]),
     ("base64", &["src/message"]),
     ("clap", &["src/cli"]),
     ("fancy_regex", &["src/message/mask/pattern.rs"]),
+    ("hmac", &["src/transfer/sftp"]),
     ("if_addrs", &["src/flow/vip.rs"]),
     ("inotify", &["src/spool/tree"]),
     ("lapin", &["src/broker/amqp"]),
@@ -45,11 +54,16 @@ const CONFINED: [(&str, &[&str]); 23] = [
         &["src/message", "src/config", "src/transfer", "src/cli/demo"],
     ),
     ("regex", &["src/message/mask/pattern.rs"]),
-    ("reqwest", &["src/transfer/http.rs"]),
+    ("reqwest", &["src/transfer/http.rs", "src/transfer/http"]),
     ("rusqlite", &["src/spool", "src/broker/embedded"]),
+    ("rustls_native_certs", &["src/transfer/ftp"]),
+    ("russh", &["src/transfer/sftp"]),
+    ("russh_sftp", &["src/transfer/sftp"]),
     ("sd_notify", &["src/daemon"]),
+    ("sha1", &["src/transfer/sftp"]),
     ("sha2", &["src/message", "src/spool"]),
     ("strsim", &["src/config"]),
+    ("suppaftp", &["src/transfer/ftp.rs", "src/transfer/ftp"]),
     (
         "tokio",
         &[
@@ -100,16 +114,20 @@ const TOP: [&str; 8] = [
 ];
 
 /// Example units, and the file that holds their component's manual.
-const UNITS: [(&str, &str); 8] = [
+const UNITS: [(&str, &str); 9] = [
     ("px.toml", "src/config/site.rs"),
     ("watch/xml.toml", "src/flow/watcher.rs"),
     ("tx/dd-notify.toml", "src/flow/sender.rs"),
+    ("tx/wxo-b1-oper-dd.toml", "src/flow/deliverer.rs"),
     ("tx/amqp_expose_db.toml", "src/flow/watcher.rs"),
     ("dispatch/urp.toml", "src/flow/dispatcher.rs"),
     ("rx/pull_urp.toml", "src/flow/puller.rs"),
     ("rx/receiver_amqp.toml", "src/flow/receiver.rs"),
     ("rx/dropped.toml", "src/flow/dropped.rs"),
 ];
+
+/// A manual that goes on in another file.
+const CONTINUED: [(&str, &str); 1] = [("src/flow/deliverer.rs", "src/flow/announcer.rs")];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -444,18 +462,25 @@ fn words(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The lines of a file's own manual.
+fn manual(file: &str) -> Vec<String> {
+    let text = read(file);
+    let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
+    lines
+        .filter(|line| !line.trim().starts_with("```"))
+        .map(|line| line.trim().to_string())
+        .collect()
+}
+
 #[test]
 fn manuals_and_code_know_the_same_options() {
     let mut faults = Vec::new();
     for (example, file) in UNITS {
         let site = examples();
         let accepted = accepted_keys(site.path(), example);
-        let manual: Vec<String> = read(file)
-            .lines()
-            .map_while(|line| line.strip_prefix("//!"))
-            .filter(|line| !line.trim().starts_with("```"))
-            .map(|line| line.trim().to_string())
-            .collect();
+        let continued = CONTINUED.iter().filter(|(first, _)| *first == file);
+        let parts = std::iter::once(file).chain(continued.map(|(_, second)| *second));
+        let manual: Vec<String> = parts.flat_map(manual).collect();
         let mut is_options = false;
         for line in &manual {
             if !line.starts_with('|') {

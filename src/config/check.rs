@@ -90,7 +90,9 @@ pub fn check(places: &Places) -> (Vec<ServedUnit>, Report) {
                 Err(errors) => report.add(errors),
             },
             service @ Service::LeftToSundew(_) => {
-                report.note(&path, &service.to_string());
+                let way_out = sundew::way_out(places, name.dir, &path);
+                let way_out = way_out.map(|way_out| format!("; {way_out}")).unwrap_or_default();
+                report.note(&path, &format!("{service}{way_out}"));
                 report.add(sundew::check_masks(places, name.dir, &path));
             }
             Service::NotServed => {

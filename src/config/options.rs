@@ -6,11 +6,14 @@ use super::unit::is_native;
 use super::{Broker, Item, Log, Site, Table, quantity};
 
 use crate::message::{
-    AnnounceAs, Binding, DigestOf, Exchange, ExchangeKind, Format, Masks, Pattern, Queue, Topology, Verdict,
+    AnnounceAs, Binding, DigestOf, DirectoryTemplate, Exchange, ExchangeKind, Format, Masks, Pattern, Queue, Topology,
+    Verdict,
 };
 
+mod password;
 mod script;
 
+pub use password::password;
 pub use script::{script, script_options, script_timeout};
 
 const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
@@ -266,30 +269,39 @@ const MASK_KINDS: [MaskKind; 4] = [
 /// `masks = [{ accept = RE }, { reject = RE }, { accept_glob = GLOB }, { reject_glob = GLOB }]`; empty where there is
 /// none. Each wrong pattern has its line.
 pub fn masks(table: &mut Table) -> Option<Masks> {
-    let mut list = Vec::new();
+    masks_with(table, |_, _| Some(())).map(|(masks, _)| masks)
+}
+
+/// The same, with what `read` takes from each mask beside its pattern, in the order of the masks; `None` is a fault that
+/// it has noted.
+pub fn masks_with<T>(table: &mut Table, read: impl Fn(&mut Table, Verdict) -> Option<T>) -> Option<(Masks, Vec<T>)> {
+    let (mut list, mut extras) = (Vec::new(), Vec::new());
     let mut are_good = true;
     for mut element in table.tables("masks") {
         let mut found = Vec::new();
-        let mut first: Option<&str> = None;
+        let mut first: Option<(&str, Verdict)> = None;
         for (key, verdict, kind, accepted) in MASK_KINDS {
             found.extend(element.parsed(key, |text| mask(verdict, kind(text.to_string())), accepted));
             match first {
-                Some(first) if element.has(key) => {
+                Some((first, _)) if element.has(key) => {
                     element.refuse(key, &format!("{first} and {key} in one mask; accepted: {MASK}"));
                     are_good = false;
                 }
-                None if element.has(key) => first = Some(key),
+                None if element.has(key) => first = Some((key, verdict)),
                 _ => {}
             }
         }
         if first.is_none() {
             element.reject("accept", MASK);
         }
+        let extra = read(&mut element, first.map_or(Verdict::Accept, |(_, verdict)| verdict));
         element.finish();
-        are_good &= found.len() == 1;
+        are_good &= found.len() == 1 && extra.is_some();
         list.append(&mut found);
+        extras.extend(extra);
     }
-    Masks::new(list).ok().filter(|_| are_good)
+    let masks = Masks::new(list).ok().filter(|_| are_good)?;
+    Some((masks, extras))
 }
 
 /// A pattern that compiles by itself; its error in one line.
@@ -298,6 +310,23 @@ fn mask(verdict: Verdict, pattern: Pattern) -> Result<(Verdict, Pattern), String
         Ok(_) => Ok((verdict, pattern)),
         Err(errors) => Err(errors.first().map(ToString::to_string).unwrap_or_default()),
     }
+}
+
+/// What a directory of this host must be.
+pub const ABSOLUTE_DIRECTORY: &str = "an absolute path; ${0}, ${CCCC}, ${RYYYY}, ${YYYYMMDD} and their kin stand for parts of \
+                                      the name and of the time";
+const DIRECTORY: &str = "a path; ${0}, ${CCCC}, ${RYYYY}, ${YYYYMMDD} and their kin stand for parts of the name and of the \
+                         time";
+
+/// A directory to deliver into; with `is_absolute` one that begins with `/`.
+pub fn directory_template(table: &mut Table, key: &str, is_absolute: bool) -> Option<DirectoryTemplate> {
+    let parse = |text: &str| match DirectoryTemplate::parse(text) {
+        Ok(template) if is_absolute && !template.is_absolute() => Err(String::new()),
+        Ok(template) => Ok(template),
+        Err(error) => Err(error.to_string()),
+    };
+    let accepted = if is_absolute { ABSOLUTE_DIRECTORY } else { DIRECTORY };
+    table.parsed(key, parse, accepted)
 }
 
 /// What `announce` accepts.

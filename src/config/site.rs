@@ -93,6 +93,22 @@
 //! absolute paths, which move the places above (px's own state with the spool), `daysToKeepInDB`, for which `keep_db` is
 //! another word, and `logrotate`, the same as `keep` of `[log]`. What `px.toml` says counts more. Every other line of it
 //! is for the units that are `.conf` files themselves.
+//!
+//! The table `[sundew]`:
+//!
+//! | option | default | meaning |
+//! | --- | --- | --- |
+//! | `keep` | none | `["tx/NAME"]`: `.conf` units that stay with Sundew though px could run them |
+//! | `hook_host` | none | a program that runs Python files of Sundew; without it units with scripts stay with Sundew |
+//!
+//! A table `[sftp_amqp.NAME]` says what the `send_script sftp_amqp.py` of the sender `tx/NAME.conf` has inside; without
+//! it the sender stays with Sundew:
+//!
+//! | option | default | meaning |
+//! | --- | --- | --- |
+//! | `queue` | | the sender of `type amqp` that announces what was delivered: `txq/QUEUE` gets a file with each URL |
+//! | `url` | | the URL of the directory `root` |
+//! | `root` | `""` | what the delivered directories begin with; `""` is where the login begins |
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -238,6 +254,8 @@ impl Site {
         // Where `brokers` is no table, or the file not even TOML, it may have had any broker.
         self.faulty = (!table.is_broken() && is_table).then_some(faulty);
         self.log = options::log(table, &self.log);
+        // Read again where a unit's own file is read.
+        sundew::Settings::read(table, &self.places);
         if let Some(keep) = table.within("spool", |table| options::positive_duration(table, "keep_db")) {
             self.keep_db = keep;
         }

@@ -58,26 +58,25 @@
 //! With `level = "debug"` the log also has the key of every message and the name of every file that was sent and removed.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Semaphore, oneshot};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use super::duplicates::{self, Digest, Memory};
+use super::Unit;
+use super::duplicates::{Digest, Memory};
 use super::publish::{Options, Publisher, Unroutable};
-use super::sample::Sampler;
-use super::written::Written;
-use super::{State, Unit, chain};
+use super::queued::{self, Passes};
+use super::removal::Remover;
 use crate::broker::Returns;
 use crate::config::{Broker, Site, Table, options};
 use crate::message::{Envelope, Exchange, KeyTemplate, Masks, Topology};
 use crate::spool::off_thread;
-use crate::spool::queue::{self, Order, PASS_MAX, Pass, Purge, Queue, Queued, Rules, Shape, Waker};
+use crate::spool::queue::{PASS_MAX, Queue, Queued};
 
 mod connection;
 mod decide;
@@ -88,16 +87,6 @@ use decide::Decision;
 use handful::{Handful, ROOM, Taken};
 use settle::{Note, Outgoing, Settler};
 
-const BATCH: usize = 100;
-/// A net below the kernel's notices.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long a file that a writer has is left alone, unless the kernel tells of something.
-const WRITTEN_PAUSE: Duration = Duration::from_secs(1);
-/// Between two counts of the files that wait.
-const COUNT_AGAIN: Duration = Duration::from_secs(10);
-/// Before a file that cannot be read is looked at again.
-const UNREAD_PAUSE: Duration = Duration::from_secs(60);
-
 /// A unit of `tx/` with `type = "amqp"`.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -106,11 +95,7 @@ pub struct Config {
     key: KeyTemplate,
     content_type: String,
     masks: Masks,
-    rules: Rules,
-    batch: usize,
-    duplicates: Option<duplicates::Options>,
-    min_age: Duration,
-    order: Order,
+    queued: queued::Options,
     unroutable: Unroutable,
 }
 
@@ -130,31 +115,15 @@ impl Config {
         let key = read_key(table);
         let content_type = read_content_type(table);
         let masks = options::masks(table);
-        let batch = table.integer("batch", 1..=PASS_MAX as i64);
-        let has_duplicates = table.has("duplicates");
-        let duplicates = duplicates::Options::read(table);
-        let validation = table.boolean("validation");
-        let purge = read_purge(table);
-        let min_age = table.duration("min_age");
-        let order = table.choice("order", &[("priority", Order::Priority), ("mtime", Order::Mtime)]);
+        let queued = queued::Options::read(table);
         let unroutable = super::read_unroutable(table);
-        if has_duplicates && duplicates.is_none() {
-            return None;
-        }
         Some(Config {
             broker: broker?,
             exchange: exchange?,
             key: key?,
             content_type: content_type?,
             masks: masks?,
-            rules: Rules {
-                validation: validation.unwrap_or(false),
-                purge: purge?,
-            },
-            batch: batch.unwrap_or(BATCH),
-            duplicates,
-            min_age: min_age.unwrap_or_default(),
-            order: order.unwrap_or_default(),
+            queued: queued?,
             unroutable,
         })
     }
@@ -184,38 +153,10 @@ fn read_content_type(table: &mut Table) -> Option<String> {
     }
 }
 
-fn read_purge(table: &mut Table) -> Option<Vec<Purge>> {
-    const PRIORITY: &str = "a list of priorities from 0 to 5, at least one";
-    let mut rules = Vec::new();
-    let mut are_good = true;
-    for mut element in table.tables("purge") {
-        let priorities = element.integers("priority", 0..=5, PRIORITY);
-        let after = options::positive_duration(&mut element, "after");
-        for (key, accepted) in [("priority", PRIORITY), ("after", "a duration: \"5h\"")] {
-            if !element.has(key) {
-                element.reject(key, accepted);
-            }
-        }
-        element.finish();
-        match (priorities, after) {
-            (Some(priorities), Some(after)) => rules.push(Purge { priorities, after }),
-            _ => are_good = false,
-        }
-    }
-    are_good.then_some(rules)
-}
-
 /// Runs the unit until it is told to stop.
 pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     info!("Initialisation of client {}", unit.name.name);
-    let path = unit.places.spool.join("txq").join(&unit.name.name);
-    let how = queue::Options {
-        shape: Shape::Priorities,
-        order: config.order,
-        batch: config.batch,
-        min_age: config.min_age,
-    };
-    let queue = Arc::new(off_thread(move || Queue::open(&path, how)).await?);
+    let queue = queued::open(&unit, &config.queued).await?;
     let topology = Topology {
         exchanges: vec![config.exchange.clone()],
         ..Topology::default()
@@ -225,29 +166,25 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         transient_exchange: !config.exchange.durable,
     };
     let publisher = Publisher::start(&unit, config.broker.clone(), topology, how);
-    let memory = config
-        .duplicates
-        .map(|options| Arc::new(Mutex::new(Memory::new(options))));
-    let settler = Arc::new(Settler::new(&unit, Arc::clone(&queue), memory.clone()));
+    let duplicates = config.queued.duplicates;
+    let memory = duplicates.map(|options| Arc::new(Mutex::new(Memory::new(options))));
+    let remover = Arc::new(Remover::new(&unit, Arc::clone(&queue)));
+    let settler = Settler::new(&unit, Arc::clone(&remover), memory.clone());
     let (notes, published) = tokio::sync::mpsc::unbounded_channel(); // bounded by the publisher's window
-    let settling = tokio::spawn(Arc::clone(&settler).run(published));
-    let counting = count(unit.state.clone(), Arc::clone(&queue));
+    let settling = tokio::spawn(settler.run(published));
+    let counting = queued::count(unit.state.clone(), Arc::clone(&queue));
     let telling = connection::tell(unit.state.subscribe(), connection::host(&config.broker));
     let sender = Sender {
-        waker: queue.waker(),
+        passes: Passes::new(&unit, Arc::clone(&queue)),
         unit,
         config: Arc::new(config),
         queue,
         publisher,
-        settler,
+        remover,
         notes,
         memory,
         room: Arc::new(Semaphore::new(ROOM)),
         in_flight: HashSet::new(),
-        unlisted: None,
-        unread: None,
-        written: Written::default(),
-        sampler: Sampler::default(),
     };
     let work = async {
         sender.run().await;
@@ -260,18 +197,6 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     }
 }
 
-/// Shows how many files wait, for ever: whatever the sender itself is waiting for, a backlog is seen.
-async fn count(state: State, queue: Arc<Queue>) -> Infallible {
-    loop {
-        let queue = Arc::clone(&queue);
-        // What the queue refuses is told of by who reads it.
-        if let Ok(count) = off_thread(move || queue.count(PASS_MAX)).await {
-            state.set_gauge("queued_files", count as u64);
-        }
-        tokio::time::sleep(COUNT_AGAIN).await;
-    }
-}
-
 /// The unit is to stop.
 struct Stopped;
 
@@ -279,21 +204,15 @@ struct Sender {
     unit: Unit,
     config: Arc<Config>,
     queue: Arc<Queue>,
-    waker: Waker,
+    passes: Passes,
     publisher: Publisher,
-    settler: Arc<Settler>,
+    remover: Arc<Remover>,
     notes: UnboundedSender<Note>,
     memory: Option<Arc<Mutex<Memory>>>,
     /// Bytes that may be in memory.
     room: Arc<Semaphore>,
     /// Contents that were published since everything was last settled.
     in_flight: HashSet<Digest>,
-    /// Directories that cannot be read.
-    unlisted: Option<String>,
-    /// Why this host could not read the last files.
-    unread: Option<String>,
-    written: Written,
-    sampler: Sampler,
 }
 
 impl Sender {
@@ -311,65 +230,30 @@ impl Sender {
                 Ok(is_idle) => is_idle,
                 Err(Stopped) => return,
             };
-            if is_idle {
-                match stop.run_until_cancelled(self.waker.wait(LOOK_AGAIN)).await {
-                    Some(true) => self.queue.look_at_written(),
-                    Some(false) => {}
-                    None => return,
-                }
+            if is_idle && !self.passes.wait().await {
+                return;
             }
         }
     }
 
     /// One look at the queue, and everything that it finds; whether there was nothing to do.
     async fn pass(&mut self) -> Result<bool, Stopped> {
-        if !self.settler.remove_again().await {
+        if !self.remover.remove_again().await {
             return Ok(true);
         }
-        let queue = Arc::clone(&self.queue);
-        let mut pass = match off_thread(move || queue.pass(Timestamp::now())).await {
-            Ok(pass) => pass,
-            Err(error) => {
-                self.unit.state.pause("queue", chain(&error));
-                return Ok(true);
-            }
+        let Some(mut pass) = self.passes.pass().await else {
+            return Ok(true);
         };
-        self.unit.state.resume("queue");
-        let unlisted = pass.unread_text();
-        if unlisted.is_some() || pass.is_whole {
-            self.unlisted = unlisted;
-            self.show_reading();
-        }
         let mut is_idle = pass.files.is_empty();
         while !pass.files.is_empty() {
-            let count = pass.files.len().min(self.config.batch);
+            let count = pass.files.len().min(self.config.queued.batch);
             let batch: Vec<Queued> = pass.files.drain(..count).collect();
             // What this host does not let us do is not tried again at once.
             is_idle |= !self.batch(batch).await?;
-            self.overtake(&mut pass).await;
+            self.passes.overtake(&mut pass).await;
         }
         self.settled().await?;
         Ok(is_idle)
-    }
-
-    /// Puts what has come into more urgent directories meanwhile before what is left.
-    async fn overtake(&self, pass: &mut Pass) {
-        let (queue, mut taken) = (Arc::clone(&self.queue), std::mem::take(pass));
-        let looked = off_thread(move || {
-            let urgent = queue.overtaking(&mut taken, Timestamp::now());
-            Ok((taken, urgent))
-        });
-        // Only a task that broke loses the pass, and then the next one finds all that is left.
-        let Ok((taken, urgent)) = looked.await else { return };
-        *pass = taken;
-        match urgent {
-            Ok(urgent) => {
-                for file in urgent.into_iter().rev() {
-                    pass.files.push_front(file);
-                }
-            }
-            Err(error) => self.unit.state.pause("queue", chain(&error)),
-        }
     }
 
     /// Sends some files; whether all of them are dealt with.
@@ -387,7 +271,7 @@ impl Sender {
         let decided = match decided.await {
             Ok(decided) => decided,
             Err(error) => {
-                self.unit.state.pause("queue", chain(&error));
+                self.passes.refused(&error);
                 return Ok(false);
             }
         };
@@ -395,11 +279,11 @@ impl Sender {
             match decision {
                 Decision::Send(letter) => letters.push((file, letter)),
                 Decision::Erase(why) => erased.push((file, why)),
-                Decision::SetAside(why) => hopeless.push((file, why)),
+                Decision::SetAside(why) => hopeless.push((file, None, why)),
             }
         }
-        self.settler.erase(erased).await;
-        let mut is_done = self.settler.set_aside(hopeless).await;
+        self.remover.erase(erased).await;
+        let mut is_done = self.remover.set_aside(hopeless).await;
         let mut rest = letters;
         rest.reverse();
         let mut place = None;
@@ -414,7 +298,7 @@ impl Sender {
             } = match read {
                 Ok(handful) => handful,
                 Err(error) => {
-                    self.unit.state.pause("queue", chain(&error));
+                    self.passes.refused(&error);
                     return Ok(false);
                 }
             };
@@ -447,45 +331,18 @@ impl Sender {
                     }
                     new.push((outgoing, envelope));
                 }
-                Taken::Written(file) => self.leave_to_its_writer(&file),
-                Taken::TooLarge(file, why) => hopeless.push((file, why)),
-                Taken::Unread(file, cause) if handful::is_own(cause) => {
-                    self.queue.hold(&file, Instant::now() + LOOK_AGAIN);
-                    own_fault = Some(cause);
-                }
+                Taken::Written(file) => self.passes.leave_to_its_writer(&file),
+                Taken::TooLarge(file, why) => hopeless.push((file, None, why)),
                 Taken::Unread(file, cause) => {
-                    self.queue.hold(&file, Instant::now() + UNREAD_PAUSE);
-                    self.warn(&format!("cannot read a file to send: {cause}"), file.path());
+                    let own = self.passes.leave_unread(&file, cause);
+                    own_fault = own.or(own_fault);
                 }
             }
         }
         self.publish_all(new).await?;
-        self.unread = own_fault.map(|cause| format!("cannot read files to send: {cause}"));
-        self.show_reading();
-        self.settler.suppress(suppressed).await;
-        Ok(self.settler.set_aside(hopeless).await)
-    }
-
-    fn leave_to_its_writer(&mut self, file: &Queued) {
-        let now = Instant::now();
-        self.queue.hold_while_written(file, now + WRITTEN_PAUSE);
-        if self.written.is_overdue(file.path(), now) {
-            self.warn(
-                "a writer has not closed a file for ten minutes; it is not sent",
-                file.path(),
-            );
-        }
-    }
-
-    fn show_reading(&self) {
-        let reasons: Vec<&str> = [&self.unlisted, &self.unread]
-            .into_iter()
-            .filter_map(Option::as_deref)
-            .collect();
-        match reasons.is_empty() {
-            true => self.unit.state.resume("reading"),
-            false => self.unit.state.pause("reading", reasons.join("; ")),
-        }
+        self.passes.note_read(own_fault);
+        self.remover.suppress(suppressed).await;
+        Ok(self.remover.set_aside(hopeless).await)
     }
 
     /// Whether this content was sent. While the same content is in flight its verdict is waited for.
@@ -552,13 +409,6 @@ impl Sender {
     fn note(&self, note: Note) {
         // The settling task ends early only when the unit does; the file stays.
         drop(self.notes.send(note));
-    }
-
-    fn warn(&self, text: &str, path: &[u8]) {
-        if let Some(unsaid) = self.sampler.take(text) {
-            let path = self.queue.path().join(String::from_utf8_lossy(path).as_ref());
-            warn!(path = %path.display(), unsaid, "{text}");
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::{BaseError, Headers, base};
+use super::{BaseError, Headers, base, escape};
 
 /// A path as announced: raw bytes without a leading slash, already unescaped. Not confined to any tree.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +14,17 @@ impl ProductPath {
     /// The last segment; empty when the path ends in a slash.
     pub fn file_name(&self) -> &[u8] {
         self.0.rsplit(|b| *b == b'/').next().unwrap_or_default()
+    }
+
+    /// What stands before the last segment, without the slash between.
+    pub fn directory(&self) -> &[u8] {
+        let end = self.0.len() - self.file_name().len();
+        self.0[..end].strip_suffix(b"/").unwrap_or_default()
+    }
+
+    /// As a URL has it: each byte that is not legal in an RFC 3986 path, and `%`, as `%XX`.
+    pub fn escaped(&self) -> String {
+        escape::path(&self.0)
     }
 }
 

@@ -46,8 +46,8 @@ pub enum KeyError {
 
 /// A `_` part of field 0, or field 6, and the characters of it that are meant.
 #[derive(Debug, PartialEq, Eq)]
-struct Part {
-    name: &'static str,
+pub(super) struct Part {
+    pub(super) name: &'static str,
     from: Place,
     start: usize,
     end: usize,
@@ -159,7 +159,7 @@ impl Piece {
         match self {
             Piece::Text(text) => key.extend_from_slice(text.as_bytes()),
             Piece::Part { part, rest } => {
-                key.extend_from_slice(part.of(name)?);
+                key.extend_from_slice(part.of(name).ok_or_else(|| part.missing())?);
                 key.extend_from_slice(rest.as_bytes());
             }
             Piece::Group { index, rest, otherwise } => match groups.get(*index) {
@@ -175,32 +175,50 @@ impl Piece {
 }
 
 impl Part {
-    /// The characters that are there; only a field or part that is not there at all is an error.
-    fn of<'n>(&self, name: &'n [u8]) -> Result<&'n [u8], KeyError> {
+    pub(super) fn find(name: &str) -> Option<&'static Part> {
+        PARTS.iter().find(|part| part.name == name)
+    }
+
+    /// The characters that are there; `None` only where a field or part is not there at all.
+    pub(super) fn of<'n>(&self, name: &'n [u8]) -> Option<&'n [u8]> {
         let mut fields = name.split(|byte| *byte == b':');
-        let (text, place) = match self.from {
+        let text = match self.from {
             Place::Word(index) => {
                 let first = fields.next().unwrap_or_default();
-                let place = "a part of the first field, between underscores";
-                (first.split(|byte| *byte == b'_').nth(index), place)
+                first.split(|byte| *byte == b'_').nth(index)
             }
-            Place::Stamp => (fields.nth(6), "the seventh field"),
-        };
-        let wanted = self.name;
-        let text = text.ok_or(KeyError::Missing { wanted, place })?;
-        Ok(&text[self.start.min(text.len())..self.end.min(text.len())])
+            Place::Stamp => fields.nth(6),
+        }?;
+        Some(&text[self.start.min(text.len())..self.end.min(text.len())])
     }
+
+    /// Where it would be.
+    pub(super) fn place(&self) -> &'static str {
+        match self.from {
+            Place::Word(_) => "a part of the first field, between underscores",
+            Place::Stamp => "the seventh field",
+        }
+    }
+
+    fn missing(&self) -> KeyError {
+        let (wanted, place) = (self.name, self.place());
+        KeyError::Missing { wanted, place }
+    }
+}
+
+/// The number of a group; `00` and `+1` are none.
+pub(super) fn group_index(name: &str) -> Option<usize> {
+    name.parse::<usize>().ok().filter(|index| index.to_string() == name)
 }
 
 fn parse_piece(text: &str) -> Piece {
     let braced = text.strip_prefix('{').and_then(|inner| inner.split_once('}'));
     if let Some((name, rest)) = braced {
-        if let Some(part) = PARTS.iter().find(|part| part.name == name) {
+        if let Some(part) = Part::find(name) {
             let rest = rest.to_string();
             return Piece::Part { part, rest };
         }
-        // `{00}` and `{+1}` are no groups.
-        if let Some(index) = name.parse::<usize>().ok().filter(|index| index.to_string() == name) {
+        if let Some(index) = group_index(name) {
             return Piece::Group {
                 index,
                 rest: rest.to_string(),

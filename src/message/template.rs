@@ -32,6 +32,13 @@ pub enum TemplateError {
     Unclosed,
 }
 
+/// A part of a UTC time, of so many days ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TimePart {
+    part: Part,
+    days_back: u16,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Year,
@@ -45,7 +52,7 @@ enum Part {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Text(String),
-    Time { part: Part, days_back: u16 },
+    Time(TimePart),
     File,
 }
 
@@ -78,7 +85,7 @@ impl Template {
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
-                Piece::Time { part, days_back } => out.extend(render_time(*part, *days_back, at).into_bytes()),
+                Piece::Time(time) => out.extend(time.render(at).into_bytes()),
                 Piece::File => out.extend_from_slice(file_name),
             }
         }
@@ -100,23 +107,47 @@ impl Template {
 }
 
 fn parse_name(name: &str) -> Option<Piece> {
-    if name == "FILE" {
-        return Some(Piece::File);
+    match name {
+        "FILE" => Some(Piece::File),
+        name => TimePart::parse(name).map(Piece::Time),
     }
-    let (part, days_back) = match name.split_once('-') {
-        Some((part, back)) => (part, parse_days_back(back)?),
-        None => (name, 0),
-    };
-    let part = match part {
-        "YYYY" => Part::Year,
-        "MM" => Part::Month,
-        "DD" => Part::Day,
-        "HH" => Part::Hour,
-        "JJJ" => Part::DayOfYear,
-        "YYYYMMDD" => Part::Date,
-        _ => return None,
-    };
-    Some(Piece::Time { part, days_back })
+}
+
+impl TimePart {
+    /// `YYYY`, `MM-3D`; `None` for what is neither.
+    pub(super) fn parse(name: &str) -> Option<TimePart> {
+        let (part, days_back) = match name.split_once('-') {
+            Some((part, back)) => (part, parse_days_back(back)?),
+            None => (name, 0),
+        };
+        let part = match part {
+            "YYYY" => Part::Year,
+            "MM" => Part::Month,
+            "DD" => Part::Day,
+            "HH" => Part::Hour,
+            "JJJ" => Part::DayOfYear,
+            "YYYYMMDD" => Part::Date,
+            _ => return None,
+        };
+        Some(TimePart { part, days_back })
+    }
+
+    pub(super) fn render(self, at: Timestamp) -> String {
+        // Only the first year of the calendar has no earlier days; there the time itself stands in.
+        let earlier = at
+            .checked_sub(SignedDuration::from_hours(24 * i64::from(self.days_back)))
+            .unwrap_or(at);
+        let civil = stamp::in_utc(earlier);
+        let year = civil.year().max(0);
+        match self.part {
+            Part::Year => format!("{year:04}"),
+            Part::Month => format!("{:02}", civil.month()),
+            Part::Day => format!("{:02}", civil.day()),
+            Part::Hour => format!("{:02}", civil.hour()),
+            Part::DayOfYear => format!("{:03}", civil.day_of_year()),
+            Part::Date => format!("{year:04}{:02}{:02}", civil.month(), civil.day()),
+        }
+    }
 }
 
 fn parse_days_back(text: &str) -> Option<u16> {
@@ -126,23 +157,6 @@ fn parse_days_back(text: &str) -> Option<u16> {
         .parse()
         .ok()
         .filter(|days| is_plain && (1..=DAYS_BACK_MAX).contains(days))
-}
-
-fn render_time(part: Part, days_back: u16, at: Timestamp) -> String {
-    // Only the first year of the calendar has no earlier days; there the time itself stands in.
-    let earlier = at
-        .checked_sub(SignedDuration::from_hours(24 * i64::from(days_back)))
-        .unwrap_or(at);
-    let civil = stamp::in_utc(earlier);
-    let year = civil.year().max(0);
-    match part {
-        Part::Year => format!("{year:04}"),
-        Part::Month => format!("{:02}", civil.month()),
-        Part::Day => format!("{:02}", civil.day()),
-        Part::Hour => format!("{:02}", civil.hour()),
-        Part::DayOfYear => format!("{:03}", civil.day_of_year()),
-        Part::Date => format!("{year:04}{:02}{:02}", civil.month(), civil.day()),
-    }
 }
 
 #[cfg(test)]

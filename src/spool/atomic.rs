@@ -403,7 +403,8 @@ fn descend(above: &Directory, name: &OsStr, mode: Option<Mode>) -> Result<Direct
     Directory::new(fd)
 }
 
-fn is_young(directory: &Directory) -> bool {
+/// Whether somebody may have made it just now and not synced it yet.
+pub(crate) fn is_young(directory: &Directory) -> bool {
     let Some(made_s) = directory.made_s else {
         return true;
     };

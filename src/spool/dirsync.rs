@@ -24,7 +24,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    pub(super) fn new(fd: OwnedFd) -> Result<Directory, Errno> {
+    pub(crate) fn new(fd: OwnedFd) -> Result<Directory, Errno> {
         let stat = rustix::fs::statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
         let knows_age = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
         let device = (u64::from(stat.stx_dev_major) << 32) | u64::from(stat.stx_dev_minor);
@@ -35,8 +35,17 @@ impl Directory {
         })
     }
 
-    pub(super) fn fd(&self) -> &OwnedFd {
+    pub(crate) fn fd(&self) -> &OwnedFd {
         &self.fd
+    }
+
+    pub(crate) fn is_on_device_of(&self, other: &Directory) -> bool {
+        self.id.0 == other.id.0
+    }
+
+    /// Device and inode.
+    pub(super) fn id(&self) -> (u64, u64) {
+        self.id
     }
 }
 

@@ -28,7 +28,7 @@ mod rules;
 mod scan;
 mod waker;
 
-pub use reader::{Content, Look, Read, Reader, Removed, Whole};
+pub use reader::{Content, Look, Opening, Read, Reader, Removed, Whole};
 pub use rules::{Purge, Rules, Unwanted};
 pub use waker::Waker;
 
@@ -183,6 +183,11 @@ impl Queue {
         path.to_string_lossy().into_owned()
     }
 
+    /// The file at this path in the queue, whether passes show it or not.
+    pub fn file_at(&self, path: &[u8]) -> Queued {
+        Queued::new(path.to_vec(), self.options.shape)
+    }
+
     /// Looks at the queue: its first [`PASS_MAX`] files.
     pub fn pass(&self, now: Timestamp) -> Result<Pass, SpoolError> {
         self.opened(|root| scan::pass(self, root, now))
@@ -226,6 +231,13 @@ impl Queue {
             version,
         };
         self.held().insert(file.path.clone(), held);
+    }
+
+    /// Whether passes leave nothing out.
+    pub fn holds_nothing(&self) -> bool {
+        let now = Instant::now();
+        let is_over = |held: &Held| held.until.is_some_and(|until| until <= now);
+        self.held().values().all(is_over)
     }
 
     /// Passes show this file again.

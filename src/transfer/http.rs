@@ -1,21 +1,27 @@
 //! `http:` and `https:` URLs, through reqwest.
 //!
-//! No total time-out, no cookies, no proxies, no decoding of content. Redirects are followed here and not by reqwest,
-//! because each one has to be allowed and none may carry a password along.
+//! Redirects are followed here and not by reqwest, because each one has to be allowed and none may carry a password or
+//! a certificate along. A body that breaks off is gone on with where the server can tell that it is the same version.
 
-use std::error::Error;
-use std::io::{self, Write};
+mod client;
+mod resume;
+#[cfg(test)]
+mod tests;
+mod web;
+
+use std::io::Write;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimeParser;
 use reqwest::header::{self, HeaderMap};
-use reqwest::{Certificate, Client, ClientBuilder, Response, StatusCode, redirect};
-use rustix::io::Errno;
+use reqwest::{Client, Response, StatusCode};
 use tokio::sync::OnceCell;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use url::Url;
+
+pub(super) use web::{Answer, Ask, Web};
 
 use super::intake::{Bounds, Expected, Facts, Fetched, Intake};
 use super::policy::Policy;
@@ -23,24 +29,33 @@ use super::{Kind, Options, TransferError, joined, off_thread, shorten};
 use crate::config::Secret;
 use crate::message::Fault;
 use crate::spool::SpoolError;
+use client::{Marks, builder, classify, http_date, login, retry_after};
+use resume::{Point, RESUMES, Rest, Version};
 
 const HOPS_MAX: usize = 5;
 /// Bytes gathered before they are written; while one lot is written the next is received.
 const BUFFER: usize = 256 << 10;
-const IDLE_PER_HOST: usize = 8;
-const IDLE: Duration = Duration::from_secs(60);
 /// Longest ETag kept.
 const ETAG_MAX: usize = 256;
 
-/// Who px is on the servers whose URLs begin with `prefix`.
+/// Who px is on the servers whose URLs begin with `prefix`. What the scheme cannot use is refused where the
+/// configuration is read.
 #[derive(Debug, Clone)]
 pub struct Credential {
     /// Scheme, host, port and the beginning of the path, whole segments.
     pub prefix: Url,
-    /// User name.
+    /// User name; empty: none.
     pub user: String,
-    /// Password.
-    pub password: Secret,
+    /// Password, or what opens the private key.
+    pub password: Option<Secret>,
+    /// TLS: a PEM file with px's certificate chain and its key.
+    pub certificate_file: Option<PathBuf>,
+    /// SSH: a private key.
+    pub key_file: Option<PathBuf>,
+    /// SSH: ask the agent too.
+    pub agent: bool,
+    /// SSH: a file of host keys.
+    pub known_hosts: Option<PathBuf>,
 }
 
 impl Credential {
@@ -55,15 +70,23 @@ impl Credential {
             && self.prefix.host_str() == url.host_str()
             && self.prefix.port_or_known_default() == url.port_or_known_default()
     }
+
+    /// The one with the longest prefix.
+    pub(super) fn find<'a>(known: impl Iterator<Item = &'a Credential>, url: &Url) -> Option<&'a Credential> {
+        known
+            .filter(|known| known.is_for(url))
+            .max_by_key(|known| known.prefix.path().len())
+    }
 }
 
 /// The clients of one unit.
 #[derive(Debug)]
 pub(super) struct Http {
-    /// For `http:` alone: it loads no CA certificates, which a small host may not have.
     plain: Client,
     /// For `https:`, made when the first such URL comes.
     secure: OnceCell<Client>,
+    /// A client shows one certificate, or none: so each certificate has its own.
+    certified: Vec<(PathBuf, OnceCell<Client>)>,
     ca_file: Option<PathBuf>,
     connect_timeout: Duration,
     read_timeout: Duration,
@@ -72,12 +95,17 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(options: &Options) -> Result<Http, TransferError> {
-        let plain = builder(options.connect_timeout, options.read_timeout)
-            .tls_certs_only([])
-            .build();
+        let files = options
+            .credentials
+            .iter()
+            .filter_map(|known| known.certificate_file.clone());
+        let mut files: Vec<PathBuf> = files.collect();
+        files.sort();
+        files.dedup();
         Ok(Http {
-            plain: plain.map_err(|err| local("cannot prepare fetching by http").caused_by(err))?,
+            plain: client::plain(builder(options.connect_timeout, Some(options.read_timeout)))?,
             secure: OnceCell::new(),
+            certified: files.into_iter().map(|file| (file, OnceCell::new())).collect(),
             ca_file: options.ca_file.clone(),
             connect_timeout: options.connect_timeout,
             read_timeout: options.read_timeout,
@@ -85,6 +113,7 @@ impl Http {
         })
     }
 
+    /// `open` is called again when what was received is of no use: the sink that it made before is dropped.
     pub(super) async fn fetch<W, F>(
         &self,
         url: &Url,
@@ -95,47 +124,71 @@ impl Http {
     ) -> Result<Fetched<W>, TransferError>
     where
         W: Write + Send + 'static,
-        F: FnOnce() -> Result<W, SpoolError> + Send + 'static,
+        F: FnMut() -> Result<W, SpoolError> + Send + 'static,
     {
-        let mut response = self.answer(url, policy).await?;
-        let facts = facts_of(response.headers());
         let shown = shorten(url.as_str()).to_string();
-        bounds.check_length(response.content_length(), &shown)?;
-        let mut left = bounds.most().saturating_add(1);
-        let (first, mut has_ended) = gather(&mut response, &mut left, url).await?;
-        let mut writing = spawn_blocking(move || {
-            let mut intake = Intake::open(open, bounds, expected)?;
-            intake.take(&first)?;
-            Ok(intake)
-        });
-        while !has_ended {
-            let (bytes, ended) = gather(&mut response, &mut left, url).await?;
-            let mut intake = joined(writing).await?;
-            writing = spawn_blocking(move || {
-                intake.take(&bytes)?;
-                Ok(intake)
+        let doing = format!("cannot fetch {shown}");
+        let mut receiving = Receiving::new(bounds, expected, open);
+        let (mut point, mut facts, mut version): (Option<Point>, _, _) = (None, Facts::default(), None);
+        for breaks in 0.. {
+            let mut response = self.answer(url, policy, point.as_ref()).await?;
+            let rest = point
+                .as_ref()
+                .map(|point| point.judge(response.status(), response.headers()));
+            match rest {
+                Some(Rest::Follows) => {}
+                Some(Rest::IsElsewhere) => {
+                    receiving.restart().await?;
+                    point = None;
+                    continue;
+                }
+                Some(Rest::BeginsAnew) | None => {
+                    receiving.restart().await?;
+                    let length = response.content_length();
+                    bounds.check_length(length, &shown)?;
+                    facts = facts_of(response.headers());
+                    version = Version::of(response.headers(), length);
+                }
+            }
+            let before = receiving.got;
+            let Err(err) = receiving.receive(&mut response, &doing).await else {
+                break;
+            };
+            let is_break = err.fault == Fault::Endpoint && matches!(err.kind, Kind::Broken | Kind::TimedOut);
+            point = version.clone().map(|version| Point {
+                version,
+                at: receiving.got,
             });
-            has_ended = ended;
+            if !is_break || point.is_none() || receiving.got == before || breaks >= RESUMES {
+                return Err(err);
+            }
         }
-        let intake = joined(writing).await?;
+        let intake = receiving.end().await?;
         off_thread(move || intake.finish(facts, &shown)).await
     }
 
-    /// The 200 at the end of the redirects.
-    async fn answer(&self, announced: &Url, policy: &Policy) -> Result<Response, TransferError> {
+    /// The 200 at the end of the redirects; whatever the server says to a request for the rest.
+    async fn answer(&self, announced: &Url, policy: &Policy, rest: Option<&Point>) -> Result<Response, TransferError> {
+        let doing = format!("cannot fetch {}", shorten(announced.as_str()));
         let mut url = announced.clone();
         for hop in 0..=HOPS_MAX {
-            let mut request = self
-                .client(&url)
-                .await?
-                .get(url.clone())
-                .header(header::ACCEPT_ENCODING, "identity");
-            if let Some(known) = self.credential(&url).filter(|_| hop == 0) {
-                request = request.basic_auth(&known.user, Some(known.password.expose()));
+            let known = self.credential(&url).filter(|_| hop == 0);
+            let client = self.client(&url, known).await?;
+            let mut request = client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
+            if let Some((user, password)) = known.and_then(|known| login(&known.user, known.password.as_ref())) {
+                request = request.basic_auth(user, password);
             }
-            let response = request.send().await.map_err(|err| classify(err, &url))?;
+            if let Some(Point { version, at }) = rest {
+                request = request
+                    .header(header::RANGE, format!("bytes={at}-"))
+                    .header(header::IF_RANGE, &version.validator);
+            }
+            let response = request.send().await.map_err(|err| classify(err, &doing))?;
             match response.status() {
                 StatusCode::OK => return Ok(response),
+                StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if rest.is_some() => {
+                    return Ok(response);
+                }
                 StatusCode::MOVED_PERMANENTLY
                 | StatusCode::FOUND
                 | StatusCode::SEE_OTHER
@@ -148,79 +201,142 @@ impl Http {
                 status => return Err(refusal(status, response.headers(), announced, Timestamp::now())),
             }
         }
-        let what = format!(
-            "cannot fetch {}: more than {HOPS_MAX} redirects",
-            shorten(announced.as_str())
-        );
+        let what = format!("{doing}: more than {HOPS_MAX} redirects");
         Err(TransferError::new(Fault::Message, Kind::NotAllowed, what))
     }
 
-    /// The one with the longest prefix.
     fn credential(&self, url: &Url) -> Option<&Credential> {
-        self.credentials
-            .iter()
-            .filter(|known| known.is_for(url))
-            .max_by_key(|known| known.prefix.path().len())
+        Credential::find(self.credentials.iter(), url)
     }
 
-    async fn client(&self, url: &Url) -> Result<&Client, TransferError> {
-        match url.scheme() {
-            "https" => self.secure.get_or_try_init(|| self.secure_client()).await,
-            _ => Ok(&self.plain),
+    /// What reads files is tried again with every https URL until it works: the operator may install them meanwhile.
+    async fn client(&self, url: &Url, known: Option<&Credential>) -> Result<&Client, TransferError> {
+        if url.scheme() != "https" {
+            return Ok(&self.plain);
         }
-    }
-
-    /// Tried again with every https URL until it works: the operator may install the certificates meanwhile.
-    async fn secure_client(&self) -> Result<Client, TransferError> {
-        let (ca_file, connect, read) = (self.ca_file.clone(), self.connect_timeout, self.read_timeout);
-        off_thread(move || {
-            let mut builder = builder(connect, read);
-            if let Some(file) = ca_file {
-                let doing = format!("cannot use the CA certificates in {}", file.display());
-                let pem = std::fs::read(&file).map_err(|err| local(&doing).caused_by(err))?;
-                let certificates = Certificate::from_pem_bundle(&pem).map_err(|err| local(&doing).caused_by(err))?;
-                if certificates.is_empty() {
-                    return Err(local(&format!("{doing}: there are none")));
-                }
-                builder = builder.tls_certs_only(certificates);
-            }
-            let advice = "cannot prepare fetching by https: install ca-certificates or set ca_file";
-            builder.build().map_err(|err| local(advice).caused_by(err))
+        let wanted = known.and_then(|known| known.certificate_file.as_ref());
+        let certified = self.certified.iter().find(|(file, _)| Some(file) == wanted);
+        let (certificate_file, cell) = match certified {
+            Some((file, cell)) => (Some(file.clone()), cell),
+            None => (None, &self.secure),
+        };
+        cell.get_or_try_init(|| {
+            let marks = Marks {
+                ca_file: self.ca_file.clone(),
+                certificate_file,
+            };
+            client::secure(builder(self.connect_timeout, Some(self.read_timeout)), marks)
         })
         .await
     }
 }
 
-fn builder(connect_timeout: Duration, read_timeout: Duration) -> ClientBuilder {
-    Client::builder()
-        .user_agent(concat!("px/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        .no_proxy()
-        .http1_only()
-        .tcp_nodelay(true)
-        .connect_timeout(connect_timeout)
-        .read_timeout(read_timeout)
-        .pool_max_idle_per_host(IDLE_PER_HOST)
-        .pool_idle_timeout(IDLE)
+/// What was received so far, written by another thread while more is received.
+struct Receiving<W, F> {
+    open: Arc<Mutex<F>>,
+    bounds: Bounds,
+    expected: Expected,
+    /// The last lot; `None` before the first one.
+    writing: Option<JoinHandle<Result<Intake<W>, TransferError>>>,
+    got: u64,
 }
 
-fn local(what: &str) -> TransferError {
-    TransferError::new(Fault::Own, Kind::Local, what)
-}
-
-/// Receives up to a buffer; true when nothing more is wanted. Of what is too long, one byte more than is taken.
-async fn gather(response: &mut Response, left: &mut u64, url: &Url) -> Result<(Vec<u8>, bool), TransferError> {
-    let mut gathered = Vec::new();
-    while gathered.len() < BUFFER && *left > 0 {
-        let Some(chunk) = response.chunk().await.map_err(|err| classify(err, url))? else {
-            return Ok((gathered, true));
-        };
-        let wanted = usize::try_from(*left).unwrap_or(usize::MAX).min(chunk.len());
-        gathered.extend_from_slice(&chunk[..wanted]);
-        *left -= wanted as u64;
+impl<W, F> Receiving<W, F>
+where
+    W: Write + Send + 'static,
+    F: FnMut() -> Result<W, SpoolError> + Send + 'static,
+{
+    fn new(bounds: Bounds, expected: Expected, open: F) -> Self {
+        Receiving {
+            open: Arc::new(Mutex::new(open)),
+            bounds,
+            expected,
+            writing: None,
+            got: 0,
+        }
     }
-    Ok((gathered, *left == 0))
+
+    /// Drops what there is.
+    async fn restart(&mut self) -> Result<(), TransferError> {
+        self.got = 0;
+        let Some(writing) = self.writing.take() else {
+            return Ok(());
+        };
+        let intake = joined(writing).await?;
+        off_thread(move || {
+            drop(intake);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Until the body ends, breaks off, or nothing more is wanted. What came before a break is written.
+    async fn receive(&mut self, response: &mut Response, doing: &str) -> Result<(), TransferError> {
+        loop {
+            // Of what is too long, one byte more than is taken.
+            let left = self.bounds.most().saturating_add(1).saturating_sub(self.got);
+            let (bytes, ended) = gather(response, left, doing).await;
+            if !bytes.is_empty() {
+                self.write(bytes).await?;
+            }
+            if ended? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn write(&mut self, bytes: Vec<u8>) -> Result<(), TransferError> {
+        self.got += bytes.len() as u64;
+        let mut intake = match self.writing.take() {
+            Some(writing) => joined(writing).await?,
+            None => return self.first(bytes),
+        };
+        self.writing = Some(spawn_blocking(move || {
+            intake.take(&bytes)?;
+            Ok(intake)
+        }));
+        Ok(())
+    }
+
+    /// Opens the sink.
+    fn first(&mut self, bytes: Vec<u8>) -> Result<(), TransferError> {
+        let (open, bounds, expected) = (Arc::clone(&self.open), self.bounds, self.expected.clone());
+        self.writing = Some(spawn_blocking(move || {
+            // A panic while it opened has ended the fetch.
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut intake = Intake::open(&mut *open, bounds, expected)?;
+            intake.take(&bytes)?;
+            Ok(intake)
+        }));
+        Ok(())
+    }
+
+    async fn end(mut self) -> Result<Intake<W>, TransferError> {
+        if self.writing.is_none() {
+            self.first(Vec::new())?;
+        }
+        match self.writing {
+            Some(writing) => joined(writing).await,
+            None => unreachable!("it was begun just now"),
+        }
+    }
+}
+
+/// Receives up to a buffer, and whether nothing more is wanted or why nothing more comes.
+async fn gather(response: &mut Response, mut left: u64, doing: &str) -> (Vec<u8>, Result<bool, TransferError>) {
+    let mut gathered = Vec::new();
+    while gathered.len() < BUFFER && left > 0 {
+        match response.chunk().await {
+            Ok(Some(chunk)) => {
+                let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
+                gathered.extend_from_slice(&chunk[..wanted]);
+                left -= wanted as u64;
+            }
+            Ok(None) => return (gathered, Ok(true)),
+            Err(err) => return (gathered, Err(classify(err, doing))),
+        }
+    }
+    (gathered, Ok(left == 0))
 }
 
 fn facts_of(headers: &HeaderMap) -> Facts {
@@ -232,10 +348,6 @@ fn facts_of(headers: &HeaderMap) -> Facts {
             .filter(|etag| etag.len() <= ETAG_MAX)
             .map(str::to_owned),
     }
-}
-
-fn http_date(text: &str) -> Option<Timestamp> {
-    DateTimeParser::new().parse_timestamp(text).ok()
 }
 
 fn location(from: &Url, headers: &HeaderMap) -> Result<Url, TransferError> {
@@ -260,141 +372,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, url: &Url, now: Timestamp) -
     };
     let mut err = TransferError::new(fault, kind, format!("cannot fetch {}: {status}", shorten(url.as_str())));
     if kind == Kind::Unavailable {
-        let asked = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-        err.retry_after = asked.and_then(|text| retry_after(text, now));
+        err.retry_after = retry_after(headers, now);
     }
     err
-}
-
-/// Seconds, or a date that has not passed.
-fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
-    let text = text.trim();
-    match text.parse::<u64>() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => Some(Duration::try_from(http_date(text)?.duration_since(now)).unwrap_or_default()),
-    }
-}
-
-/// Whatever reqwest reports. Its errors are opaque, so the system's own code is looked for first.
-fn classify(err: reqwest::Error, url: &Url) -> TransferError {
-    let is_ours = match system_error(&err).map(Errno::from_raw_os_error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::ADDRNOTAVAIL) => true,
-        // A name look-up that finds no descriptor only says that it failed.
-        _ => err.is_connect() && has_no_descriptors(),
-    };
-    let (fault, kind, why) = if is_ours {
-        (
-            Fault::Own,
-            Kind::Local,
-            "no descriptors, ports or memory left on this host",
-        )
-    } else if err.is_builder() {
-        (Fault::Message, Kind::Rejected, "it cannot be asked for")
-    } else if err.is_timeout() {
-        (Fault::Endpoint, Kind::TimedOut, "no answer in time")
-    } else if err.is_dns() {
-        (Fault::Endpoint, Kind::Unreachable, "the host name is not known")
-    } else if err.is_connect() {
-        (Fault::Endpoint, Kind::Unreachable, "no connection")
-    } else {
-        // Request, body and decode errors: reset, cut short, no HTTP. Redirect, status and upgrade errors cannot
-        // be, and whatever later versions invent is parked, which is bounded.
-        (Fault::Endpoint, Kind::Broken, "the answer broke off")
-    };
-    let what = format!("cannot fetch {}: {why}", shorten(url.as_str()));
-    TransferError::new(fault, kind, what).caused_by(err.without_url())
-}
-
-fn system_error(err: &reqwest::Error) -> Option<i32> {
-    let mut cause: Option<&dyn Error> = Some(err);
-    while let Some(at) = cause {
-        if let Some(code) = at.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-            return Some(code);
-        }
-        cause = at.source();
-    }
-    None
-}
-
-fn has_no_descriptors() -> bool {
-    matches!(rustix::io::dup(io::stderr()), Err(Errno::MFILE | Errno::NFILE))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_status_has_its_class() {
-        let url = Url::parse("http://h/x").unwrap();
-        let table = [
-            (404, Fault::Message, Kind::Gone),
-            (410, Fault::Message, Kind::Gone),
-            (400, Fault::Message, Kind::Rejected),
-            (416, Fault::Message, Kind::Rejected),
-            (304, Fault::Message, Kind::Rejected),
-            (401, Fault::Endpoint, Kind::Forbidden),
-            (403, Fault::Endpoint, Kind::Forbidden),
-            (408, Fault::Endpoint, Kind::TimedOut),
-            (429, Fault::Endpoint, Kind::Unavailable),
-            (500, Fault::Endpoint, Kind::Unavailable),
-            (503, Fault::Endpoint, Kind::Unavailable),
-            (204, Fault::Endpoint, Kind::Broken),
-            (206, Fault::Endpoint, Kind::Broken),
-            (999, Fault::Endpoint, Kind::Broken),
-        ];
-        for (status, fault, kind) in table {
-            let err = refusal(
-                StatusCode::from_u16(status).unwrap(),
-                &HeaderMap::new(),
-                &url,
-                Timestamp::now(),
-            );
-            assert_eq!((err.fault, err.kind), (fault, kind), "{status}");
-        }
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = "2015-10-21T07:27:00Z".parse().unwrap();
-        let table = [
-            ("120", Some(120)),
-            (" 0 ", Some(0)),
-            ("Wed, 21 Oct 2015 07:28:00 GMT", Some(60)),
-            ("Wed, 21 Oct 2015 07:20:00 GMT", Some(0)),
-            ("-1", None),
-            ("soon", None),
-            ("", None),
-        ];
-        for (text, seconds) in table {
-            assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_credential_is_for_its_prefix_only() {
-        let credential = |prefix: &str| Credential {
-            prefix: Url::parse(prefix).unwrap(),
-            user: "u".into(),
-            password: Secret::new("canary"),
-        };
-        let table = [
-            ("http://h/data", "http://h/data/x", true),
-            ("http://h/data/", "http://h:80/data/x", true),
-            ("http://h", "http://h/x", true),
-            ("http://h/data", "http://h/database", false),
-            ("http://h/data", "https://h/data/x", false),
-            ("http://h/data", "http://h:8080/data/x", false),
-            ("http://h/data", "http://h.evil/data/x", false),
-            ("http://h/data", "http://h/other", false),
-        ];
-        for (prefix, url, is_for) in table {
-            assert_eq!(
-                credential(prefix).is_for(&Url::parse(url).unwrap()),
-                is_for,
-                "{prefix} {url}"
-            );
-        }
-        assert!(!format!("{:?}", credential("http://h")).contains("canary"));
-    }
 }

@@ -15,10 +15,12 @@ use jiff::Timestamp;
 use crate::message::{Fault, Identity};
 use crate::spool::SpoolError;
 
+mod bandwidth;
 pub mod deliver;
 mod file;
 pub mod ftp;
 mod http;
+mod idle;
 mod intake;
 pub mod limit;
 pub mod peer;
@@ -47,6 +49,8 @@ pub enum Kind {
     Forbidden,
     /// The server is busy or broken (429, 5xx).
     Unavailable,
+    /// The server has no room left: disk, quota.
+    Full,
     /// No connection: refused, no route, unknown name, TLS.
     Unreachable,
     /// Silence for longer than the time-out.
@@ -187,11 +191,12 @@ impl Fetcher {
 
     /// Fetches into the sink that `open` makes: once there is something to write, off the async threads. `Ok` means
     /// that all bytes the source had (or as many as are allowed) are in the sink; whether they are those announced is
-    /// in the answer. On an error, or when the future is dropped, the sink is dropped.
+    /// in the answer. A body that breaks off is gone on with where it can be; where it has to begin anew, `open` makes
+    /// another sink and the first one is dropped. On an error, or when the future is dropped, the sink is dropped.
     pub async fn fetch<W, F>(&self, wanted: &Wanted, open: F) -> Result<Fetched<W>, TransferError>
     where
         W: Write + Send + 'static,
-        F: FnOnce() -> Result<W, SpoolError> + Send + 'static,
+        F: FnMut() -> Result<W, SpoolError> + Send + 'static,
     {
         let target = self.shared.policy.check(&wanted.url)?;
         let max = self.shared.max_bytes;

@@ -4,23 +4,31 @@
 #![allow(dead_code, unused_imports)]
 
 mod broker;
+mod disk;
 mod feed;
 mod files;
+mod ftp;
 mod http;
 mod keeper;
 mod network;
 mod products;
 mod rabbit;
 mod site;
+mod ssh;
 mod wait;
+mod web;
 
 pub use broker::{TestBroker, broker_of};
+pub use disk::{fill_disk, remount, run_with_small_disk};
 pub use feed::{Feed, Reader, v00_urp, v02};
 pub use files::files_below;
+pub use ftp::{FTP_UID, FtpServer, FtpTls, Ftpd};
 pub use http::{Reply, request};
 pub use keeper::spawn_kept;
 pub use network::enter_own_network;
 pub use products::{Answer, ProductServer};
 pub use rabbit::{RabbitServer, free_port};
 pub use site::{PX, Process, SOON, Said, TestSite};
+pub use ssh::{SSH_UID, SshAgent, SshServer, make_key};
 pub use wait::{eventually, wait_until, within};
+pub use web::WebServer;

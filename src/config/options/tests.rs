@@ -215,6 +215,24 @@ fn masks_may_be_shell_patterns() {
 }
 
 #[test]
+fn masks_have_more_than_patterns_only_for_those_who_ask() {
+    let text = "masks = [{ accept = \"a\", directory = \"x\" }, { reject = \"b\" }]";
+    let (value, found) = read(text, masks);
+    assert!(value.is_none() && found.len() == 1, "{found:#?}");
+    assert!(found[0].starts_with("u.toml:1: masks.directory"), "{found:#?}");
+    let own = |text| {
+        read(text, |table| {
+            masks_with(table, |mask, _| Some(mask.string("directory")))
+        })
+        .0
+    };
+    assert_eq!(own(text).unwrap().1, [Some("x".to_string()), None]);
+    assert_eq!(own("").unwrap().1, []);
+    let (value, found) = read(text, |table| masks_with(table, |_, _| None::<()>));
+    assert!(value.is_none() && found.len() == 1, "{found:#?}");
+}
+
+#[test]
 fn sync_is_power_unless_it_says_crash() {
     for (text, expected) in [("", 'p'), ("sync = \"power\"", 'p'), ("sync = \"crash\"", 'c')] {
         assert_eq!(read(text, |t| Some(sync(t, 'p', 'c'))).0, Some(expected));

@@ -13,6 +13,8 @@ pub(in crate::config) enum Kind {
     Receiver,
     /// `rx/`, `type single-file`
     Dropped,
+    /// `tx/`, `type single-file` and `type script`
+    Deliverer,
 }
 
 impl Kind {
@@ -22,7 +24,18 @@ impl Kind {
             Kind::Sender => "an amqp sender",
             Kind::Receiver => "an amqp receiver",
             Kind::Dropped => "a single-file receiver",
+            Kind::Deliverer => "a delivering sender",
         }
+    }
+
+    /// Whether px runs scripts in it. The products of an amqp receiver come one by one, each with a message to be acked.
+    pub(super) fn has_hooks(self) -> bool {
+        matches!(self, Kind::Dropped | Kind::Deliverer)
+    }
+
+    /// Whether it is in `tx/`.
+    pub(super) fn is_sender(self) -> bool {
+        matches!(self, Kind::Sender | Kind::Deliverer)
     }
 }
 
@@ -47,7 +60,7 @@ pub(super) enum Meaning {
     Nothing(&'static str),
     /// A keyword of the other side: Sundew passes over it.
     Foreign,
-    /// A script that Sundew would run here, and px does not.
+    /// A script that Sundew would run here. px does where the site names a program for that.
     Hook,
 }
 
@@ -56,8 +69,8 @@ pub(super) enum Meaning {
 pub(super) struct Keyword {
     pub name: &'static str,
     pub shape: Shape,
-    /// For a sender, a receiver, a single-file receiver.
-    pub meanings: [Meaning; 3],
+    /// For an amqp sender, an amqp receiver, a single-file receiver, a delivering sender.
+    pub meanings: [Meaning; 4],
 }
 
 impl Keyword {
@@ -69,6 +82,12 @@ impl Keyword {
 /// A keyword by name.
 pub(super) fn find(name: &str) -> Option<&'static Keyword> {
     KEYWORDS.iter().find(|keyword| keyword.name == name)
+}
+
+/// Every keyword of one kind of flow.
+#[cfg(test)]
+pub(super) fn all_of(kind: Kind) -> impl Iterator<Item = &'static Keyword> {
+    KEYWORDS.iter().filter(move |keyword| keyword.meaning(kind) != Foreign)
 }
 
 /// The right word for one that the documentation has wrong.
@@ -98,34 +117,61 @@ fn nearest_of(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&
     (near.0 <= limit).then_some(near.1)
 }
 
-const fn row(name: &'static str, shape: Shape, meanings: [Meaning; 3]) -> Keyword {
+const fn row(name: &'static str, shape: Shape, meanings: [Meaning; 4]) -> Keyword {
     Keyword { name, shape, meanings }
 }
 
-const fn sender(name: &'static str, shape: Shape, meaning: Meaning) -> Keyword {
-    row(name, shape, [meaning, Foreign, Foreign])
+/// Of senders: by AMQP, and by delivering.
+const fn senders(name: &'static str, shape: Shape, amqp: Meaning, delivers: Meaning) -> Keyword {
+    row(name, shape, [amqp, Foreign, Foreign, delivers])
 }
 
 const fn receivers(name: &'static str, shape: Shape, meaning: Meaning) -> Keyword {
-    row(name, shape, [Foreign, meaning, meaning])
+    row(name, shape, [Foreign, meaning, meaning, Foreign])
 }
 
 /// Of both sides, and the same in each.
 const fn all(name: &'static str, shape: Shape, meaning: Meaning) -> Keyword {
-    row(name, shape, [meaning, meaning, meaning])
+    row(name, shape, [meaning, meaning, meaning, meaning])
+}
+
+/// Of both sides, where files wait in a queue.
+const fn queued(name: &'static str, shape: Shape, option: &'static str) -> Keyword {
+    row(name, shape, [Becomes(option), DIRECT, Becomes(option), Becomes(option)])
 }
 
 /// Of both sides, for those that have a broker.
 const fn amqp(name: &'static str, shape: Shape, option: &'static str) -> Keyword {
-    row(name, shape, [Becomes(option), Becomes(option), LOCAL])
+    row(name, shape, [Becomes(option), Becomes(option), LOCAL, NO_BROKER])
+}
+
+/// Where the broker is, or the server that files go to.
+const fn place(name: &'static str, shape: Shape) -> Keyword {
+    let (broker, server) = (Becomes("broker"), Becomes("destination"));
+    row(name, shape, [broker, broker, LOCAL, server])
+}
+
+/// Of file transfers on both sides.
+const fn transfers(name: &'static str, shape: Shape, option: &'static str) -> Keyword {
+    row(name, shape, [FILES, FILES, FILES, Becomes(option)])
+}
+
+/// Of delivering alone.
+const fn delivers(name: &'static str, shape: Shape, option: &'static str) -> Keyword {
+    senders(name, shape, FILES, Becomes(option))
 }
 
 const LOCAL: Meaning = Nothing("its files come from rxq");
+const NO_BROKER: Meaning = Nothing("of amqp senders");
 const FILES: Meaning = Nothing("of file transfers");
 const BULLETINS: Meaning = Nothing("of bulletins and collections");
 const PULLS: Meaning = Nothing("of pull receivers");
 const DIRECT: Meaning = Nothing("its messages do not wait in rxq");
 const RENAMING: Meaning = Nothing("the name under which a file is delivered; none is transmitted by AMQP");
+const BY_TYPE: Meaning = Nothing("the type says it");
+const MASKED: Meaning = Nothing("masks are looked at in any case");
+const NO_REALMS: Meaning = Nothing("AMQP 0-9-1 has no realms");
+const UNTRANSFORMED: Meaning = Nothing("Sundew has no transformations any more");
 
 const KEYWORDS: &[Keyword] = &[
     // Both sides.
@@ -135,69 +181,62 @@ const KEYWORDS: &[Keyword] = &[
     all("imask", Word, Becomes("masks")),
     all("emask", Word, Becomes("masks")),
     all("logrotate", Word, Becomes("log.keep")),
+    all("noduplicates", Boolean, Becomes("duplicates")),
     all("debug", Switch, Nothing("more text in Sundew's own log")),
     all("publog", Boolean, Nothing("of the log publishing tools")),
     all("keepAlive", Boolean, Nothing("connections are kept alive always")),
-    all("protocol", Word, Nothing("the type says it")),
-    all("exchange_realm", Word, Nothing("AMQP 0-9-1 has no realms")),
-    all("ssh_keyfile", Word, FILES),
-    all("ftp_mode", Word, FILES),
-    row(
-        "patternMatching",
-        Boolean,
-        [Nothing("masks are looked at in any case"), DIRECT, Becomes("masks")],
-    ),
-    amqp("host", Word, "broker"),
-    amqp("port", Number, "broker"),
-    amqp("user", Word, "broker"),
-    amqp("password", Word, "broker"),
-    amqp("destination", Words(2), "broker"),
+    row("protocol", Word, [BY_TYPE, BY_TYPE, BY_TYPE, Becomes("destination")]),
+    row("exchange_realm", Word, [NO_REALMS, NO_REALMS, NO_REALMS, NO_BROKER]),
+    transfers("ssh_keyfile", Word, "key_file"),
+    transfers("ftp_mode", Word, "ftp_mode"),
+    row("patternMatching", Boolean, [MASKED, DIRECT, Becomes("masks"), MASKED]),
+    place("host", Word),
+    place("port", Number),
+    place("user", Word),
+    place("password", Word),
+    place("destination", Words(2)),
     amqp("exchange_name", Word, "exchange"),
     amqp("exchange_type", Word, "exchange"),
-    row("exchange_key", Word, [Becomes("key"), Becomes("bind"), LOCAL]),
-    row("batch", Number, [Becomes("batch"), DIRECT, Becomes("batch")]),
     row(
-        "noduplicates",
-        Boolean,
-        [Becomes("duplicates"), Becomes("duplicates"), Becomes("duplicates")],
+        "exchange_key",
+        Word,
+        [Becomes("key"), Becomes("bind"), LOCAL, NO_BROKER],
     ),
-    row(
-        "cache_size",
-        Number,
-        [Becomes("duplicates"), DIRECT, Becomes("duplicates")],
-    ),
-    row("mtime", Number, [Becomes("min_age"), DIRECT, Becomes("min_age")]),
-    row("sorter", Word, [Becomes("order"), DIRECT, Becomes("order")]),
-    row(
-        "validation",
-        Boolean,
-        [Becomes("validation"), DIRECT, Becomes("validation")],
-    ),
+    queued("batch", Number, "batch"),
+    queued("cache_size", Number, "duplicates"),
+    queued("mtime", Number, "min_age"),
+    queued("sorter", Word, "order"),
+    queued("validation", Boolean, "validation"),
     row(
         "fx_script",
         Word,
-        [Nothing("Sundew runs it for files, not here"), Hook, Hook],
+        [Nothing("Sundew runs it for files, not here"), Hook, Hook, Hook],
     ),
-    row("directory", Word, [RENAMING, PULLS, PULLS]),
+    row("directory", Word, [RENAMING, PULLS, PULLS, Becomes("directory")]),
     // Senders alone.
-    sender("include", Word, Nothing("its lines stand in its place")),
-    sender("filename", Word, RENAMING),
-    sender("exchange_content", Word, Becomes("content_type")),
-    sender("purge", Word, Becomes("purge")),
-    sender("purgeAlias", Words(2), Becomes("purge")),
-    sender("maxLength", Number, BULLETINS),
-    sender("am_dest_thread", Words(2), BULLETINS),
-    sender("timeout", Number, FILES),
-    sender("timeout_send", Number, FILES),
-    sender("kbytes_ps", Number, FILES),
-    sender("chmod", Number, FILES),
-    sender("lock", Word, FILES),
-    sender("binary", Boolean, FILES),
-    sender("dir_mkdir", Boolean, FILES),
-    sender("dir_pattern", Boolean, FILES),
-    sender("destfn_script", Word, RENAMING),
-    sender("dx_script", Word, BULLETINS),
-    sender("send_script", Word, Nothing("of senders of type script")),
+    senders("include", Word, INCLUDED, INCLUDED),
+    senders("filename", Word, RENAMING, Becomes("filename")),
+    senders("exchange_content", Word, Becomes("content_type"), NO_BROKER),
+    senders("purge", Word, Becomes("purge"), Becomes("purge")),
+    senders("purgeAlias", Words(2), Becomes("purge"), Becomes("purge")),
+    senders("maxLength", Number, BULLETINS, BULLETINS),
+    senders("am_dest_thread", Words(2), BULLETINS, BULLETINS),
+    delivers("timeout", Number, "connect_timeout"),
+    delivers("timeout_send", Number, "read_timeout"),
+    delivers("kbytes_ps", Number, "bandwidth"),
+    delivers("chmod", Number, "chmod"),
+    delivers("lock", Word, "lock"),
+    delivers("binary", Boolean, "ascii"),
+    delivers("dir_mkdir", Boolean, "mkdir"),
+    delivers("dir_pattern", Boolean, "directory"),
+    senders("destfn_script", Word, RENAMING, Hook),
+    senders("dx_script", Word, BULLETINS, BULLETINS),
+    senders(
+        "send_script",
+        Word,
+        Nothing("of senders of type script"),
+        Becomes("send_script"),
+    ),
     // Receivers alone.
     receivers("extension", Word, Becomes("extension")),
     receivers("routemask", Boolean, Becomes("route")),
@@ -209,8 +248,12 @@ const KEYWORDS: &[Keyword] = &[
         Nothing("clients' masks are looked at in any case"),
     ),
     receivers("feed", Word, Becomes("feeds")),
-    row("lx_script", Word, [Foreign, DIRECT, Hook]),
-    row("pull_script", Word, [Foreign, Nothing("of file receivers"), Hook]),
+    row("lx_script", Word, [Foreign, DIRECT, Hook, Foreign]),
+    row(
+        "pull_script",
+        Word,
+        [Foreign, Nothing("of file receivers"), Hook, Foreign],
+    ),
     receivers("vip", Word, PULLS),
     receivers("get", Word, PULLS),
     receivers("pull_sleep", Number, PULLS),
@@ -218,13 +261,9 @@ const KEYWORDS: &[Keyword] = &[
     receivers("timeout_get", Number, PULLS),
     receivers("delete", Boolean, PULLS),
     receivers("pull_prefix", Word, PULLS),
-    receivers("timask", Word, Nothing("Sundew has no transformations any more")),
-    receivers("temask", Word, Nothing("Sundew has no transformations any more")),
-    receivers(
-        "transformation",
-        Word,
-        Nothing("Sundew has no transformations any more"),
-    ),
+    receivers("timask", Word, UNTRANSFORMED),
+    receivers("temask", Word, UNTRANSFORMED),
+    receivers("transformation", Word, UNTRANSFORMED),
     receivers("arrival_extension", Word, BULLETINS),
     receivers("arrival", Words(3), BULLETINS),
     receivers("AddSMHeader", Switch, BULLETINS),
@@ -241,6 +280,8 @@ const KEYWORDS: &[Keyword] = &[
     receivers("metar", Word, BULLETINS),
     receivers("taf", Word, BULLETINS),
 ];
+
+const INCLUDED: Meaning = Nothing("its lines stand in its place");
 
 /// The words that Sundew takes for true; whatever else is false.
 const TRUE: [&str; 10] = ["True", "true", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "1"];

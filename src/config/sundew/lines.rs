@@ -43,7 +43,7 @@ pub(in crate::config) const SITE_KEYS: [&str; 20] = [
 /// Keywords whose value counts something, though Sundew takes a word for them.
 const COUNTS: [&str; 2] = ["daysToKeepInDB", "logrotate"];
 /// Keywords whose value is one of a few words.
-const ONE_OF_A_FEW: [&str; 3] = ["exchange_type", "sorter", "type"];
+const ONE_OF_A_FEW: [&str; 5] = ["exchange_type", "ftp_mode", "protocol", "sorter", "type"];
 
 /// The directory of `ETC` a flow's file is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,7 +97,7 @@ impl FlowDir {
 }
 
 /// A line of two words or more. Its `Debug` shows the keyword alone, for the rest may be a password.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(in crate::config) struct Line {
     pub file: Arc<Path>,
     /// Counted from 1.

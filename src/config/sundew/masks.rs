@@ -3,14 +3,15 @@
 use super::keywords::Kind;
 use super::lines::Line;
 use super::reading::{Reading, text};
-use crate::config::value::Value;
+use crate::config::value::{Entry, Value};
 
 /// What no other mask matches, names with line ends included.
 pub(super) const REJECT_ALL: &str = "(?s).*";
 
 /// Puts `masks` into the table, where there are any. The globs come before all others, wherever they stand. A sender
-/// rejects what nothing matches, and px does not: `is_closed` says so in so many words.
-pub(super) fn put(reading: &mut Reading, is_closed: bool) {
+/// rejects what nothing matches, and px does not: `is_closed` says so in so many words. `more` is what a mask has beside
+/// its pattern.
+pub(super) fn put(reading: &mut Reading, is_closed: bool, more: impl Fn(&mut Reading, &Line) -> Vec<Entry>) {
     let globs: Vec<&Line> = reading.all(&["imask", "emask"]).collect();
     let patterns: Vec<&Line> = reading.all(&["accept", "reject"]).collect();
     let mut list = Vec::new();
@@ -20,7 +21,8 @@ pub(super) fn put(reading: &mut Reading, is_closed: bool) {
             "emask" => "reject_glob",
             other => other,
         };
-        let mask = vec![reading.entry(key, Some(line), text(line.value()))];
+        let mut mask = vec![reading.entry(key, Some(line), text(line.value()))];
+        mask.extend(more(reading, line));
         list.push((reading.place(Some(line)), Value::Table(mask)));
     }
     let first = reading.all(&["accept", "reject", "imask", "emask"]).next();
@@ -52,9 +54,11 @@ fn tell_of_none(reading: &Reading) {
         .or(reading.last("emask"))
         .or(reading.last("type"));
     if let Some(line) = line {
-        reading.warn(
-            line,
-            "there is no accept: every file is erased and none published, as under Sundew",
-        );
+        let done = match reading.kind {
+            Kind::Deliverer => "delivered",
+            Kind::Sender | Kind::Receiver | Kind::Dropped => "published",
+        };
+        let text = format!("there is no accept: every file is erased and none {done}, as under Sundew");
+        reading.warn(line, &text);
     }
 }

@@ -6,13 +6,16 @@
 mod broker;
 mod clients;
 mod convert;
+mod deliverer;
 mod keywords;
 mod lines;
 mod masks;
 mod reading;
 mod receiver;
 mod routing;
+mod script_options;
 mod sender;
+mod settings;
 mod site;
 
 use std::ffi::OsStr;
@@ -25,6 +28,7 @@ use reading::Reading;
 pub use clients::{Client, ClientKind, clients};
 pub use convert::{Conversion, broker_as_toml, convert, print};
 pub use routing::{Route, RoutingTable};
+pub(super) use settings::Settings;
 pub(super) use site::{Directories, read as read_site};
 
 use super::{Broker, ConfigError, Errors, Places, Service, Table, UnitDir, UnitName, file};
@@ -48,22 +52,29 @@ pub fn read(places: &Places, name: &UnitName, path: &Path, errors: &Errors) -> O
         return None;
     }
     let kind = kind(dir, &lines)?;
-    let reading = Reading::new(kind, path, &lines, errors);
+    let (settings, scripts) = (Settings::load(places), places.etc.join("scripts"));
+    let reading = Reading::new(kind, (path, &lines), (&settings, &scripts), errors);
     reading.check(&lone);
     Some(match kind {
         Kind::Sender => sender::read(reading),
+        Kind::Deliverer => deliverer::read(reading, &name.name),
         Kind::Receiver | Kind::Dropped => receiver::read(reading),
     })
 }
 
 /// What px makes of the flow, by its `type`; `None` where that is not served.
 fn kind(dir: FlowDir, lines: &[lines::Line]) -> Option<Kind> {
-    match (dir, lines::flow_type(lines)?.value()) {
+    match (dir, type_of(dir, lines)) {
         (FlowDir::Tx, "amqp") => Some(Kind::Sender),
+        (FlowDir::Tx, "single-file" | "script") => Some(Kind::Deliverer),
         (FlowDir::Rx, "amqp") => Some(Kind::Receiver),
         (FlowDir::Rx, "single-file") => Some(Kind::Dropped),
         _ => None,
     }
+}
+
+fn type_of(dir: FlowDir, lines: &[lines::Line]) -> &str {
+    lines::flow_type(lines).map_or(dir.default_type(), lines::Line::value)
 }
 
 /// That nobody has such a type: a mistyped one would be left to Sundew, which does not start it either.
@@ -81,30 +92,76 @@ fn flow_dir(dir: UnitDir) -> Option<FlowDir> {
     }
 }
 
-/// Who runs the unit in this `.conf`. A receiver with a script by which its files come or change is left to Sundew. One
-/// of a type that nobody has is px's, so that whoever loads it is told why.
+/// Who runs the unit in this `.conf`. One that the site keeps for Sundew, and one with a script that nothing runs for px,
+/// is left to Sundew. One of a type that nobody has is px's, so that whoever loads it is told why.
 pub(super) fn service(places: &Places, dir: UnitDir, path: &Path) -> Service {
-    let Some(dir) = flow_dir(dir) else {
-        return Service::NotServed;
+    whose(places, dir, path).0
+}
+
+/// What in `px.toml` would make px run a unit that is left to Sundew; nothing where nothing would.
+pub(super) fn way_out(places: &Places, dir: UnitDir, path: &Path) -> Option<String> {
+    whose(places, dir, path).1
+}
+
+fn whose(places: &Places, unit_dir: UnitDir, path: &Path) -> (Service, Option<String>) {
+    let Some(dir) = flow_dir(unit_dir) else {
+        return (Service::NotServed, None);
     };
     if file::bytes(path).is_err() {
-        return Service::Served;
+        return (Service::Served, None);
     }
     let lines = lines::flow(places, dir, path, &Errors::default());
-    let named = lines::flow_type(&lines).map_or(dir.default_type(), |line| line.value());
+    let named = type_of(dir, &lines);
+    let left = |more: &str| match more {
+        "" => Service::LeftToSundew(named.to_string()),
+        more => Service::LeftToSundew(format!("{named} {more}")),
+    };
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let settings = Settings::load(places);
+    if settings.keeps(unit_dir, &name) {
+        return (left("in keep of px.toml"), None);
+    }
     if lines::unknown_type(dir, &lines).is_some() {
-        return Service::Served;
+        return (Service::Served, None);
     }
     let Some(kind) = kind(dir, &lines) else {
-        return Service::LeftToSundew(named.to_string());
+        return (left(""), None);
     };
+    match hindrance(kind, (&lines, named), &settings, &name) {
+        Some((more, "")) => (left(&more), None),
+        Some((more, section)) => {
+            let section = section.replace("NAME", &name);
+            (left(&more), Some(format!("px runs it with {section} of px.toml")))
+        }
+        None => (Service::Served, None),
+    }
+}
+
+/// What hinders px from running a flow of a type that it serves, in words behind that type; and what of `px.toml` would
+/// change it.
+fn hindrance(
+    kind: Kind,
+    (lines, named): (&[lines::Line], &str),
+    settings: &Settings,
+    name: &str,
+) -> Option<(String, &'static str)> {
+    let has_host = settings.hook_host.is_some();
     let is_hook = |line: &&lines::Line| {
         keywords::find(line.keyword()).is_some_and(|keyword| keyword.meaning(kind) == keywords::Meaning::Hook)
     };
-    match lines.iter().find(is_hook) {
-        Some(hook) => Service::LeftToSundew(format!("{named} with {}", hook.keyword())),
-        None => Service::Served,
+    if let Some(hook) = lines.iter().find(is_hook) {
+        let with = format!("with {}", hook.keyword());
+        if !kind.has_hooks() {
+            return Some((with, ""));
+        }
+        if !has_host {
+            return Some((with, "hook_host in [sundew]"));
+        }
     }
+    let is_known = settings.url_files(name).is_some();
+    (kind == Kind::Deliverer)
+        .then(|| deliverer::hindrance(lines, named, has_host, is_known))
+        .flatten()
 }
 
 /// Whether a receiver's files are put into its queue by others.

@@ -5,15 +5,23 @@ use std::path::{Path, PathBuf};
 
 use super::keywords::{self, Kind, Meaning, Shape};
 use super::lines::Line;
+use super::settings::Settings;
 use crate::config::error::is_login;
 use crate::config::table::Place;
 use crate::config::value::{Entry, Value};
 use crate::config::{ConfigError, Errors, Table};
 
+/// The word by which the program that runs scripts asks for `script_options`.
+const OPTIONS: &str = "--options";
+
 /// The lines of one flow, and the table in the making.
 pub(super) struct Reading<'a> {
     pub kind: Kind,
     pub lines: &'a [Line],
+    /// What the site says of Sundew's files.
+    pub settings: &'a Settings,
+    /// Where scripts are.
+    scripts: &'a Path,
     path: &'a Path,
     errors: &'a Errors,
     entries: Vec<Entry>,
@@ -21,10 +29,17 @@ pub(super) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn new(kind: Kind, path: &'a Path, lines: &'a [Line], errors: &'a Errors) -> Self {
+    pub(super) fn new(
+        kind: Kind,
+        (path, lines): (&'a Path, &'a [Line]),
+        (settings, scripts): (&'a Settings, &'a Path),
+        errors: &'a Errors,
+    ) -> Self {
         Reading {
             kind,
             lines,
+            settings,
+            scripts,
             path,
             errors,
             entries: Vec::new(),
@@ -46,6 +61,7 @@ impl<'a> Reading<'a> {
                     Meaning::Becomes(_) => self.check_words(line, keyword.shape),
                     Meaning::Nothing(_) => {}
                     Meaning::Foreign => self.check_foreign(line),
+                    Meaning::Hook if self.runs_hooks() => self.check_words(line, keyword.shape),
                     Meaning::Hook => self.refuse(line, &no_hooks(self.kind)),
                 },
                 // The site file has keywords of other tools too.
@@ -53,6 +69,10 @@ impl<'a> Reading<'a> {
                 None => self.errors.push(unknown(line, self.kind)),
             }
         }
+    }
+
+    fn runs_hooks(&self) -> bool {
+        self.kind.has_hooks() && self.settings.hook_host.is_some()
     }
 
     fn check_words(&self, line: &Line, shape: Shape) {
@@ -77,7 +97,7 @@ impl<'a> Reading<'a> {
 
     /// Whether the words behind the value are read where the keyword itself is.
     fn reads_rest(&self, line: &Line) -> bool {
-        self.kind == Kind::Sender && line.keyword() == "accept"
+        self.kind.is_sender() && line.keyword() == "accept"
     }
 
     /// That the words behind `counted` ones have no effect. They are not shown: they may be anything.
@@ -96,9 +116,9 @@ impl<'a> Reading<'a> {
     fn check_foreign(&self, line: &Line) {
         // What a receiver includes is told by the lexer.
         if !line.is_site && line.keyword() != "include" {
-            let (other, own) = match self.kind {
-                Kind::Sender => ("receivers", "senders"),
-                Kind::Receiver | Kind::Dropped => ("senders", "receivers"),
+            let (other, own) = match self.kind.is_sender() {
+                true => ("receivers", "senders"),
+                false => ("senders", "receivers"),
             };
             let text = format!("a keyword of {other}: it has no effect in {own}, as under Sundew");
             self.warn(line, &text);
@@ -174,6 +194,11 @@ impl<'a> Reading<'a> {
         self.entries.push(entry);
     }
 
+    /// Whether the table has the option.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key)
+    }
+
     /// An entry of a table below.
     pub(super) fn entry(&mut self, key: &str, line: Option<&Line>, value: Value) -> Entry {
         Entry {
@@ -188,6 +213,25 @@ impl<'a> Reading<'a> {
         let Some(line) = line else { return 0 };
         self.places.push((line.file.to_path_buf(), line.number));
         self.places.len() - 1
+    }
+
+    /// Puts a script into the table: the program that runs it for px, and its file.
+    pub(super) fn hook(&mut self, keyword: &str) {
+        if let Some(line) = self.last(keyword) {
+            self.script(keyword, line, line.value());
+        }
+    }
+
+    /// Like [`Reading::hook`], for a script that a line names in another way. As Sundew does, the directory and the name
+    /// are put together, whatever the name is.
+    pub(super) fn script(&mut self, key: &str, line: &Line, name: &str) {
+        let Some(host) = self.settings.hook_host.as_ref().filter(|_| self.runs_hooks()) else {
+            return;
+        };
+        let file = format!("{}/{name}", self.scripts.display());
+        let place = self.place(Some(line));
+        let words = [host.display().to_string(), OPTIONS.to_string(), file].map(|word| (place, Value::Text(word)));
+        self.put(key, Some(line), Value::List(words.to_vec()));
     }
 
     /// The table.
@@ -213,8 +257,12 @@ fn has_login(line: &Line) -> bool {
 }
 
 fn no_hooks(kind: Kind) -> String {
+    let but = match kind.has_hooks() {
+        true => " but by hook_host of [sundew] in px.toml",
+        false => "",
+    };
     format!(
-        "px runs no scripts in {}: leave the unit to Sundew, or do without",
+        "px runs no scripts in {}{but}: leave the unit to Sundew, or do without",
         kind.name()
     )
 }

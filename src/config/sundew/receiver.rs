@@ -3,12 +3,15 @@
 use super::keywords::Kind;
 use super::lines::Line;
 use super::reading::{Reading, text};
-use super::{Flow, broker, masks, sender};
+use super::{Flow, broker, masks, script_options, sender};
 use crate::config::value::Value;
 
 const LOSSY: &str = "the queue has no name of its own and is gone with the connection, as under Sundew: what is \
                      published meanwhile is lost. To keep it: px convert the unit, then queue = \"NAME\" without \
                      durable and auto_delete";
+
+/// Seconds between two pulls where nothing is said.
+const PULL_SLEEP: i64 = 600;
 
 /// Reads the lines into the receiver's table. What Sundew does without being told, and px does not, is written out.
 pub(super) fn read(mut reading: Reading) -> Flow {
@@ -19,7 +22,7 @@ pub(super) fn read(mut reading: Reading) -> Flow {
             reading.put("type", line, text("amqp"));
             Some(queue(&mut reading, line))
         }
-        Kind::Sender | Kind::Dropped => {
+        Kind::Sender | Kind::Dropped | Kind::Deliverer => {
             reading.put("type", line, text("single-file"));
             None
         }
@@ -28,7 +31,7 @@ pub(super) fn read(mut reading: Reading) -> Flow {
     let (by_table, line) = reading.boolean("routemask", true);
     let removes = kind == Kind::Dropped && removes_by_masks(&reading, by_table);
     match by_table || removes {
-        true => masks::put(&mut reading, false),
+        true => masks::put(&mut reading, false, |_, _| Vec::new()),
         false => masks::leave_out(&reading),
     }
     let route = if by_table { "table" } else { "masks" };
@@ -39,7 +42,7 @@ pub(super) fn read(mut reading: Reading) -> Flow {
     feeds(&mut reading);
     match kind {
         Kind::Receiver => check_duplicates(&reading),
-        Kind::Sender | Kind::Dropped => {
+        Kind::Sender | Kind::Dropped | Kind::Deliverer => {
             sender::batch(&mut reading);
             sender::min_age(&mut reading);
             sender::order(&mut reading);
@@ -47,9 +50,10 @@ pub(super) fn read(mut reading: Reading) -> Flow {
             if validation {
                 reading.put("validation", line, Value::Boolean(true));
             }
-            sender::duplicates(&mut reading, false);
+            sender::duplicates(&mut reading, false, "8h");
         }
     }
+    hooks(&mut reading);
     sender::log(&mut reading);
     Flow {
         table: reading.finish(),
@@ -85,6 +89,20 @@ fn removes_by_masks(reading: &Reading, by_table: bool) -> bool {
         }
     }
     removes
+}
+
+/// Scripts, where the site names the program that runs them.
+fn hooks(reading: &mut Reading) {
+    for keyword in ["fx_script", "lx_script", "pull_script"] {
+        reading.hook(keyword);
+    }
+    if let (true, Some(line)) = (reading.has("pull_script"), reading.last("type")) {
+        let (seconds, own) = reading.number("pull_sleep").unzip();
+        let every = seconds.filter(|seconds| *seconds > 0).unwrap_or(PULL_SLEEP);
+        reading.put("pull_every", own.or(Some(line)), text(&format!("{every}s")));
+        sender::word(reading, "vip", "vip");
+    }
+    script_options::put(reading);
 }
 
 /// Five fields; what has not so many is passed over by Sundew with an error in its log.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::keywords::Kind;
 use super::lines::Line;
 use super::reading::{Reading, integer, text};
 use super::{Flow, broker, masks};
@@ -17,9 +18,9 @@ pub(super) fn read(mut reading: Reading) -> Flow {
     reading.put("key", line, text(line.map_or("", Line::value)));
     word(&mut reading, "exchange_content", "content_type");
     check_file_names(&reading);
-    masks::put(&mut reading, true);
+    masks::put(&mut reading, true, |_, _| Vec::new());
     batch(&mut reading);
-    duplicates(&mut reading, true);
+    duplicates(&mut reading, true, "8h");
     let (validation, line) = reading.boolean("validation", true);
     reading.put("validation", line, Value::Boolean(validation));
     min_age(&mut reading);
@@ -69,7 +70,7 @@ pub(super) fn batch(reading: &mut Reading) {
 }
 
 /// `duplicates = { entries, keep = "8h" }`: Sundew's cache.
-pub(super) fn duplicates(reading: &mut Reading, default: bool) {
+pub(super) fn duplicates(reading: &mut Reading, default: bool, keep: &str) {
     let (wanted, line) = reading.boolean("noduplicates", default);
     if !wanted {
         return;
@@ -80,7 +81,7 @@ pub(super) fn duplicates(reading: &mut Reading, default: bool) {
     };
     let entries = vec![
         reading.entry("entries", size.or(line), integer(entries)),
-        reading.entry("keep", line, text("8h")),
+        reading.entry("keep", line, text(keep)),
     ];
     reading.put("duplicates", line, Value::Table(entries));
 }
@@ -97,12 +98,16 @@ pub(super) fn min_age(reading: &mut Reading) {
     reading.put("min_age", Some(line), text(&format!("{seconds}s")));
 }
 
-/// `sorter`: by priority and stamp of the name, or by mtime.
+/// `sorter`: by priority and stamp of the name, or by mtime. Sundew's amqp senders die of the third.
 pub(super) fn order(reading: &mut Reading) {
     let Some(line) = reading.last("sorter") else { return };
     match line.value() {
         "MultiKeysStringSorter" => reading.put("order", Some(line), text("priority")),
         "None" => reading.put("order", Some(line), text("mtime")),
+        "StandardSorter" if reading.kind == Kind::Deliverer => {
+            reading.warn(line, "px sorts by the priority and stamp of the name, then by path");
+            reading.put("order", Some(line), text("priority"));
+        }
         _ => reading.refuse(line, "accepted: MultiKeysStringSorter, None"),
     }
 }
@@ -160,7 +165,8 @@ fn check_file_names(reading: &Reading) {
     }
 }
 
-fn is_file_name_option(option: &str) -> bool {
+/// Whether Sundew knows such a `filename`.
+pub(super) fn is_file_name_option(option: &str) -> bool {
     let words = ["WHATFN", "HEADFN", "NONE", "NONESENDER", "SENDER", "TIME"];
     let starts = ["DESTFN=", "DESTFNSCRIPT=", "SATNET="];
     option
@@ -169,7 +175,7 @@ fn is_file_name_option(option: &str) -> bool {
 }
 
 /// `purge 5H,3:10H,4+`, or by the name of a `purgeAlias` above it; the last one counts.
-fn purge(reading: &mut Reading) {
+pub(super) fn purge(reading: &mut Reading) {
     const SPEC: &str = "accepted: HOURS and priorities such as 5H,3:10H,4+, or the name of a purgeAlias above it";
     let mut aliases = BTreeMap::new();
     let mut last = None;

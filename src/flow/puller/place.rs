@@ -190,11 +190,11 @@ impl Place {
     }
 
     /// Begins a file. What is returned blocks.
-    pub(super) fn draft(&self) -> impl FnOnce() -> Result<Draft, SpoolError> + Send + 'static {
+    pub(super) fn draft(&self) -> impl FnMut() -> Result<Draft, SpoolError> + Send + 'static {
         let to = self.to.clone();
-        move || match to {
+        move || match &to {
             To::Tree(tree, path) => tree.create(&path.0),
-            To::Queue(ingester, name) => ingester.draft(&name),
+            To::Queue(ingester, name) => ingester.draft(name),
         }
     }
 }

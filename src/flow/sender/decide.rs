@@ -1,13 +1,10 @@
 //! What is done with a queued file, as far as its name tells.
 
-use std::fmt;
-
 use jiff::Timestamp;
 
 use super::Config;
+use crate::flow::queued::Why;
 use crate::message::{KeyError, Undecided, Verdict, ingest_name};
-use crate::metrics::Count;
-use crate::spool::queue::Unwanted;
 
 /// What a message has beside its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,38 +13,6 @@ pub(super) struct Letter {
     /// The header of that name.
     pub(super) filename: Vec<u8>,
     pub(super) content_type: String,
-}
-
-/// Why a file is removed unsent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Why {
-    /// Its name is no ingest name.
-    Incorrect,
-    /// It is too old, by this rule.
-    Purged(String),
-    /// The masks reject it.
-    NoPattern,
-}
-
-impl Why {
-    pub(super) fn count(&self) -> Count {
-        match self {
-            Why::Incorrect => Count::Invalid,
-            Why::Purged(_) => Count::Purged,
-            Why::NoPattern => Count::Rejected,
-        }
-    }
-}
-
-/// As Sundew's logs have it, before the path.
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Why::Incorrect => f.write_str("Filename incorrect"),
-            Why::Purged(rule) => write!(f, "Purged ({rule})"),
-            Why::NoPattern => f.write_str("No pattern (TX) matching"),
-        }
-    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -59,10 +24,8 @@ pub(super) enum Decision {
 }
 
 pub(super) fn decide(config: &Config, name: &[u8], now: Timestamp) -> Decision {
-    match config.rules.unwanted(name, now) {
-        Some(Unwanted::Incorrect) => return Decision::Erase(Why::Incorrect),
-        Some(Unwanted::Purged(rule)) => return Decision::Erase(Why::Purged(rule.to_string())),
-        None => {}
+    if let Some(why) = config.queued.unwanted(name, now) {
+        return Decision::Erase(why);
     }
     match config.masks.first_match(name) {
         Ok(Some((_, Verdict::Reject))) => return Decision::Erase(Why::NoPattern),

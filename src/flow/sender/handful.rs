@@ -39,11 +39,6 @@ pub(super) struct Handful {
     pub(super) needs: Option<u32>,
 }
 
-/// Whether a file cannot be read for a reason of this host.
-pub(super) fn is_own(cause: Errno) -> bool {
-    matches!(cause, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO)
-}
-
 /// Reads some files, from the last of `rest` backwards, each within a permit of `room`. `place` is room for the first.
 /// Files that are gone are left out. Blocks.
 pub(super) fn take(

@@ -1,9 +1,13 @@
 use std::path::Path;
 
-use super::decide::{Decision, Letter, Why, decide};
+use std::time::Duration;
+
+use super::decide::{Decision, Letter, decide};
 use super::*;
 use crate::config::{Errors, Places};
+use crate::flow::queued::Why;
 use crate::metrics::Count;
+use crate::spool::queue::{Order, Rules};
 
 const UNIT: &str = r#"
 type = "amqp"
@@ -34,17 +38,20 @@ fn read(text: &str) -> Result<Config, Vec<String>> {
 fn the_defaults_are_those_of_the_manual() {
     let config = read(UNIT).unwrap();
     assert_eq!(
-        (config.batch, config.duplicates, config.min_age),
+        (config.queued.batch, config.queued.duplicates, config.queued.min_age),
         (100, None, Duration::ZERO)
     );
     assert_eq!(
-        (config.content_type.as_str(), config.order),
+        (config.content_type.as_str(), config.queued.order),
         ("text/plain", Order::Priority)
     );
-    assert_eq!((config.rules, config.unroutable), (Rules::default(), Unroutable::Count));
+    assert_eq!(
+        (config.queued.rules, config.unroutable),
+        (Rules::default(), Unroutable::Count)
+    );
     assert!(!config.exchange.durable);
     let config = read(&format!("{UNIT}duplicates = {{}}\n")).unwrap();
-    let duplicates = config.duplicates.unwrap();
+    let duplicates = config.queued.duplicates.unwrap();
     assert_eq!(
         (duplicates.entries, duplicates.keep),
         (125_000, Duration::from_secs(8 * 3600))
@@ -58,16 +65,16 @@ fn every_option_is_read() {
                 unroutable = \"hold\"\n";
     let config = read(&format!("{UNIT}{more}")).unwrap();
     assert_eq!(
-        (config.content_type.as_str(), config.batch, config.order),
+        (config.content_type.as_str(), config.queued.batch, config.queued.order),
         ("x/y", 7, Order::Mtime)
     );
     assert_eq!(
-        (config.min_age, config.unroutable),
+        (config.queued.min_age, config.unroutable),
         (Duration::from_secs(3), Unroutable::Hold)
     );
-    assert_eq!(config.duplicates.map(|how| how.entries), Some(5));
-    assert_eq!(config.rules.purge[0].to_string(), "(36000, [4, 5])");
-    assert!(config.rules.validation);
+    assert_eq!(config.queued.duplicates.map(|how| how.entries), Some(5));
+    assert_eq!(config.queued.rules.purge[0].to_string(), "(36000, [4, 5])");
+    assert!(config.queued.rules.validation);
 }
 
 #[test]

@@ -80,6 +80,19 @@ pub enum Look {
     Unread(Errno),
 }
 
+/// What became of opening a file.
+#[derive(Debug)]
+pub enum Opening {
+    /// Here it is, all of it.
+    Whole(File, Whole),
+    /// A writer has it, or had it meanwhile.
+    Written,
+    /// It is there no more.
+    Gone,
+    /// It cannot be read.
+    Unread(Errno),
+}
+
 /// What became of removing a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {
@@ -126,29 +139,39 @@ impl<'q> Reader<'q> {
 
     /// Whether a file is complete, and which one it is. However large it is, no more than a buffer of it is in memory.
     pub fn look(&mut self, file: &Queued, needs_md5: bool) -> Look {
-        match self.try_look(file, needs_md5) {
-            Ok(look) => look,
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Look::Gone,
-            Err(Errno::AGAIN) => Look::Written,
-            Err(cause) => Look::Unread(cause),
+        match self.open_whole(file, needs_md5) {
+            Opening::Whole(_, whole) => Look::Whole(whole),
+            Opening::Written => Look::Written,
+            Opening::Gone => Look::Gone,
+            Opening::Unread(cause) => Look::Unread(cause),
         }
     }
 
-    fn try_look(&mut self, file: &Queued, needs_md5: bool) -> Result<Look, Errno> {
+    /// The same, and leaves the file open. Where it stands in it is nobody's promise.
+    pub fn open_whole(&mut self, file: &Queued, needs_md5: bool) -> Opening {
+        match self.try_open_whole(file, needs_md5) {
+            Ok(opening) => opening,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Opening::Gone,
+            Err(Errno::AGAIN) => Opening::Written,
+            Err(cause) => Opening::Unread(cause),
+        }
+    }
+
+    fn try_open_whole(&mut self, file: &Queued, needs_md5: bool) -> Result<Opening, Errno> {
         let (mut opened, version) = match self.open(file)? {
             Opened::Whole(opened, version) => (opened, version),
-            Opened::Written => return Ok(Look::Written),
-            Opened::Gone => return Ok(Look::Gone),
+            Opened::Written => return Ok(Opening::Written),
+            Opened::Gone => return Ok(Opening::Gone),
         };
         let mut md5 = None;
         if needs_md5 {
             let digest = md5_of(&mut opened);
             md5 = Some(digest.map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?);
             if Version::of(&rustix::fs::fstat(&opened)?) != version {
-                return Ok(Look::Written);
+                return Ok(Opening::Written);
             }
         }
-        Ok(Look::Whole(Whole { version, md5 }))
+        Ok(Opening::Whole(opened, Whole { version, md5 }))
     }
 
     fn open(&mut self, file: &Queued) -> Result<Opened, Errno> {

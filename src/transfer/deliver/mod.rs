@@ -6,20 +6,37 @@
 
 use std::fmt;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use url::Url;
 
+use super::bandwidth::Bandwidth;
 use super::limit::CoolDown;
 use super::peer::Peer;
 use super::{Kind, TransferError, ftp, sftp};
-use crate::message::Fault;
+use crate::message::{Fault, ProductPath};
 use crate::spool::Durability;
+use crate::spool::atomic::Safety;
 
+mod chunks;
 mod dav;
 mod local;
+#[cfg(test)]
+mod tests;
+
+pub(super) use chunks::{Chunks, is_spoilt_content};
+
+/// The longest name of a file or directory on what servers run on.
+const NAME_MAX: usize = 255;
+/// A path has no more than 4096 bytes on Linux, its name included.
+const DIRECTORY_MAX: usize = 3800;
+/// The longest suffix of a temporary name.
+const SUFFIX_MAX: usize = 64;
+/// Bytes of a directory, and of a name, that messages show.
+const SHOWN_MAX: usize = 512;
 
 /// Where products go.
 #[derive(Debug, Clone)]
@@ -112,6 +129,105 @@ impl fmt::Display for Destination {
     }
 }
 
+impl Destination {
+    /// Whether this way of hiding a product in the making is possible there; else what to say of it. HTTP has no
+    /// umask, and plain `PUT` has [`Lock::None`] only: where the configuration names no lock, that is its default.
+    pub fn check(&self, lock: &Lock) -> Result<(), &'static str> {
+        match (self, lock) {
+            (_, Lock::Suffix(suffix)) if suffix.is_empty() || suffix.len() > SUFFIX_MAX => {
+                Err("accepted: a suffix of 1 to 64 bytes")
+            }
+            (_, Lock::Suffix(suffix)) if suffix.contains('/') || suffix.contains(|c: char| c.is_control()) => {
+                Err("a suffix holds no slash and no control characters")
+            }
+            (Destination::Http(_), Lock::Umask) => Err("umask: HTTP has no permissions"),
+            (Destination::Http(http), Lock::Suffix(_)) if !http.webdav => {
+                Err("plain PUT writes the final name; a temporary name needs webdav = true")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a mode can be said there.
+    pub fn has_modes(&self) -> bool {
+        !matches!(self, Destination::Http(_))
+    }
+}
+
+impl Parcel {
+    /// The directories on the way, one after the other.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let parts = self.directory.split(|byte| *byte == b'/');
+        parts.filter(|part| !part.is_empty() && *part != b".")
+    }
+
+    /// Whether the way begins at the root of the server.
+    pub(super) fn is_absolute(&self) -> bool {
+        self.directory.starts_with(b"/")
+    }
+
+    /// For messages: `a/b/name`, bounded, without control characters.
+    pub(super) fn shown(&self) -> String {
+        let mut path = self.directory[..self.directory.len().min(SHOWN_MAX)].to_vec();
+        if !path.is_empty() && !path.ends_with(b"/") {
+            path.push(b'/');
+        }
+        path.extend(&self.name[..self.name.len().min(SHOWN_MAX)]);
+        ProductPath(path).to_string()
+    }
+
+    fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.directory, &self.name).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+impl Options {
+    /// The name that a product has while it is written; `None` without [`Lock::Suffix`]. One that would be too long is
+    /// cut, and made its own again by a number that depends on all of it.
+    pub(super) fn temporary_name(&self, parcel: &Parcel) -> Option<Vec<u8>> {
+        let Lock::Suffix(suffix) = &self.lock else {
+            return None;
+        };
+        let room = NAME_MAX.saturating_sub(suffix.len());
+        let mut name = parcel.name.clone();
+        if name.len() > room {
+            let number = format!("-{:08x}", parcel.hash() as u32);
+            let mut end = room.saturating_sub(number.len());
+            // Not within a character of UTF-8: some servers refuse what is none.
+            while end > 0 && name[end] & 0xC0 == 0x80 {
+                end -= 1;
+            }
+            name.truncate(end);
+            name.extend(number.as_bytes());
+        }
+        name.extend(suffix.as_bytes());
+        Some(name)
+    }
+}
+
+/// What a session is given with every parcel.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) options: Options,
+    bandwidth: Option<Arc<Bandwidth>>,
+    /// How files of this host become safe, where that is the destination.
+    safety: Option<Safety>,
+}
+
+impl Context {
+    /// The parcel's bytes, as fast as the unit may send.
+    pub(super) fn chunks(&self, parcel: &Parcel) -> Result<Chunks, TransferError> {
+        Chunks::new(parcel, self.bandwidth.clone())
+    }
+
+    /// As [`Options::temporary_name`].
+    pub(super) fn temporary_name(&self, parcel: &Parcel) -> Option<Vec<u8>> {
+        self.options.temporary_name(parcel)
+    }
+}
+
 /// Delivers for one unit. Clones share rests and bandwidth.
 #[derive(Debug, Clone)]
 pub struct Deliverer {
@@ -120,18 +236,37 @@ pub struct Deliverer {
 
 #[derive(Debug)]
 struct Shared {
-    options: Options,
+    context: Context,
+    /// The destination, for messages and as the place that rests.
+    place: String,
     resting: Mutex<CoolDown>,
 }
 
 impl Deliverer {
     /// Prepares; connects to nothing.
     pub fn new(options: Options) -> Result<Deliverer, TransferError> {
+        if let Err(why) = options.destination.check(&options.lock) {
+            let what = format!("cannot deliver to {}: {why}", options.destination);
+            return Err(TransferError::new(Fault::Own, Kind::NotAllowed, what));
+        }
+        if options.mode.is_some() && !options.destination.has_modes() {
+            let what = format!("cannot deliver to {}: HTTP has no permissions", options.destination);
+            return Err(TransferError::new(Fault::Own, Kind::NotAllowed, what));
+        }
+        let safety = match options.destination {
+            Destination::File => Some(Safety::new(options.durability)?),
+            _ => None,
+        };
         let resting = CoolDown::new(options.rest_first, options.rest_longest);
         Ok(Deliverer {
             shared: Arc::new(Shared {
-                options,
+                place: options.destination.to_string(),
                 resting: Mutex::new(resting),
+                context: Context {
+                    bandwidth: options.bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
+                    safety,
+                    options,
+                },
             }),
         })
     }
@@ -146,8 +281,7 @@ impl Deliverer {
 
     /// How long the whole destination still rests.
     pub fn rests(&self) -> Option<Duration> {
-        let place = self.shared.options.destination.to_string();
-        self.shared.resting().left(&place, Instant::now())
+        self.shared.resting().left(&self.shared.place, Instant::now())
     }
 }
 
@@ -155,6 +289,81 @@ impl Shared {
     /// The map is whole after every call, so a panic elsewhere does not spoil it.
     fn resting(&self) -> MutexGuard<'_, CoolDown> {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The destination, and the directory on it.
+    fn places(&self, parcel: &Parcel) -> [String; 2] {
+        let directory = ProductPath(parcel.directory.clone());
+        [self.place.clone(), format!("{} {directory}", self.place)]
+    }
+
+    /// Whether it is this parcel's turn at the destination and in its directory.
+    fn turn(&self, places: &[String; 2], parcel: &Parcel) -> Result<(), TransferError> {
+        let (mut resting, now) = (self.resting(), Instant::now());
+        for place in places {
+            if let Err(left) = resting.turn(place, parcel.hash(), now) {
+                let what = format!("not trying {} on {}: it rests", parcel.shown(), self.place);
+                let mut err = TransferError::new(Fault::Endpoint, Kind::Resting, what);
+                err.retry_after = Some(left);
+                return Err(err);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, places: &[String; 2], parcel: &Parcel, result: &Result<(), Failed>) {
+        let mut resting = self.resting();
+        let [whole, directory] = places;
+        match result {
+            Ok(()) => places.iter().for_each(|place| resting.note_success(place)),
+            Err(failed) => match whose(failed) {
+                Rests::Whole => resting.note_fault(whole, parcel.hash(), failed.err.retry_after, Instant::now()),
+                Rests::Directory => {
+                    resting.note_fault(directory, parcel.hash(), failed.err.retry_after, Instant::now());
+                    resting.note_success(whole);
+                }
+                Rests::IsWell => resting.note_success(whole),
+                Rests::NotKnown => {}
+            },
+        }
+    }
+}
+
+/// A put that did not happen.
+#[derive(Debug)]
+struct Failed {
+    err: TransferError,
+    /// There was no session yet: who px is, and not one directory, was in question.
+    while_connecting: bool,
+}
+
+/// What a failure says of the destination.
+#[derive(Debug, PartialEq, Eq)]
+enum Rests {
+    Whole,
+    Directory,
+    IsWell,
+    NotKnown,
+}
+
+fn whose(failed: &Failed) -> Rests {
+    match failed.err.fault {
+        Fault::Endpoint if failed.err.kind == Kind::Forbidden && !failed.while_connecting => Rests::Directory,
+        Fault::Endpoint => Rests::Whole,
+        Fault::Message if is_spoilt_content(&failed.err) => Rests::NotKnown,
+        // An answer that refuses this one product: the server is well.
+        Fault::Message => Rests::IsWell,
+        Fault::Own => Rests::NotKnown,
+    }
+}
+
+/// Whether a session cannot be used after this. A refusal is an answer, and leaves it as it was; anything else may have
+/// come in the middle of a transfer.
+fn spoils(err: &TransferError) -> bool {
+    match err.fault {
+        Fault::Message => is_spoilt_content(err),
+        Fault::Endpoint => err.kind != Kind::Forbidden,
+        Fault::Own => true,
     }
 }
 
@@ -176,32 +385,49 @@ enum Session {
 impl Lane {
     /// Delivers one product. `Ok`: it is there under its final name, whole; with `durability` power and a destination
     /// on this host also after a power cut. On an error nothing new is seen under the final name, or, without a lock,
-    /// possibly half of it; the next try begins anew. A destination that rests is not tried ([`Kind::Resting`]).
+    /// possibly half of it; the next try begins anew. A destination that rests is not tried ([`Kind::Resting`]). When
+    /// the future is dropped, the connection is. Two lanes must not put one name into one directory at the same time.
     pub async fn put(&mut self, parcel: &Parcel) -> Result<Put, TransferError> {
         check(parcel)?;
+        let places = self.shared.places(parcel);
+        self.shared.turn(&places, parcel)?;
         let begun = Instant::now();
         let result = self.try_put(parcel).await;
-        if result.as_ref().is_err_and(|err| err.fault != Fault::Message) {
-            self.session = None;
-        }
-        result.map(|()| Put {
+        self.shared.note(&places, parcel, &result);
+        result.map_err(|failed| failed.err).map(|()| Put {
             bytes: parcel.size,
             took: begun.elapsed(),
         })
     }
 
-    async fn try_put(&mut self, parcel: &Parcel) -> Result<(), TransferError> {
-        let options = &self.shared.options;
-        let session = match self.session.take() {
+    /// The session is taken out meanwhile: one that was left in the middle must not be used again.
+    async fn try_put(&mut self, parcel: &Parcel) -> Result<(), Failed> {
+        let context = &self.shared.context;
+        let mut session = match self.session.take() {
             Some(session) => session,
-            None => Session::connect(options).await?,
+            None => Session::connect(context).await.map_err(|err| Failed {
+                err,
+                while_connecting: true,
+            })?,
         };
-        match self.session.insert(session) {
-            Session::File(session) => session.put(parcel, options).await,
-            Session::Ftp(session) => session.put(parcel, options).await,
-            Session::Sftp(session) => session.put(parcel, options).await,
-            Session::Http(session) => session.put(parcel, options).await,
+        let result = match &mut session {
+            Session::File(session) => session.put(parcel, context).await,
+            Session::Ftp(session) => session.put(parcel, context).await,
+            Session::Sftp(session) => session.put(parcel, context).await,
+            Session::Http(session) => session.put(parcel, context).await,
+        };
+        if !result.as_ref().is_err_and(spoils) {
+            self.session = Some(session);
         }
+        result.map_err(|err| Failed {
+            err,
+            while_connecting: false,
+        })
+    }
+
+    /// Whether there is a connection, as far as is known.
+    pub fn is_connected(&self) -> bool {
+        self.session.is_some()
     }
 
     /// Ends the connection politely. Nothing is lost without it.
@@ -215,38 +441,41 @@ impl Lane {
 }
 
 impl Session {
-    async fn connect(options: &Options) -> Result<Session, TransferError> {
-        Ok(match &options.destination {
-            Destination::File => Session::File(local::Session::new(options.durability)?),
+    async fn connect(context: &Context) -> Result<Session, TransferError> {
+        Ok(match &context.options.destination {
+            Destination::File => {
+                let safety = context.safety.clone();
+                Session::File(local::Session::new(safety.unwrap_or(Safety::Crash)))
+            }
             Destination::Ftp(peer, how) => Session::Ftp(Box::new(ftp::Session::connect(peer, *how).await?)),
             Destination::Sftp(peer) => Session::Sftp(Box::new(sftp::Session::connect(peer).await?)),
-            Destination::Http(http) => Session::Http(dav::Session::new(http)?),
+            Destination::Http(http) => Session::Http(dav::Session::new(http).await?),
         })
     }
 }
 
-/// Names that would lead elsewhere, or end a command of the protocol, are the message's fault.
+/// Names that would lead elsewhere, that nothing can have, or that end a command of the protocol, are the message's
+/// fault.
 fn check(parcel: &Parcel) -> Result<(), TransferError> {
-    let bad = |what: &str| {
-        let shown = String::from_utf8_lossy(&parcel.name);
-        Err(TransferError::new(
-            Fault::Message,
-            Kind::Rejected,
-            format!("cannot deliver {shown}: {what}"),
-        ))
-    };
     let has_control = |bytes: &[u8]| bytes.iter().any(|byte| byte.is_ascii_control());
-    match parcel.name.as_slice() {
-        b"" | b"." | b".." => return bad("no such name can be"),
-        name if name.contains(&b'/') => return bad("its name holds a slash"),
-        name if has_control(name) => return bad("its name holds control characters"),
-        _ => {}
-    }
-    if has_control(&parcel.directory) {
-        return bad("its directory holds control characters");
-    }
-    if parcel.directory.split(|byte| *byte == b'/').any(|part| part == b"..") {
-        return bad("its directory leads upwards");
-    }
-    Ok(())
+    let name = parcel.name.as_slice();
+    let why = if matches!(name, b"" | b"." | b"..") {
+        "no such name can be"
+    } else if name.contains(&b'/') {
+        "its name holds a slash"
+    } else if has_control(name) {
+        "its name holds control characters"
+    } else if name.len() > NAME_MAX {
+        "its name is longer than 255 bytes"
+    } else if has_control(&parcel.directory) {
+        "its directory holds control characters"
+    } else if parcel.parts().any(|part| part == b"..") {
+        "its directory leads upwards"
+    } else if parcel.directory.len() > DIRECTORY_MAX || parcel.parts().any(|part| part.len() > NAME_MAX) {
+        "its directory has too long a name"
+    } else {
+        return Ok(());
+    };
+    let what = format!("cannot deliver {}: {why}", parcel.shown());
+    Err(TransferError::new(Fault::Message, Kind::Rejected, what))
 }

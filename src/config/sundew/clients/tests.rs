@@ -182,3 +182,12 @@ fn a_client_whose_masks_cannot_be_known_accepts_everything_with_a_warning() {
         );
     }
 }
+
+#[test]
+fn a_deliverers_masks_may_say_where_to() {
+    let masks = "masks = [{ accept = 'a', directory = 'x', filename = 'NONE' }, { reject = '.*' }]\n";
+    let deliver = format!("type = \"deliver\"\n{masks}");
+    let (clients, findings) = read(&[("tx/d.toml", deliver.as_bytes())]);
+    assert_eq!(findings, [] as [&str; 0]);
+    assert!(clients[0].masks.accepts(b"a") && !clients[0].masks.accepts(b"b"));
+}
