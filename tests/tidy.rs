@@ -23,16 +23,25 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Units meet through a broker or the spool, never in the code; only `src/flow/mod.rs` knows them all.
-const COMPONENTS: [&str; 6] = ["watcher", "dispatcher", "puller", "sender", "receiver", "dropped"];
+const COMPONENTS: [&str; 7] = [
+    "watcher",
+    "dispatcher",
+    "puller",
+    "sender",
+    "deliverer",
+    "receiver",
+    "dropped",
+];
 
 /// Where a foreign crate may be named, so that it can be exchanged there and nowhere else.
-const CONFINED: [(&str, &[&str]); 25] = [
+const CONFINED: [(&str, &[&str]); 29] = [
     ("anyhow", &["src/flow", "src/daemon", "src/cli"]),
     ("backon", &["src/backoff.rs"]),
     ("base16ct", &["src/message"]),
     ("base64", &["src/message"]),
     ("clap", &["src/cli"]),
     ("fancy_regex", &["src/message/mask/pattern.rs"]),
+    ("hmac", &["src/transfer/sftp"]),
     ("if_addrs", &["src/flow/vip.rs"]),
     ("inotify", &["src/spool/tree"]),
     ("lapin", &["src/broker/amqp"]),
@@ -48,7 +57,10 @@ const CONFINED: [(&str, &[&str]); 25] = [
     ("reqwest", &["src/transfer/http.rs", "src/transfer/http"]),
     ("rusqlite", &["src/spool", "src/broker/embedded"]),
     ("rustls_native_certs", &["src/transfer/ftp"]),
+    ("russh", &["src/transfer/sftp"]),
+    ("russh_sftp", &["src/transfer/sftp"]),
     ("sd_notify", &["src/daemon"]),
+    ("sha1", &["src/transfer/sftp"]),
     ("sha2", &["src/message", "src/spool"]),
     ("strsim", &["src/config"]),
     ("suppaftp", &["src/transfer/ftp.rs", "src/transfer/ftp"]),
@@ -85,9 +97,10 @@ const ANYWHERE: [&str; 11] = [
 /// What `message` must not touch: no files, no sockets, no threads, no environment.
 const NOT_FOR_MESSAGE: [&str; 5] = ["fs", "net", "thread", "env", "process"];
 
-const UNSAFE: [&str; 4] = [
+const UNSAFE: [&str; 5] = [
     "src/main.rs",
     "src/cli/control/launch.rs",
+    "src/flow/script/program.rs",
     "src/spool/tree",
     "src/spool/queue/waker.rs",
 ];
@@ -101,10 +114,11 @@ const TOP: [&str; 8] = [
 ];
 
 /// Example units, and the file that holds their component's manual.
-const UNITS: [(&str, &str); 8] = [
+const UNITS: [(&str, &str); 9] = [
     ("px.toml", "src/config/site.rs"),
     ("watch/xml.toml", "src/flow/watcher.rs"),
     ("tx/dd-notify.toml", "src/flow/sender.rs"),
+    ("tx/wxo-b1-oper-dd.toml", "src/flow/deliverer.rs"),
     ("tx/amqp_expose_db.toml", "src/flow/watcher.rs"),
     ("dispatch/urp.toml", "src/flow/dispatcher.rs"),
     ("rx/pull_urp.toml", "src/flow/puller.rs"),

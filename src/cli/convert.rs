@@ -12,7 +12,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags};
 
 use super::{REFUSED, one_unit, say};
 use crate::config::sundew::{self, Flow};
-use crate::config::{Broker, Errors, Places, Service, UnitDir, UnitName, service, units};
+use crate::config::{Broker, Errors, Places, Secret, Service, UnitDir, UnitName, service, units};
 
 /// A file that is there gives way.
 const OVER: RenameFlags = RenameFlags::empty();
@@ -23,7 +23,8 @@ pub struct Arguments {
     /// DIR/NAME, or NAME where it is unique; all that px runs from a .conf when none is named
     #[arg(value_name = "UNIT")]
     names: Vec<String>,
-    /// Write NAME.toml, its broker to px.toml and the password to secrets.toml; NAME.conf becomes NAME.conf.off
+    /// Write NAME.toml, its broker to px.toml, the password to secrets.toml or NAME.password; NAME.conf becomes
+    /// NAME.conf.off
     #[arg(long)]
     write: bool,
 }
@@ -91,8 +92,16 @@ fn convert(places: &Places, name: &UnitName, conf: &Path, write: bool, said: &mu
 
 /// With the broker under the name that it would have been written with.
 fn show(places: &Places, name: &UnitName, flow: Flow, brokers: &mut Vec<Broker>) -> anyhow::Result<()> {
-    let conversion = sundew::convert(places, flow, brokers).map_err(anyhow::Error::msg)?;
-    say(format_args!("# {name}.toml"));
+    let conversion = sundew::convert(places, name, flow, brokers).map_err(anyhow::Error::msg)?;
+    let private = if conversion.is_private() {
+        ", for its owner alone"
+    } else {
+        ""
+    };
+    say(format_args!("# {name}.toml{private}"));
+    if conversion.password.is_some() {
+        say(format_args!("# {name}.password: the password"));
+    }
     if let Some(broker) = conversion.broker {
         say("# px.toml, and the password in secrets.toml:");
         for line in sundew::broker_as_toml(&broker).lines() {
@@ -100,7 +109,7 @@ fn show(places: &Places, name: &UnitName, flow: Flow, brokers: &mut Vec<Broker>)
         }
         brokers.push(broker);
     }
-    say(conversion.unit);
+    say(conversion.shown);
     Ok(())
 }
 
@@ -109,7 +118,7 @@ fn show(places: &Places, name: &UnitName, flow: Flow, brokers: &mut Vec<Broker>)
 fn put(places: &Places, name: &UnitName, conf: &Path, flow: Flow) -> anyhow::Result<()> {
     let off = conf.with_extension("conf.off");
     ensure!(!off.exists(), "{} is there already: move it away first", off.display());
-    let conversion = sundew::convert(places, flow, &[]).map_err(anyhow::Error::msg)?;
+    let conversion = sundew::convert(places, name, flow, &[]).map_err(anyhow::Error::msg)?;
     let toml = conf.with_extension("toml");
     if let Ok(there) = std::fs::read(&toml) {
         ensure!(
@@ -125,8 +134,12 @@ fn put(places: &Places, name: &UnitName, conf: &Path, flow: Flow) -> anyhow::Res
     if let Some(secrets) = &conversion.secrets {
         place(&places.secrets_file(), secrets.expose().as_bytes(), 0o600, OVER, places)?;
     }
+    if let Some((file, password)) = &conversion.password {
+        place_password(file, password, places)?;
+    }
     if !toml.exists() {
-        place(&toml, conversion.unit.as_bytes(), 0o644, RenameFlags::NOREPLACE, places)?;
+        let mode = if conversion.is_private() { 0o600 } else { 0o644 };
+        place(&toml, conversion.unit.as_bytes(), mode, RenameFlags::NOREPLACE, places)?;
     }
     let directory = conf.parent().context("a file without a directory")?;
     rustix::fs::renameat_with(CWD, conf, CWD, &off, RenameFlags::NOREPLACE)
@@ -143,6 +156,23 @@ fn put(places: &Places, name: &UnitName, conf: &Path, flow: Flow) -> anyhow::Res
         );
     }
     Ok(())
+}
+
+/// The password of a unit's server, in a file of its own that is nobody else's to read. One that is there is kept where
+/// it is the same.
+fn place_password(file: &Path, password: &Secret, places: &Places) -> anyhow::Result<()> {
+    let content = format!("{}\n", password.expose());
+    match std::fs::read(file) {
+        Ok(there) => ensure!(
+            there == content.as_bytes(),
+            "{} is there already and holds another password: move it away first",
+            file.display()
+        ),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
+    }
+    // Again where it is there: its mode may be too open, and it may not be synced.
+    place(file, content.as_bytes(), 0o600, OVER, places)
 }
 
 /// Whether Sundew still runs anything that may have this site's senders for its clients.

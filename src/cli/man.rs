@@ -19,7 +19,7 @@ struct Page {
 }
 
 /// The site file and every component.
-const PAGES: [Page; 7] = [
+const PAGES: [Page; 8] = [
     Page {
         name: "px.toml",
         section: 5,
@@ -43,6 +43,12 @@ const PAGES: [Page; 7] = [
         section: 5,
         about: "a unit of tx/ with type = \"amqp\": publishes queued files",
         source: include_str!("../flow/sender.rs"),
+    },
+    Page {
+        name: "px-deliverer",
+        section: 5,
+        about: "a unit of tx/ with type = \"deliver\": puts queued files on a server, and announces them",
+        source: include_str!("../flow/deliverer.rs"),
     },
     Page {
         name: "px-receiver",

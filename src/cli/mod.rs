@@ -19,6 +19,8 @@ mod failed;
 mod listen;
 mod man;
 mod post;
+mod resend;
+mod selection;
 mod show;
 mod sundew;
 
@@ -89,6 +91,8 @@ enum Command {
     /// What could not be done and was kept
     #[command(subcommand)]
     Failed(failed::Command),
+    /// Put products of the database into a client's queue once more
+    Resend(resend::Arguments),
     /// Announce files by hand, as a watcher would
     Post(post::Arguments),
     /// Print what is announced, as it comes, on a queue of its own
@@ -193,6 +197,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Convert(arguments) => convert::run(places, &arguments),
         Command::Clean(arguments) => clean::run(places, &arguments),
         Command::Failed(command) => failed::run(places, command),
+        Command::Resend(arguments) => resend::run(places, &arguments),
         Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),
         Command::Demo(arguments) => demo::run(&arguments),

@@ -10,6 +10,12 @@ use crate::message::{
     Verdict,
 };
 
+mod password;
+mod script;
+
+pub use password::password;
+pub use script::{script, script_options, script_timeout};
+
 const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
 const KEY: &str = "a key or pattern of at most 255 bytes";
 /// Leaves room for what px appends to name the queues it makes for itself.
@@ -312,19 +318,12 @@ pub const ABSOLUTE_DIRECTORY: &str = "an absolute path; ${0}, ${CCCC}, ${RYYYY},
 const DIRECTORY: &str = "a path; ${0}, ${CCCC}, ${RYYYY}, ${YYYYMMDD} and their kin stand for parts of the name and of the \
                          time";
 
-/// A directory to deliver into; with `is_absolute` one that begins with `/`. A `.conf` has it as Sundew reads it.
+/// A directory to deliver into; with `is_absolute` one that begins with `/`.
 pub fn directory_template(table: &mut Table, key: &str, is_absolute: bool) -> Option<DirectoryTemplate> {
-    let is_native = is_native(table.file());
-    let parse = |text: &str| {
-        let template = match is_native {
-            true => DirectoryTemplate::parse(text),
-            false => DirectoryTemplate::parse_sundew(text),
-        };
-        match template {
-            Ok(template) if is_absolute && !template.is_absolute() => Err(String::new()),
-            Ok(template) => Ok(template),
-            Err(error) => Err(error.to_string()),
-        }
+    let parse = |text: &str| match DirectoryTemplate::parse(text) {
+        Ok(template) if is_absolute && !template.is_absolute() => Err(String::new()),
+        Ok(template) => Ok(template),
+        Err(error) => Err(error.to_string()),
     };
     let accepted = if is_absolute { ABSOLUTE_DIRECTORY } else { DIRECTORY };
     table.parsed(key, parse, accepted)

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::error::{ConfigError, Errors, is_secret_key, shown_url};
 use super::quantity;
+use super::secret::Secret;
 use super::value::{self, Entry, Value};
 
 /// A table of a file, and the keys that were asked for so far. Ends with [`Table::finish`].
@@ -117,6 +118,17 @@ impl Table {
             entry.value = Value::Text(text.to_string());
         }
         self
+    }
+
+    /// The same with the name of a file in the place of a secret; and the secret, where there is one.
+    pub(super) fn with_secret_in(mut self, key: &str, file_key: &str, file: &Path) -> (Table, Option<Secret>) {
+        let mut secret = None;
+        for entry in self.entries.iter_mut().filter(|entry| entry.key == key) {
+            secret = entry.value.as_text().map(Secret::new);
+            entry.key = file_key.to_string();
+            entry.value = Value::Text(file.display().to_string());
+        }
+        (self, secret)
     }
 
     /// Values of this table and of those below are never shown.

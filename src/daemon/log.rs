@@ -4,6 +4,8 @@
 //!
 //! `2026-11-21 21:03:37,617 [INFO] (86 Bytes) Message NAME  delivered (lat=2.617139,speed=224461.819540)`
 //!
+//! `2026-11-21 21:03:37,617 [INFO] (86 Bytes) File PATH delivered to ftp://user@host/a/NAME (lat=2.617139,speed=224461.8)`
+//!
 //! `2026-11-21 21:03:37,617 [INFO] (12 Bytes) Ingested in DB as /var/spool/px/db/20261121/RADAR/URP/XSS/NAME`
 //!
 //! `2026-11-21 21:03:37,617 [INFO] Queued for: CLIENTS FEEDS`
@@ -174,10 +176,22 @@ fn push_product(line: &mut String, fields: &Fields) {
         return;
     }
     if verb == product::DELIVERED {
-        line.push_str("Message ");
-        push_escaped(line, &get("name"));
+        // Either way the seventh column ends in the name.
+        match fields.get("to") {
+            None => {
+                line.push_str("Message ");
+                push_escaped(line, &get("name"));
+                line.push_str("  delivered");
+            }
+            Some(to) => {
+                line.push_str("File ");
+                push_escaped(line, &get("path"));
+                line.push_str(" delivered to ");
+                push_escaped(line, &to.to_text());
+            }
+        }
         let speed = number("speed");
-        line.push_str(&format!("  delivered (lat={latency_s:.6},speed={speed:.6})"));
+        line.push_str(&format!(" (lat={latency_s:.6},speed={speed:.6})"));
         return;
     }
     line.push_str(&format!("{verb} "));

@@ -45,6 +45,11 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Digest {
         Digest(identity::md5(bytes))
     }
+
+    /// In lower case.
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// An md5.
@@ -169,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_content_is_known_by_its_md5() {
-        let hex = Digest::of(b"ceci est un test").0.map(|byte| format!("{byte:02x}"));
-        assert_eq!(hex.concat(), "11b35a0201513381dcdd130831f702d0");
+        let hex = Digest::of(b"ceci est un test").hex();
+        assert_eq!(hex, "11b35a0201513381dcdd130831f702d0");
     }
 }

@@ -15,7 +15,9 @@ use crate::message::{DecodeOptions, DigestOf, Envelope, Fault, Format};
 use crate::metrics::Metrics;
 
 pub mod alternates;
+pub mod announcer;
 pub mod consume;
+pub mod deliverer;
 pub mod dispatcher;
 pub mod dropped;
 pub mod duplicates;
@@ -29,8 +31,10 @@ pub mod queued;
 pub mod receiver;
 pub mod removal;
 pub mod sample;
+pub mod script;
 pub mod sender;
 pub mod state;
+mod tell;
 pub mod vip;
 pub mod watcher;
 pub mod words;
@@ -164,6 +168,8 @@ pub enum Component {
     Puller(puller::Config),
     /// `tx/`, `type = "amqp"`
     Sender(sender::Config),
+    /// `tx/`, `type = "deliver"`
+    Deliverer(deliverer::Config),
     /// `rx/`, `type = "amqp"`
     Receiver(receiver::Config),
     /// `rx/`, `type = "single-file"`
@@ -190,7 +196,7 @@ impl Component {
             )? {
                 Tx::Amqp => sender::Config::read(table, site).map(Component::Sender),
                 Tx::Announce => watcher::Config::read_announcer(table, site).map(Component::Watcher),
-                Tx::Deliver => not_served(table),
+                Tx::Deliver => deliverer::Config::read(table).map(Component::Deliverer),
             },
             UnitDir::Process => None,
         }
@@ -204,7 +210,7 @@ impl Component {
             Component::Puller(config) => config.broker(),
             Component::Sender(config) => config.broker(),
             Component::Receiver(config) => config.broker(),
-            Component::Dropped(_) => return None,
+            Component::Deliverer(_) | Component::Dropped(_) => return None,
         })
     }
 
@@ -214,6 +220,7 @@ impl Component {
             Component::Watcher(_) | Component::Dispatcher(_) => None,
             Component::Puller(_) => Some("pull"),
             Component::Sender(_) => Some("amqp"),
+            Component::Deliverer(config) => Some(config.kind()),
             Component::Receiver(_) => Some("amqp"),
             Component::Dropped(_) => Some("single-file"),
         }
@@ -231,6 +238,7 @@ impl Component {
             Component::Dispatcher(config) => dispatcher::run(config, unit).await,
             Component::Puller(config) => puller::run(config, unit).await,
             Component::Sender(config) => sender::run(config, unit).await,
+            Component::Deliverer(config) => deliverer::run(config, unit).await,
             Component::Receiver(config) => receiver::run(config, unit).await,
             Component::Dropped(config) => dropped::run(config, unit).await,
         }
@@ -261,13 +269,6 @@ fn kind<T: Copy>(table: &mut Table, kinds: &[(&str, T)]) -> Option<T> {
         table.reject("type", &words.join(", "));
     }
     kind
-}
-
-/// A type that is known and not yet done.
-fn not_served(table: &mut Table) -> Option<Component> {
-    table.warn("type", config::NOT_SERVED);
-    table.know_all();
-    None
 }
 
 /// A unit's configuration, ready to run.

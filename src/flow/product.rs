@@ -36,6 +36,19 @@ pub enum Product<'a> {
         /// Bytes per second since it was taken up.
         speed: f64,
     },
+    /// A queued file was delivered, in the columns of Sundew's senders.
+    Put {
+        /// The path of the queued file; its name has the stamp.
+        path: &'a str,
+        /// The URL under which it lies now, without a password.
+        to: &'a str,
+        /// Its size.
+        bytes: u64,
+        /// Since the file's modification time; below zero where that lies ahead.
+        latency_s: f64,
+        /// Bytes per second, from the first command to the last answer.
+        speed: f64,
+    },
     /// A product came into the database, in the columns of Sundew's receivers.
     Ingested {
         /// Its path there.
@@ -78,6 +91,16 @@ impl Product<'_> {
                 latency_s,
                 speed,
             } => info!(target: TARGET, verb = DELIVERED, name = &*one_column(name), bytes, latency_s, speed),
+            Product::Put {
+                path,
+                to,
+                bytes,
+                latency_s,
+                speed,
+            } => {
+                let (path, to) = (&*one_column(path), &*one_column(to));
+                info!(target: TARGET, verb = DELIVERED, path, to, bytes, latency_s, speed);
+            }
             Product::Ingested { path, bytes } => {
                 info!(target: TARGET, verb = INGESTED, path = &*one_column(path), bytes);
             }
@@ -89,7 +112,7 @@ impl Product<'_> {
     }
 }
 
-/// The verb of [`Product::Delivered`].
+/// The verb of [`Product::Delivered`] and [`Product::Put`].
 pub const DELIVERED: &str = "Delivered";
 /// The verb of [`Product::Ingested`].
 pub const INGESTED: &str = "Ingested";

@@ -57,7 +57,7 @@ use super::consume::{self, Handle, Input, Intake, Step};
 use super::product::Product;
 use super::{ATTEMPTS_GONE, Cause, Outcome, Unit, chain, ingest, since, vip};
 use crate::config::options::{self, Inputs};
-use crate::config::{Broker, Secret, Site, Table};
+use crate::config::{Broker, Site, Table};
 use crate::message::{Announcement, DecodeOptions, Decoded, Fault, Masks, decode, stamp};
 use crate::metrics::Count;
 use crate::spool::atomic::{Draft, Placed};
@@ -188,20 +188,10 @@ fn read_credential(table: Table) -> Option<Credential> {
     };
     let prefix = table.parsed("url", is_prefix, "the beginning of a URL, without user and password");
     let user = table.required_string("user");
-    let password = match (table.string("password"), table.string("password_file")) {
-        (Some(password), None) => Some(Secret::new(password)),
-        (None, Some(file)) => match std::fs::read_to_string(&file) {
-            Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
-            Err(error) => {
-                table.refuse("password_file", &format!("cannot be read: {error}"));
-                None
-            }
-        },
-        _ => {
-            table.reject("password", "password or password_file, one of them");
-            None
-        }
-    };
+    let password = options::password(&mut table);
+    if let Some(None) = password {
+        table.reject("password", "password or password_file, one of them");
+    }
     if !table.has("url") {
         table.reject("url", "the beginning of a URL");
     }
@@ -209,7 +199,7 @@ fn read_credential(table: Table) -> Option<Credential> {
     Some(Credential {
         prefix: prefix?,
         user: user?,
-        password: Some(password?),
+        password: Some(password??),
         certificate_file: None,
         key_file: None,
         agent: false,

@@ -128,7 +128,7 @@ impl Why {
         match self {
             Why::Incorrect | Why::Purged(_) | Why::NoPattern => format!("{self}: {path} has been unlinked!"),
             Why::NoDestination => format!("{self}: {path} has been erased"),
-            Why::Dropped => format!("{self} : {path}"),
+            Why::Dropped => format!("{self} : {}", path.rsplit('/').next().unwrap_or(path)),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::queued::Why;
 use super::sample::Sampler;
@@ -57,7 +57,11 @@ impl Remover {
         for ((file, why), removed) in files.into_iter().zip(removed) {
             if removed == Removed::Gone {
                 self.unit.metrics.count(why.count());
-                info!("{}", why.line(&self.queue.shown(&file)));
+                let line = why.line(&self.queue.shown(&file));
+                match why {
+                    Why::Dropped => warn!("{line}"),
+                    _ => info!("{line}"),
+                }
             }
         }
     }

@@ -21,6 +21,7 @@
 //! | `settle` | `"0s"` | how long a file must be left alone after its close |
 //! | `catch_up` | `"since"` | `"all"`: the very first start announces what is there already |
 //! | `rescan` | `"1h"` | how often the whole tree is read although nothing calls for it; `"0s"`: never |
+//! | `poll` | none | `"5s"`: read the whole tree so often, in place of the kernel's notices; see below |
 //! | `announce`, `masks` | the unit's | this tree's own |
 //!
 //! ```toml
@@ -57,8 +58,16 @@
 //! What was there before the very first start, by the clock of the tree's own file system, is recorded and not
 //! announced. A missing root pauses the unit and empties nothing.
 //!
-//! Not promised: writes by other hosts on a network file system raise no notices here; they are found by `rescan`. A
-//! directory that is mounted twice within a tree is watched under one of its names.
+//! Writes by other hosts on a network file system raise no notices here. With `poll` a tree takes no watches: it is read
+//! as a whole every so often, and a file that is new or has changed is announced when its size and modification time
+//! stood still from one reading until `poll` later, or `settle` where that is longer. Who writes on another host cannot
+//! be seen: a writer that rests for longer than that, with half a file in place, has half of it announced, and the whole
+//! as a further version. So let writers use a name that ends in `.tmp` or begins with a dot, and rename. A file of which
+//! a version comes and goes between two readings is not announced. The file system must keep the inode numbers of its
+//! files, as NFS does; `rescan` makes no sense here. Reading takes at most half of the time.
+//!
+//! Not promised: without `poll`, writes by other hosts are found by `rescan` only. A directory that is mounted twice
+//! within a tree is watched under one of its names.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -67,19 +76,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 
 use super::Unit;
 use super::publish::{Options, Publisher, Unroutable};
 use super::sample::Sampler;
+use super::tell;
 use crate::config::{Broker, Site, Table, options};
-use crate::message::{AnnounceAs, Exchange, Masks, Method, Template, Topology, UnitHeaders, split_tree_url};
-use crate::spool::inventory::Recorder;
+use crate::message::{AnnounceAs, Exchange, Masks, Method, ProductPath, Topology, UnitHeaders};
+use crate::spool::inventory::{Recorder, Version};
 use crate::spool::off_thread;
-use crate::spool::tree::{self, CatchUp};
+use crate::spool::tree::{self, CatchUp, Digests};
 
 mod follow;
-mod tell;
 
 const RESCAN: Duration = Duration::from_secs(3600);
 
@@ -129,30 +139,32 @@ impl Config {
         };
         let announce = options::announce(table);
         let masks = options::masks(table);
-        let identity = table.choice("identity", &[("md5", false), ("sha512", true)]);
+        let identity = tell::read_identity(table);
         let unroutable = super::read_unroutable(table);
-        let headers = UnitHeaders {
-            source: table.string("source"),
-            cluster: table.string("cluster"),
-            filename: table.parsed(
-                "filename",
-                |text| Template::parse(text).map_err(|error| error.to_string()),
-                "text; ${FILE} stands for the file name",
-            ),
-        };
+        let headers = tell::read_headers(table);
         let trees = read_trees(table, (announce.as_deref(), masks.as_ref()), usual_path);
         masks?;
         Some(Config {
             broker: broker?,
             exchange: exchange?,
             headers,
-            identity: match identity {
-                Some(true) => Method::Sha512,
-                Some(false) | None => Method::Md5,
-            },
+            identity,
             unroutable,
             trees: trees?,
         })
+    }
+}
+
+impl Watched {
+    /// What is told of a version of the file at this path in the tree.
+    fn ready<'a>(&'a self, path: &[u8], version: Version, digests: &'a Digests) -> tell::Ready<'a> {
+        tell::Ready {
+            base: &self.base,
+            path: ProductPath([self.prefix.as_slice(), path].concat()),
+            size: version.size,
+            mtime: Timestamp::from_nanosecond(i128::from(version.mtime_ns)).ok(),
+            digests,
+        }
     }
 }
 
@@ -188,15 +200,8 @@ fn read_trees(table: &mut Table, of_unit: OfUnit<'_>, usual_path: Option<&Path>)
 
 fn read_tree(table: &mut Table, (announce, masks): OfUnit<'_>, usual_path: Option<&Path>) -> Option<Watched> {
     const PATH: &str = "an absolute path";
-    const URL: &str = "the URL of that directory, without user and password";
     let absolute = |text: &str| match Path::new(text) {
         path if path.is_absolute() => Ok(path.components().collect::<PathBuf>()),
-        _ => Err(String::new()),
-    };
-    let divided = |text: &str| match text.parse::<url::Url>() {
-        Ok(url) if url.username().is_empty() && url.password().is_none() => {
-            split_tree_url(text).map_err(|error| error.to_string())
-        }
         _ => Err(String::new()),
     };
     let path = table.parsed("path", absolute, PATH);
@@ -204,16 +209,17 @@ fn read_tree(table: &mut Table, (announce, masks): OfUnit<'_>, usual_path: Optio
         Some(usual) if !table.has("path") => Some(usual.to_owned()),
         _ => path,
     };
-    let url = table.parsed("url", divided, URL);
+    let url = tell::read_url(table, "that directory");
     if !table.has("path") && usual_path.is_none() {
         table.reject("path", PATH);
-    }
-    if !table.has("url") {
-        table.reject("url", URL);
     }
     let settle = table.duration("settle");
     let catch_up = table.choice("catch_up", &[("since", CatchUp::Since), ("all", CatchUp::All)]);
     let rescan = table.duration("rescan");
+    let poll = options::positive_duration(table, "poll");
+    if table.has("poll") && table.has("rescan") {
+        table.refuse("rescan", "not with poll, which reads the whole tree more often");
+    }
     let own_announce = options::announce(table);
     let own_masks = options::masks(table);
     let announce = if table.has("announce") {
@@ -230,6 +236,7 @@ fn read_tree(table: &mut Table, (announce, masks): OfUnit<'_>, usual_path: Optio
             settle: settle.unwrap_or_default(),
             catch_up: catch_up.unwrap_or_default(),
             rescan: rescan.unwrap_or(RESCAN),
+            poll,
         },
         base,
         prefix,
@@ -254,6 +261,16 @@ struct Shared {
 }
 
 impl Shared {
+    /// How it announces in these formats.
+    fn how<'a>(&'a self, announce: &'a [AnnounceAs]) -> tell::How<'a> {
+        tell::How {
+            announce,
+            identity: &self.identity,
+            headers: &self.headers,
+            filename: None,
+        }
+    }
+
     /// A tree cannot be watched for this reason, or can again.
     fn set_trouble(&self, tree: &Path, reason: Option<String>) {
         const PART: &str = "tree";

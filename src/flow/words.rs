@@ -17,10 +17,13 @@ impl Words {
     /// Those of a unit of `tx/` or `rx/` of this `type`; others have none of their own.
     pub fn of(unit: &UnitName, kind: &str) -> Option<Words> {
         let (who, reloaded) = match unit.dir {
-            UnitDir::Tx => (
-                "Sender",
-                vec!["Cache has been cleared", "Sender AMQP has been reloaded"],
-            ),
+            UnitDir::Tx => {
+                let reloaded = match kind {
+                    "amqp" => "Sender AMQP has been reloaded",
+                    _ => "Sender FTP has been reloaded",
+                };
+                ("Sender", vec!["Cache has been cleared", reloaded])
+            }
             UnitDir::Rx => ("Receiver", vec!["Receiver has been reloaded"]),
             UnitDir::Watch | UnitDir::Dispatch | UnitDir::Process => return None,
         };

@@ -16,6 +16,12 @@ impl ProductPath {
         self.0.rsplit(|b| *b == b'/').next().unwrap_or_default()
     }
 
+    /// What stands before the last segment, without the slash between.
+    pub fn directory(&self) -> &[u8] {
+        let end = self.0.len() - self.file_name().len();
+        self.0[..end].strip_suffix(b"/").unwrap_or_default()
+    }
+
     /// As a URL has it: each byte that is not legal in an RFC 3986 path, and `%`, as `%XX`.
     pub fn escaped(&self) -> String {
         escape::path(&self.0)

@@ -9,8 +9,6 @@
 //!
 //! A path that begins with `/` begins at the root of what it is in. Empty parts and `.` are left out.
 //!
-//! Sundew's own are read more loosely, as it does ([`DirectoryTemplate::parse_sundew`]): where there is a `$`, a name in
-//! braces counts without one, and what is unknown stays as it is but for its `$`: `/a/${9}` is `/a/{9}`.
 //! Valid: `data/${0}`, `/dd/${YYYYMMDD}/WXO`; invalid: `${YYY}`, `a/../b`, `${0`.
 
 use jiff::Timestamp;
@@ -61,8 +59,7 @@ enum Piece {
     Text(String),
     Part(&'static Part),
     Time(TimePart),
-    /// What stands there where the masks give no such group; without it that is an error.
-    Group(usize, Option<String>),
+    Group(usize),
 }
 
 /// A parsed `directory`.
@@ -90,33 +87,11 @@ impl DirectoryTemplate {
         while let Some((before, after)) = rest.split_once("${") {
             let (name, after) = after.split_once('}').ok_or(DirectoryError::Unclosed)?;
             pieces.push(Piece::Text(before.to_string()));
-            let known = named(name, None).ok_or_else(|| DirectoryError::Unknown(name.chars().take(40).collect()))?;
+            let known = named(name).ok_or_else(|| DirectoryError::Unknown(name.chars().take(40).collect()))?;
             pieces.push(known);
             rest = after;
         }
         pieces.push(Piece::Text(rest.to_string()));
-        Self::of(text, pieces)
-    }
-
-    /// Parses what stands in a `.conf` under `dir_pattern`. Unknown names are text.
-    pub fn parse_sundew(text: &str) -> Result<Self, DirectoryError> {
-        if !text.contains('$') {
-            return Self::of(text, vec![Piece::Text(text.to_string())]);
-        }
-        let mut pieces = Vec::new();
-        for (index, word) in text.split('/').enumerate() {
-            if index > 0 {
-                pieces.push(Piece::Text("/".to_string()));
-            }
-            for text in word.split('$') {
-                let braced = text.strip_prefix('{').and_then(|inner| inner.split_once('}'));
-                let known = braced.and_then(|(name, rest)| Some((named(name, Some(format!("{{{name}}}")))?, rest)));
-                match known {
-                    Some((piece, rest)) => pieces.extend([piece, Piece::Text(rest.to_string())]),
-                    None => pieces.push(Piece::Text(text.to_string())),
-                }
-            }
-        }
         Self::of(text, pieces)
     }
 
@@ -149,7 +124,7 @@ impl DirectoryTemplate {
 
     /// Whether it has a `${n}`, that is, whether the masks need to be asked for groups.
     pub fn has_groups(&self) -> bool {
-        self.pieces.iter().any(|piece| matches!(piece, Piece::Group(..)))
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Group(_)))
     }
 
     /// The directory for an ingest name and the groups that the masks took from it ([`super::Masks::groups`]). It has no
@@ -165,10 +140,9 @@ impl DirectoryTemplate {
                     path.extend_from_slice(text);
                 }
                 Piece::Time(time) => path.extend_from_slice(time.render(now).as_bytes()),
-                Piece::Group(index, otherwise) => match (groups.and_then(|groups| groups.get(*index)), otherwise) {
-                    (Some(group), _) => path.extend_from_slice(group),
-                    (None, Some(otherwise)) => path.extend_from_slice(otherwise.as_bytes()),
-                    (None, None) => return Err(DirectoryError::NoGroup(*index)),
+                Piece::Group(index) => match groups.and_then(|groups| groups.get(*index)) {
+                    Some(group) => path.extend_from_slice(group),
+                    None => return Err(DirectoryError::NoGroup(*index)),
                 },
             }
         }
@@ -176,10 +150,10 @@ impl DirectoryTemplate {
     }
 }
 
-fn named(name: &str, otherwise: Option<String>) -> Option<Piece> {
+fn named(name: &str) -> Option<Piece> {
     let part = Part::find(name).map(Piece::Part);
     let time = || TimePart::parse(name).map(Piece::Time);
-    let group = || group_index(name).map(|index| Piece::Group(index, otherwise));
+    let group = || group_index(name).map(Piece::Group);
     part.or_else(time).or_else(group)
 }
 
@@ -265,26 +239,6 @@ mod tests {
     }
 
     #[test]
-    fn sundews_are_read_loosely() {
-        let table = [
-            ("/data/test/${0}/${1}/${2}", "/data/test/12/CMC/GRIB"),
-            ("/a/${9}/{CCCC}", "/a/{9}/CWAO"),
-            ("/a/${9}z$b", "/a/{9}zb"),
-            ("/a/${NO}/${00}", "/a/{NO}/{00}"),
-            ("/a/{CCCC}", "/a/{CCCC}"),
-            ("//abs/${RYYYY}x", "/abs/2006x"),
-        ];
-        for (text, wanted) in table {
-            let template = DirectoryTemplate::parse_sundew(text).unwrap();
-            assert_eq!(
-                expand(&template, NAME, &["12", "CMC", "GRIB"]).as_deref(),
-                Ok(wanted),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
     fn what_it_does_not_know_it_refuses_with_a_list() {
         for text in ["${YYY}", "${}", "${00}", "${FILE}", "a/${cccc}", "${YYYY-0D}"] {
             let error = DirectoryTemplate::parse(text).unwrap_err().to_string();
@@ -294,7 +248,6 @@ mod tests {
         let long = "x".repeat(256);
         for text in ["a/../b", "..", "/..", "a\nb", "a\0", "a\r${0}", &long] {
             assert!(DirectoryTemplate::parse(text).is_err(), "{text:?}");
-            assert!(DirectoryTemplate::parse_sundew(text).is_err(), "{text:?}");
         }
     }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use super::decode::path_problem;
-use super::{AnnounceAs, Announcement, BaseError, Envelope, Format, Headers, UnitHeaders, Value};
+use super::{AnnounceAs, Announcement, BaseError, Envelope, Format, Headers, Keyed, ProductPath, UnitHeaders, Value};
 use super::{base, exp, topic, v00, v02, v03};
 
 /// Peers of v02 refuse longer strings.
@@ -92,7 +92,10 @@ pub fn encode(
         }
         Format::V03 => (v03::body(announcement, others, time, &mut left_out)?, Headers::new()),
     };
-    let key = topic::key(&how.key, &announcement.path);
+    let key = match how.keyed {
+        Keyed::File => topic::key(&how.key, &announcement.path),
+        Keyed::Directory => topic::key(&how.key, &ProductPath(announcement.path.directory().to_vec())),
+    };
     let envelope = Envelope {
         key: key.text,
         headers,

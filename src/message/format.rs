@@ -98,6 +98,16 @@ pub enum AnnounceAsError {
 /// Leaves room in a key for the first directories.
 const PREFIX_BYTES_MAX: usize = 127;
 
+/// What of a product's path its key has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keyed {
+    /// All of it, as watchers write it.
+    #[default]
+    File,
+    /// The directory without the file name, as senders write it.
+    Directory,
+}
+
 /// One format in which a unit announces: `"v02"`, or spelled out
 /// `{ format = "v00", key = "v00.urp.input", digest = "name" }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +118,8 @@ pub struct AnnounceAs {
     pub key: String,
     /// What a v00 digest is to be of; `Unknown` takes whatever identity there is.
     pub digest: DigestOf,
+    /// What follows the prefix in keys.
+    pub keyed: Keyed,
 }
 
 impl AnnounceAs {
@@ -126,6 +138,7 @@ impl AnnounceAs {
             format,
             key: key.to_owned(),
             digest,
+            keyed: Keyed::File,
         })
     }
 }
@@ -137,6 +150,7 @@ impl From<Format> for AnnounceAs {
             format,
             key: key.to_owned(),
             digest: identity::usual_digest_of(key),
+            keyed: Keyed::File,
         }
     }
 }

@@ -16,13 +16,13 @@ pub struct Key {
     pub is_cut: bool,
 }
 
-/// The key of a product: the prefix, then the path with the file name, each slash a dot.
+/// The key of a product: the prefix, then the path, each slash a dot. Without a path it is the prefix alone.
 ///
 /// `#` becomes `%23` and `*` becomes `%22`, as every peer writes them; bytes that are not UTF-8 become `%XX`.
 pub fn key(prefix: &str, path: &ProductPath) -> Key {
     let mut text = String::with_capacity(prefix.len() + 1 + path.0.len());
     text.push_str(prefix);
-    if !prefix.is_empty() {
+    if !prefix.is_empty() && !path.0.is_empty() {
         text.push('.');
     }
     for chunk in path.0.utf8_chunks() {
@@ -139,6 +139,7 @@ mod tests {
             ("v03", b"a//b", "v03.a..b"),
             ("v03", b"caf\xc3\xa9/\xe9", "v03.caf\u{e9}.%E9"),
             ("", b"a/b", "a.b"),
+            ("exp.dd.notify", b"", "exp.dd.notify"),
         ];
         for (prefix, path, wanted) in table {
             let made = key(prefix, &ProductPath(path.to_vec()));

@@ -42,6 +42,11 @@ impl Directory {
     pub(crate) fn is_on_device_of(&self, other: &Directory) -> bool {
         self.id.0 == other.id.0
     }
+
+    /// Device and inode.
+    pub(super) fn id(&self) -> (u64, u64) {
+        self.id
+    }
 }
 
 /// Syncs directories on a thread of its own. One per unit; clones share the thread, which ends with the last of them.

@@ -19,6 +19,7 @@ pub mod outbox;
 pub mod parked;
 pub mod quarantine;
 pub mod queue;
+pub mod resend;
 pub mod seen;
 pub mod sweep;
 pub mod tree;

@@ -60,8 +60,8 @@ const GROUP_MAX: usize = 512;
 /// Bytes of messages that one [`Outbox::take`] gives, or one larger message.
 const TAKEN_BYTES_MAX: usize = 4 << 20;
 /// The file is made smaller when so many pages of it are free, and so few messages would have to be copied.
-const FREE_PAGES_MAX: i64 = 2048;
-const COPIED_MAX: u64 = 1000;
+const FREE_PAGES_MAX: i64 = 1024;
+const COPIED_MAX: u64 = 100;
 
 /// How much an outbox holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -228,6 +228,13 @@ impl Queue {
         self.held().insert(file.path.clone(), held);
     }
 
+    /// Whether passes leave nothing out.
+    pub fn holds_nothing(&self) -> bool {
+        let now = Instant::now();
+        let is_over = |held: &Held| held.until.is_some_and(|until| until <= now);
+        self.held().values().all(is_over)
+    }
+
     /// Passes show this file again.
     pub fn release(&self, file: &Queued) {
         self.held().remove(&file.path);

@@ -82,7 +82,7 @@ fn sundew_site() -> tempfile::TempDir {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sundew/site/etc");
     for file in [
         "px.conf",
-        "tx/files.conf",
+        "tx/bulletins.conf",
         "rx/nws.conf",
         "fx/to-nc.conf",
         "trx/aftn.conf",
@@ -108,7 +108,7 @@ fn what_is_left_to_sundew_is_noted_and_nothing_is_refused_for_it() {
         .map(|line| line.replace(&etc, "@"))
         .collect();
     let expected = [
-        "@/tx/files.conf: left to Sundew (type single-file)",
+        "@/tx/bulletins.conf: left to Sundew (type am)",
         "@/trx/aftn.conf: left to Sundew (type aftn)",
         "@/rx/nws.conf: left to Sundew (type bulletin-file)",
         "@/fx/to-nc.conf: left to Sundew (type filter)",
@@ -142,25 +142,54 @@ fn what_is_left_to_sundew_is_neither_started_nor_stopped() {
             (0, "", ""),
             "{command}"
         );
-        let said = px(root.path(), &[command, "tx/files"]);
-        let refused = "px: tx/files is left to Sundew (type single-file): px neither starts nor stops it\n";
+        let said = px(root.path(), &[command, "tx/bulletins"]);
+        let refused = "px: tx/bulletins is left to Sundew (type am): px neither starts nor stops it\n";
         assert_eq!(
             (said.code, said.out.as_str(), said.err.as_str()),
             (1, "", refused),
             "{command}"
         );
     }
-    let said = px(root.path(), &["run", "tx/files"]);
+    let said = px(root.path(), &["run", "tx/bulletins"]);
     assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
     assert!(
         said.err
-            .ends_with("/tx/files.conf: left to Sundew (type single-file): px does not run it\n"),
+            .ends_with("/tx/bulletins.conf: left to Sundew (type am): px does not run it\n"),
         "{said:?}"
     );
-    let said = px(root.path(), &["status", "tx/files", "nws"]);
-    let expected = "tx/files  left to Sundew (type single-file)\nrx/nws    left to Sundew (type bulletin-file)\n";
+    let said = px(root.path(), &["status", "tx/bulletins", "nws"]);
+    let expected = "tx/bulletins  left to Sundew (type am)\nrx/nws        left to Sundew (type bulletin-file)\n";
     assert_eq!((said.code, said.out.as_str()), (3, expected), "{said:?}");
     assert!(!root.path().join("run").exists() && !root.path().join("txq").exists());
+}
+
+/// What a site names stays with Sundew, also where px could run it.
+#[test]
+fn what_is_kept_for_sundew_is_neither_started_nor_stopped() {
+    let root = tempfile::tempdir().unwrap();
+    let etc = root.path().join("etc");
+    std::fs::create_dir_all(etc.join("tx")).unwrap();
+    std::fs::write(etc.join("px.toml"), "[sundew]\nkeep = [\"tx/a\"]\n").unwrap();
+    std::fs::write(etc.join("tx/a.conf"), "protocol file\ndirectory /a\naccept .*\n").unwrap();
+    let said = px(root.path(), &["check"]);
+    let note = format!(
+        "{}/tx/a.conf: left to Sundew (type single-file in keep of px.toml)\n",
+        etc.display()
+    );
+    assert_eq!(
+        (said.code, said.out.as_str(), said.err.as_str()),
+        (0, note.as_str(), "")
+    );
+    for command in ["start", "stop"] {
+        let said = px(root.path(), &[command, "a"]);
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.err.contains("px neither starts nor stops it"), "{said:?}");
+        assert_eq!(px(root.path(), &[command]).code, 0);
+    }
+    let hour = root.path().join("txq/a/1/2020010100");
+    std::fs::create_dir_all(&hour).unwrap();
+    assert_eq!(px(root.path(), &["clean"]).out, "");
+    assert!(hour.exists());
 }
 
 #[test]
@@ -186,8 +215,9 @@ fn a_whole_sundew_site_is_accepted_as_it_is() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sundew/site");
     let said = px(&root, &["check"]);
     assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
-    assert_eq!(said.out.matches(": left to Sundew (type ").count(), 8, "{said:?}");
+    assert_eq!(said.out.matches(": left to Sundew (type ").count(), 7, "{said:?}");
     let said = px(&root, &["status"]);
-    let expected = "tx/dd-notify-wxo-b1  stopped\nrx/dropped           stopped\nrx/radar             stopped\n";
+    let expected = "tx/dd-notify-wxo-b1  stopped\ntx/files             stopped\nrx/dropped           stopped\nrx/radar             \
+                    stopped\n";
     assert_eq!((said.code, said.out.as_str()), (3, expected), "{said:?}");
 }

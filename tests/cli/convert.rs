@@ -23,6 +23,9 @@ validation = false
 log = { keep = 5 }
 "#;
 
+const DELIVERER: &str = "protocol ftp\nhost h.example\nuser feeder\npassword canary\ndirectory //data\nlock umask\n\
+                         noduplicates False\nvalidation False\naccept .*\n";
+
 impl Old {
     fn new(files: &[(&str, &str)]) -> Old {
         let old = Old(tempfile::tempdir().unwrap());
@@ -229,7 +232,78 @@ fn what_is_refused_or_left_to_sundew_is_not_converted() {
     assert!(old.path("tx/dd.toml").exists() && old.path("tx/old.conf").exists() && !old.path("tx/bad.toml").exists());
     let said = old.run(&["convert", "tx/old"]);
     assert_eq!(said.code, 1);
-    assert!(said.err.contains("left to Sundew (type script)"), "{said:?}");
+    assert!(
+        said.err.contains("left to Sundew (type script without send_script)"),
+        "{said:?}"
+    );
+}
+
+/// And a run after a crash between two of the files finishes what was begun.
+#[test]
+fn a_servers_password_is_in_a_file_of_its_own() {
+    let old = Old::new(&[("tx/dd.conf", DELIVERER)]);
+    let said = old.run_ok(&["convert", "dd"]);
+    assert!(
+        said.out
+            .starts_with("# tx/dd.toml\n# tx/dd.password: the password\ntype = \"deliver\"\n"),
+        "{said:?}"
+    );
+    let files = ["tx/dd.password", "tx/dd.toml"];
+    let done = Old::new(&[("tx/dd.conf", DELIVERER)]);
+    done.run_ok(&["convert", "--write"]);
+    for count in 0..=files.len() {
+        let old = Old::new(&[("tx/dd.conf", DELIVERER)]);
+        for file in &files[..count] {
+            let text = done
+                .read(file)
+                .replace(&*done.path("").to_string_lossy(), &old.path("").to_string_lossy());
+            old.write(file, &text);
+        }
+        old.run_ok(&["convert", "--write"]);
+        assert_eq!(old.read("tx/dd.password"), "canary\n");
+        let mode = std::fs::metadata(old.path("tx/dd.password"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let unit = old.read("tx/dd.toml");
+        let named = format!(
+            "password_file = {:?}\n",
+            old.path("tx/dd.password").display().to_string()
+        );
+        assert!(unit.contains(&named) && !unit.contains("canary"), "{unit}");
+        assert!(old.path("tx/dd.conf.off").exists() && !old.path("tx/dd.conf").exists());
+        old.run_ok(&["check"]);
+    }
+    let old = Old::new(&[("tx/dd.conf", DELIVERER), ("tx/dd.password", "another\n")]);
+    let said = old.run(&["convert", "--write"]);
+    assert!(
+        said.code == 1
+            && said
+                .err
+                .contains("dd.password is there already and holds another password"),
+        "{said:?}"
+    );
+    assert!(!old.path("tx/dd.toml").exists() && old.read("tx/dd.password") == "another\n");
+}
+
+/// What scripts are told may hold a password.
+#[test]
+fn a_unit_that_holds_a_password_is_for_its_owner_alone() {
+    let script = DELIVERER.replace("protocol ftp", "type script\nsend_script s.py");
+    let old = Old::new(&[
+        ("tx/dd.conf", &script),
+        ("px.toml", "[sundew]\nhook_host = \"/bin/true\"\n"),
+    ]);
+    let said = old.run_ok(&["convert", "dd"]);
+    assert!(
+        said.out.starts_with("# tx/dd.toml, for its owner alone\n") && said.out.contains("passwd = \"***\""),
+        "{said:?}"
+    );
+    old.run_ok(&["convert", "--write"]);
+    assert!(old.read("tx/dd.toml").contains("passwd = \"canary\""));
+    let mode = std::fs::metadata(old.path("tx/dd.toml")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]

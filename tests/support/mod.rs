@@ -13,7 +13,9 @@ mod network;
 mod products;
 mod rabbit;
 mod site;
+mod ssh;
 mod wait;
+mod web;
 
 pub use broker::{TestBroker, broker_of};
 pub use feed::{Feed, Reader, v00_urp, v02};
@@ -25,4 +27,6 @@ pub use network::enter_own_network;
 pub use products::{Answer, ProductServer};
 pub use rabbit::{RabbitServer, free_port};
 pub use site::{PX, Process, SOON, Said, TestSite};
+pub use ssh::{SSH_UID, SshAgent, SshServer, make_key};
 pub use wait::{eventually, wait_until, within};
+pub use web::WebServer;

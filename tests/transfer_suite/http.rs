@@ -247,7 +247,11 @@ async fn a_password_goes_to_its_prefix_and_nowhere_else() {
         credentials: vec![Credential {
             prefix: server.url("/to").parse().unwrap(),
             user: "px".into(),
-            password: Secret::new("canary"),
+            password: Some(Secret::new("canary")),
+            certificate_file: None,
+            key_file: None,
+            agent: false,
+            known_hosts: None,
         }],
         ..options()
     };

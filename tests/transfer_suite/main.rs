@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod deliver;
 mod disk;
 mod ftp;
 mod http;
@@ -10,3 +11,4 @@ mod https;
 mod local_files;
 mod private;
 mod server;
+mod sftp;

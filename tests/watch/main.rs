@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod limits;
+mod polled;
 mod renames;
 mod roots;
 mod starts;

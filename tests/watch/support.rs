@@ -80,6 +80,7 @@ pub fn options(root: &Path) -> Options {
         settle: Duration::ZERO,
         catch_up: CatchUp::Since,
         rescan: Duration::ZERO,
+        poll: None,
     }
 }
 
@@ -210,6 +211,15 @@ impl Watcher {
         while self.metrics.get(Count::Rescans) == before {
             assert!(Instant::now() < deadline, "not compared");
             std::thread::yield_now();
+        }
+    }
+
+    /// Takes what the tree tells until it was compared so often.
+    pub fn until_rescans(&mut self, count: u64) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.metrics.get(Count::Rescans) < count {
+            assert!(Instant::now() < deadline, "not compared");
+            self.during(Instant::now() + Duration::from_millis(20));
         }
     }
 

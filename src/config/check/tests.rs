@@ -74,7 +74,7 @@ fn a_sundew_site_is_read_as_it_is() {
     let places = Places::under(&root);
     let (served, report) = check(&places);
     let names: Vec<String> = served.iter().map(|(name, ..)| name.to_string()).collect();
-    assert_eq!(names, ["tx/dd-notify-wxo-b1", "rx/dropped", "rx/radar"]);
+    assert_eq!(names, ["tx/dd-notify-wxo-b1", "tx/files", "rx/dropped", "rx/radar"]);
     let etc = format!("{}/", places.etc.display());
     let notes: Vec<String> = report
         .notes()
@@ -84,12 +84,13 @@ fn a_sundew_site_is_read_as_it_is() {
     let expected = [
         "fx/to-nc.conf: left to Sundew (type filter)",
         "rx/nws.conf: left to Sundew (type bulletin-file)",
-        "rx/pull-urp.conf: left to Sundew (type single-file with pull_script)",
+        "rx/pull-urp.conf: left to Sundew (type single-file with pull_script); px runs it with hook_host in [sundew] of \
+         px.toml",
         "rx/sleeping.conf: left to Sundew (type none)",
         "trx/aftn.conf: left to Sundew (type aftn)",
         "tx/bulletins.conf: left to Sundew (type am)",
-        "tx/files.conf: left to Sundew (type single-file)",
-        "tx/wxo-b1-oper-dd.conf: left to Sundew (type script)",
+        "tx/wxo-b1-oper-dd.conf: left to Sundew (type script with sftp_amqp.py); px runs it with \
+         [sftp_amqp.wxo-b1-oper-dd] of px.toml",
     ];
     assert_eq!(notes, expected);
     assert!(!report.refused(), "{report}");
@@ -210,7 +211,7 @@ fn a_type_that_nobody_has_is_an_error_and_not_left_to_sundew() {
         ("fx/c.conf", "type am\n"),
         ("trx/d.conf", "type amqp\n"),
         ("tx/e.conf", "\u{feff}type am\n"),
-        ("tx/f.conf", ""),
+        ("tx/f.conf", "type wmo\n"),
     ] {
         let path = places.etc.join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -230,5 +231,5 @@ fn a_type_that_nobody_has_is_an_error_and_not_left_to_sundew() {
         "{text}"
     );
     let notes: Vec<String> = report.notes().iter().map(|(_, text)| text.clone()).collect();
-    assert_eq!(notes, ["left to Sundew (type am)", "left to Sundew (type single-file)"]);
+    assert_eq!(notes, ["left to Sundew (type am)", "left to Sundew (type wmo)"]);
 }

@@ -92,19 +92,11 @@ fn native(name: String, path: &Path, errors: &Errors) -> Option<Client> {
     let own = Errors::default();
     let masks = match file::load(path, &own) {
         Some(mut table) => {
-            let kind = table.string("type");
-            if kind.as_deref() == Some("announce") {
+            if table.string("type").as_deref() == Some("announce") {
                 return None;
             }
-            // The rest of it is for the component to read, and so is what a deliverer's masks have beside patterns.
-            let read = options::masks_with(&mut table, |mask, _| {
-                if kind.as_deref() == Some("deliver") {
-                    mask.know("directory");
-                    mask.know("filename");
-                }
-                Some(())
-            });
-            read.map(|(masks, _)| masks).filter(|_| !table.is_broken())
+            // The rest of it is for the component to read.
+            options::masks(&mut table).filter(|_| !table.is_broken())
         }
         None => None,
     };

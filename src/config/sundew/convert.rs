@@ -1,42 +1,72 @@
-//! A unit's table as TOML that gives the same table again, and what `px.toml` and `secrets.toml` need beside it.
+//! A unit's table as TOML that gives the same table again, and what `px.toml`, `secrets.toml` and the unit need beside it.
 
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Flow;
 use crate::config::value::{self, Entry, Value};
-use crate::config::{Broker, BrokerUrl, Places, Scheme, Secret, Site, Table, file};
+use crate::config::{Broker, BrokerUrl, Places, Scheme, Secret, Site, Table, UnitName, file};
 
 /// What a URL has to have escaped of a user's name: `$` too, since `${NAME}` is a variable.
 pub(super) const USER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// Keys of a unit's own passwords: its server's, and what scripts are told.
+const PASSWORDS: [&str; 2] = ["password", "passwd"];
 /// Brokers that may have the same name before another is looked for in vain.
 const NAMESAKES: usize = 100;
 
 /// A unit in TOML, and the files beside it as they have to be for it. To be written in this order, each only once the
 /// one before is safe: the broker before its password, for a password of no broker is an error.
-#[derive(Debug)]
 pub struct Conversion {
     /// All of `px.toml`, where it lacks the unit's broker.
     pub site: Option<String>,
     /// All of `secrets.toml`, where it lacks the broker's password.
     pub secrets: Option<Secret>,
+    /// The password of the unit's server, and the file beside the unit's that it goes into.
+    pub password: Option<(PathBuf, Secret)>,
     /// The unit's file.
     pub unit: String,
+    /// The same, to be shown.
+    pub shown: String,
     /// The unit's broker, under the name that the unit's file has.
     pub broker: Option<Broker>,
 }
 
+impl Conversion {
+    /// Whether the unit's file holds passwords itself, as what scripts are told may be.
+    pub fn is_private(&self) -> bool {
+        self.unit != self.shown
+    }
+}
+
+/// Shows no password.
+impl fmt::Debug for Conversion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conversion")
+            .field("site", &self.site)
+            .field("secrets", &self.secrets)
+            .field("password", &self.password)
+            .field("unit", &self.shown)
+            .field("broker", &self.broker)
+            .finish()
+    }
+}
+
 /// What has to be written so that the unit is TOML. Reads the site's files and writes none; done again after a crash
 /// between two of them, it says what is left. `earlier` are brokers that would have been written by now.
-pub fn convert(places: &Places, flow: Flow, earlier: &[Broker]) -> Result<Conversion, String> {
+pub fn convert(places: &Places, name: &UnitName, flow: Flow, earlier: &[Broker]) -> Result<Conversion, String> {
     let Some(broker) = &flow.broker else {
         // A unit in TOML needs a site file, be it empty; Sundew's is one too.
         let has_site = places.site_file().exists() || places.sundew_site_file().exists();
+        let file = places.etc.join(name.dir.name()).join(format!("{}.password", name.name));
+        let (table, password) = flow.table.with_secret_in("password", "password_file", &file);
         return Ok(Conversion {
             site: (!has_site).then(String::new),
             secrets: None,
-            unit: print(&flow.table),
+            password: password.map(|password| (file, password)),
+            unit: print(&table),
+            shown: print_with(&table, true),
             broker: None,
         });
     };
@@ -74,10 +104,13 @@ pub fn convert(places: &Places, flow: Flow, earlier: &[Broker]) -> Result<Conver
             &places.secrets_file(),
         )?),
     };
+    let table = flow.table.with_text("broker", &broker.name);
     Ok(Conversion {
         site,
         secrets: secrets.map(Secret::new),
-        unit: print(&flow.table.with_text("broker", &broker.name)),
+        password: None,
+        unit: print(&table),
+        shown: print_with(&table, true),
         broker: Some(broker),
     })
 }
@@ -176,6 +209,12 @@ fn url_text(url: &BrokerUrl) -> String {
 
 /// The table as TOML, a line for each key. It shows passwords, where the table has any.
 pub fn print(table: &Table) -> String {
+    print_with(table, false)
+}
+
+/// The same, and without passwords where it is to be shown.
+fn print_with(table: &Table, is_shown: bool) -> String {
+    let inline = |name: &str, value: &Value| inline(name, value, is_shown);
     let lines = table.entries().iter().map(|entry| {
         let value = match &entry.value {
             Value::List(list) if list.len() > 1 && list.iter().any(|(_, value)| matches!(value, Value::Table(_))) => {
@@ -192,18 +231,19 @@ pub fn print(table: &Table) -> String {
     lines.collect()
 }
 
-fn inline(name: &str, value: &Value) -> String {
+fn inline(name: &str, value: &Value, is_shown: bool) -> String {
     match value {
+        Value::Text(_) if is_shown && PASSWORDS.contains(&name) => quoted("***"),
         Value::Text(text) => string(name, text),
         Value::Boolean(answer) => answer.to_string(),
         Value::Integer(_, text) | Value::Other(text) => text.clone(),
         Value::List(list) => {
-            let elements: Vec<String> = list.iter().map(|(_, value)| inline(name, value)).collect();
+            let elements: Vec<String> = list.iter().map(|(_, value)| inline(name, value, is_shown)).collect();
             format!("[{}]", elements.join(", "))
         }
         Value::Table(entries) if entries.is_empty() => "{}".to_string(),
         Value::Table(entries) => {
-            let pair = |entry: &Entry| format!("{} = {}", key(&entry.key), inline(&entry.key, &entry.value));
+            let pair = |entry: &Entry| format!("{} = {}", key(&entry.key), inline(&entry.key, &entry.value, is_shown));
             let pairs: Vec<String> = entries.iter().map(pair).collect();
             format!("{{ {} }}", pairs.join(", "))
         }

@@ -17,7 +17,7 @@ const CONNECT_LEAST: i64 = 30;
 const CHMOD: i64 = 666;
 
 /// How the products of a sender leave it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Way<'a> {
     /// By px itself.
     Server,
@@ -34,7 +34,7 @@ pub(super) fn read(mut reading: Reading, name: &str) -> Flow {
     let way = way(&reading, line, name);
     let server = match way {
         Some(Way::Script(_)) => None,
-        Some(Way::Server | Way::ServerAndUrl(..)) | None => Server::read(&mut reading),
+        Some(Way::Server | Way::ServerAndUrl(..)) | None => Some(Server::read(&mut reading)),
     };
     let protocol = server.as_ref().map(|server| server.protocol);
     if let Some(server) = server {

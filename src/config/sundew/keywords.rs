@@ -28,6 +28,11 @@ impl Kind {
         }
     }
 
+    /// Whether px runs scripts in it. The products of an amqp receiver come one by one, each with a message to be acked.
+    pub(super) fn has_hooks(self) -> bool {
+        matches!(self, Kind::Dropped | Kind::Deliverer)
+    }
+
     /// Whether it is in `tx/`.
     pub(super) fn is_sender(self) -> bool {
         matches!(self, Kind::Sender | Kind::Deliverer)
@@ -77,6 +82,12 @@ impl Keyword {
 /// A keyword by name.
 pub(super) fn find(name: &str) -> Option<&'static Keyword> {
     KEYWORDS.iter().find(|keyword| keyword.name == name)
+}
+
+/// Every keyword of one kind of flow.
+#[cfg(test)]
+pub(super) fn all_of(kind: Kind) -> impl Iterator<Item = &'static Keyword> {
+    KEYWORDS.iter().filter(move |keyword| keyword.meaning(kind) != Foreign)
 }
 
 /// The right word for one that the documentation has wrong.

@@ -151,11 +151,11 @@ fn hindrance(
     };
     if let Some(hook) = lines.iter().find(is_hook) {
         let with = format!("with {}", hook.keyword());
-        match kind {
-            // Its products come one by one, each with a message to be acked.
-            Kind::Receiver => return Some((with, "")),
-            _ if !has_host => return Some((with, "hook_host in [sundew]")),
-            _ => {}
+        if !kind.has_hooks() {
+            return Some((with, ""));
+        }
+        if !has_host {
+            return Some((with, "hook_host in [sundew]"));
         }
     }
     let is_known = settings.url_files(name).is_some();

@@ -11,6 +11,9 @@ use crate::config::table::Place;
 use crate::config::value::{Entry, Value};
 use crate::config::{ConfigError, Errors, Table};
 
+/// The word by which the program that runs scripts asks for `script_options`.
+const OPTIONS: &str = "--options";
+
 /// The lines of one flow, and the table in the making.
 pub(super) struct Reading<'a> {
     pub kind: Kind,
@@ -58,14 +61,18 @@ impl<'a> Reading<'a> {
                     Meaning::Becomes(_) => self.check_words(line, keyword.shape),
                     Meaning::Nothing(_) => {}
                     Meaning::Foreign => self.check_foreign(line),
-                    Meaning::Hook if self.settings.hook_host.is_none() => self.refuse(line, &no_hooks(self.kind)),
-                    Meaning::Hook => self.check_words(line, keyword.shape),
+                    Meaning::Hook if self.runs_hooks() => self.check_words(line, keyword.shape),
+                    Meaning::Hook => self.refuse(line, &no_hooks(self.kind)),
                 },
                 // The site file has keywords of other tools too.
                 None if line.is_site => {}
                 None => self.errors.push(unknown(line, self.kind)),
             }
         }
+    }
+
+    fn runs_hooks(&self) -> bool {
+        self.kind.has_hooks() && self.settings.hook_host.is_some()
     }
 
     fn check_words(&self, line: &Line, shape: Shape) {
@@ -218,10 +225,12 @@ impl<'a> Reading<'a> {
     /// Like [`Reading::hook`], for a script that a line names in another way. As Sundew does, the directory and the name
     /// are put together, whatever the name is.
     pub(super) fn script(&mut self, key: &str, line: &Line, name: &str) {
-        let Some(host) = &self.settings.hook_host else { return };
+        let Some(host) = self.settings.hook_host.as_ref().filter(|_| self.runs_hooks()) else {
+            return;
+        };
         let file = format!("{}/{name}", self.scripts.display());
         let place = self.place(Some(line));
-        let words = [host.display().to_string(), file].map(|word| (place, Value::Text(word)));
+        let words = [host.display().to_string(), OPTIONS.to_string(), file].map(|word| (place, Value::Text(word)));
         self.put(key, Some(line), Value::List(words.to_vec()));
     }
 
@@ -248,8 +257,12 @@ fn has_login(line: &Line) -> bool {
 }
 
 fn no_hooks(kind: Kind) -> String {
+    let but = match kind.has_hooks() {
+        true => " but by hook_host of [sundew] in px.toml",
+        false => "",
+    };
     format!(
-        "px runs no scripts in {} but by hook_host of [sundew] in px.toml: leave the unit to Sundew, or do without",
+        "px runs no scripts in {}{but}: leave the unit to Sundew, or do without",
         kind.name()
     )
 }

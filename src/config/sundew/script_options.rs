@@ -53,10 +53,16 @@ pub(super) fn put(reading: &mut Reading) {
     }
 }
 
-/// `None` where it has been refused already.
+/// `None` where it is refused.
 fn attribute_of(reading: &mut Reading, attribute: &str, line: &Line) -> Option<Entry> {
     let value = match keywords::find(line.keyword())?.shape {
-        Shape::Number => integer(keywords::number(line.value())?),
+        Shape::Number => {
+            let number = keywords::number(line.value());
+            if number.is_none() {
+                reading.refuse(line, "accepted: a whole number");
+            }
+            integer(number?)
+        }
         Shape::Boolean | Shape::Switch => Value::Boolean(truth(line.value()).0),
         Shape::Word | Shape::Words(_) => text(line.value()),
     };

@@ -58,7 +58,7 @@ impl Samples {
     }
 
     /// The table as TOML, and what was said, without the root.
-    fn told(&self, dir: UnitDir, text: &str) -> (String, Vec<String>) {
+    pub(super) fn told(&self, dir: UnitDir, text: &str) -> (String, Vec<String>) {
         self.write(&format!("{}/x.conf", dir.name()), text);
         let (flow, errors) = self.read(&UnitName::new(dir, "x").unwrap());
         let root = format!("{}/etc/", self.root.path().display());
@@ -415,8 +415,8 @@ fn a_components_error_is_at_the_line_it_is_about() {
 #[test]
 fn types_that_are_not_served_are_nobodys_here() {
     for (unit, text) in [
-        ("tx/x", "type script\nwhatever x\n"),
-        ("tx/x", "host h\n"),
+        ("tx/x", "type wmo\nwhatever x\n"),
+        ("tx/x", "type am\n"),
         ("rx/x", "type collector\n"),
         ("rx/x", "type amqp\ntype pull-file\n"),
     ] {
@@ -481,6 +481,7 @@ fn a_password_at_an_odd_place_is_shown_nowhere() {
             (UnitDir::Tx, "amqp"),
             (UnitDir::Rx, "amqp"),
             (UnitDir::Rx, "single-file"),
+            (UnitDir::Tx, "single-file"),
         ] {
             let samples = Samples::new();
             samples.write("px.conf", &format!("{line}\n"));

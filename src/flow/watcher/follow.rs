@@ -11,11 +11,11 @@ use rustix::io::Errno;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{error, warn};
 
-use super::tell::{self, tell};
 use super::{Shared, Watched};
 use crate::broker::Returns;
 use crate::flow::product::Product;
 use crate::flow::publish::{Pending, PublishError};
+use crate::flow::tell::tell;
 use crate::message::ProductPath;
 use crate::metrics::Count;
 use crate::spool::inventory::{Record, Row};
@@ -56,7 +56,7 @@ pub(super) async fn follow(shared: Arc<Shared>, watched: Watched) -> anyhow::Res
         .to_owned();
     let confirming = tokio::spawn(confirm(Arc::clone(&shared), tree.number(), host, published));
     let follower = Follower {
-        needs: tell::needs(&watched.announce, &shared.identity),
+        needs: shared.how(&watched.announce).needs(),
         shared,
         watched,
         outgoing,
@@ -121,16 +121,11 @@ impl Follower {
         for (mut found, captured) in read {
             match captured {
                 Captured::Product(digests, row) => {
-                    let headers = (&self.shared.headers, &self.shared.identity);
-                    let told = tell(
-                        &self.watched,
-                        headers,
-                        found.path(),
-                        row.version,
-                        &digests,
-                        Timestamp::now(),
-                    );
-                    self.warn_of(&told);
+                    let ready = self.watched.ready(found.path(), row.version, &digests);
+                    let told = tell(ready, self.shared.how(&self.watched.announce), Timestamp::now());
+                    let (metrics, sampler) = (&self.shared.unit.metrics, &self.shared.sampler);
+                    let tree = &self.watched.how.path;
+                    told.warn(metrics, sampler, tree, &mut self.has_warned_of_cut_keys);
                     let mut pending = Vec::with_capacity(told.envelopes.len());
                     for envelope in told.envelopes {
                         let publisher = &self.shared.publisher;
@@ -171,22 +166,6 @@ impl Follower {
         };
         // The confirming task ends early only when the unit does; the file is found again then.
         drop(self.outgoing.send(outgoing));
-    }
-
-    fn warn_of(&mut self, told: &tell::Told) {
-        if told.is_key_cut && !self.has_warned_of_cut_keys {
-            self.has_warned_of_cut_keys = true;
-            let tree = self.watched.how.path.display();
-            warn!(%tree, path = %told.path, "keys of more than 255 bytes are cut at a dot");
-        }
-        for problem in &told.unnameable {
-            self.shared.unit.metrics.count(Count::Unnameable);
-            self.warn(&format!("not announced in one format: {problem}"), &told.path.0);
-        }
-        if !told.left_out.is_empty() {
-            let names = told.left_out.join(", ");
-            self.warn(&format!("headers left out of an announcement: {names}"), &told.path.0);
-        }
     }
 
     fn warn(&self, text: &str, path: &[u8]) {

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::tell::{needs, tell};
+use super::tell::{How, tell};
 use super::*;
 use crate::config::{Errors, Places};
 use crate::message::Format;
@@ -72,6 +72,21 @@ fn a_unit_gives_its_options_to_trees_that_have_none_of_their_own() {
 }
 
 #[test]
+fn a_tree_is_polled_where_it_says_so() {
+    let polled = UNIT.replacen("[[tree]]", "[[tree]]\npoll = \"5s\"", 1);
+    let config = read(&polled).unwrap();
+    assert_eq!(config.trees[0].how.poll, Some(Duration::from_secs(5)));
+    assert_eq!(config.trees[1].how.poll, None);
+    for (more, told) in [
+        ("poll = \"0s\"", "above zero"),
+        ("poll = \"5s\"\nrescan = \"1h\"", "not with poll"),
+    ] {
+        let errors = read(&UNIT.replacen("[[tree]]", &format!("[[tree]]\n{more}"), 1)).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].contains(told), "{errors:#?}");
+    }
+}
+
+#[test]
 fn every_fault_of_a_unit_is_told_with_its_place() {
     let text = r#"
 broker = "bunny"
@@ -120,7 +135,15 @@ url = "http://h/?q"
 
 #[test]
 fn content_is_read_only_for_formats_that_carry_its_digest() {
-    let need = |announce: &[AnnounceAs], identity: Method| needs(announce, &identity);
+    let need = |announce: &[AnnounceAs], identity: Method| {
+        How {
+            announce,
+            identity: &identity,
+            headers: &UnitHeaders::default(),
+            filename: None,
+        }
+        .needs()
+    };
     let only = |md5, sha512| Needs { md5, sha512 };
     let name = AnnounceAs::new(Format::V00, Some("v00.urp.input"), None).unwrap();
     assert_eq!(need(&[Format::Exp.into(), name], Method::Md5), only(false, false));
@@ -147,9 +170,17 @@ fn a_file_is_announced_in_each_format_in_the_configured_order() {
         sha512: None,
     };
     let now: Timestamp = "2015-01-20T18:08:09.007Z".parse().unwrap();
-    let headers = (&config.headers, &config.identity);
-    let told = tell(&config.trees[0], headers, b"ON/s0000430_e.xml", version, &digests, now);
-    let told: Vec<(String, String)> = told
+    let told = |tree: &Watched, path: &[u8], digests: &Digests| {
+        let how = How {
+            announce: &tree.announce,
+            identity: &config.identity,
+            headers: &config.headers,
+            filename: None,
+        };
+        tell(tree.ready(path, version, digests), how, now)
+    };
+    let of_both = told(&config.trees[0], b"ON/s0000430_e.xml", &digests);
+    let messages: Vec<(String, String)> = of_both
         .envelopes
         .iter()
         .map(|envelope| (envelope.key.clone(), String::from_utf8(envelope.body.clone()).unwrap()))
@@ -170,9 +201,9 @@ fn a_file_is_announced_in_each_format_in_the_configured_order() {
             format!("{md5} 5 http://dd1.weather.gc.ca/ {path}"),
         ),
     ];
-    assert_eq!(told, wanted);
+    assert_eq!(messages, wanted);
 
-    let told = tell(&config.trees[1], headers, b"a b", version, &Digests::default(), now);
+    let told = told(&config.trees[1], b"a b", &Digests::default());
     assert!(told.envelopes.is_empty());
     assert_eq!(told.unnameable.len(), 1);
 }

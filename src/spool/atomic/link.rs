@@ -214,6 +214,15 @@ impl Tree {
         }
     }
 
+    /// Whether anything at all has this name in a directory. Blocks.
+    pub fn has_name(&self, directory: &Directory, name: &[u8]) -> Result<bool, SpoolError> {
+        match rustix::fs::statat(directory.fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(err) => Err(classify(err, &format!("cannot look at {}", self.show(name)))),
+        }
+    }
+
     /// The regular file of this name in a directory, where it can be read. Blocks.
     pub fn open_file(&self, directory: &Directory, name: &[u8]) -> Option<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -273,6 +282,14 @@ impl Draft {
         let file = file.map_err(|err| SpoolError::own(format!("{doing}: no file descriptors left"), err))?;
         let (directory, shown) = (self.directory.clone(), self.shown.clone());
         Source::new(file, directory, &self.name, shown).map(Ok).map_err(refused)
+    }
+}
+
+impl Draft {
+    /// The same for a file that goes no further: what is returned must be synced before the file is safe. Blocks.
+    pub fn place_free(self, durability: Durability) -> Result<Result<Vec<Directory>, Draft>, SpoolError> {
+        let to_sync = self.to_sync.clone();
+        Ok(self.place_new(durability)?.map(|_| to_sync))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use tracing::info;
 
@@ -24,6 +25,7 @@ impl Scout {
     /// Watches and reads the whole tree; forgets what is gone, records what was there before the first start, and
     /// looks at what differs, the oldest first.
     pub(super) fn compare(&mut self, root: BorrowedFd<'_>) -> Result<(), Halt> {
+        let begun = Instant::now();
         self.metrics.count(Count::Rescans);
         self.compare_due = false;
         self.next_rescan = None;
@@ -43,8 +45,12 @@ impl Scout {
             self.watches.drop_unmet();
             self.has_warned_of_unread = false;
         }
-        let rescan = self.options.rescan;
-        self.next_rescan = (!rescan.is_zero()).then(|| std::time::Instant::now() + rescan);
+        let rescan = match self.options.poll {
+            // A tree that takes long to be read is left alone for as long.
+            Some(poll) => poll.max(begun.elapsed()),
+            None => self.options.rescan,
+        };
+        self.next_rescan = (!rescan.is_zero()).then(|| Instant::now() + rescan);
         self.report_ready();
         self.resume();
         let oldest = merge.oldest;

@@ -57,6 +57,17 @@ pub(super) fn next_step(
     }
 }
 
+/// The same in a tree that is polled: a file is ready when it stood still for `pause`, from one walk to a later look. The
+/// writers that a lease can tell of, those of this host, are waited for.
+pub(super) fn next_polled(look: Look, version: Version, pause: Duration, writers: Writers) -> Next {
+    match (look, writers) {
+        // The next walk meets it again.
+        (_, Writers::Some | Writers::Gone) => Next::Leave,
+        (Look::Still(then), _) if then == version => Next::Announce,
+        _ => Next::Wait(pause, Look::Still(version)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +81,26 @@ mod tests {
             inode: 1,
             mtime_ns,
             size: 1,
+        }
+    }
+
+    #[test]
+    fn in_a_polled_tree_a_file_is_announced_when_it_stood_still() {
+        let (now, then) = (version(2), version(1));
+        let still = || Next::Wait(LONG, Look::Still(now));
+        let table = [
+            (Look::Met, Writers::None, still()),
+            (Look::Met, Writers::Unknown, still()),
+            (Look::Met, Writers::Some, Next::Leave),
+            (Look::Closed, Writers::None, still()),
+            (Look::Still(then), Writers::Unknown, still()),
+            (Look::Still(now), Writers::Unknown, Next::Announce),
+            (Look::Still(now), Writers::None, Next::Announce),
+            (Look::Still(now), Writers::Some, Next::Leave),
+            (Look::Still(now), Writers::Gone, Next::Leave),
+        ];
+        for (look, writers, wanted) in table {
+            assert_eq!(next_polled(look, now, LONG, writers), wanted, "{look:?} {writers:?}");
         }
     }
 

@@ -57,6 +57,8 @@ pub struct Options {
     pub catch_up: CatchUp,
     /// How often the whole tree is compared although nothing calls for it; zero for never.
     pub rescan: Duration,
+    /// So often the whole tree is read in place of asking the kernel for notices, for file systems that others write.
+    pub poll: Option<Duration>,
 }
 
 /// What a tree tells.
@@ -120,19 +122,19 @@ impl Tree {
             threads: Vec::new(),
             number,
         };
-        let inotify = match rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
-            Ok(inotify) => Some(Arc::new(inotify)),
-            Err(err) => {
-                tracing::warn!(path = %options.path.display(), "cannot use inotify: {err}; the tree is polled");
-                None
-            }
+        let inotify = match options.poll {
+            Some(_) => None,
+            None => notices(&options.path),
         };
         if let Some(inotify) = inotify.clone() {
             let (inbox, stop) = (tree.inbox.clone(), tree.stop.clone());
             tree.spawn("notices", move || inbox::drain(&inotify, &stop, &inbox))?;
         }
         let (sights, told) = unbounded_channel();
-        let watches = watches::Watches::new(inotify);
+        let watches = match options.poll {
+            Some(_) => watches::Watches::unwanted(),
+            None => watches::Watches::new(inotify),
+        };
         let scout = scout::Scout::new(options, rows, tree.inbox.clone(), watches, metrics, sights);
         tree.spawn("scout", move || scout.run())?;
         Ok((tree, told))
@@ -153,6 +155,17 @@ impl Tree {
         self.threads
             .push(thread.map_err(|err| SpoolError::own("cannot start a thread for a tree", err))?);
         Ok(())
+    }
+}
+
+/// Where the kernel's notices come from; `None` where it grants no instance.
+fn notices(tree: &Path) -> Option<Arc<rustix::fd::OwnedFd>> {
+    match rustix::fs::inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
+        Ok(inotify) => Some(Arc::new(inotify)),
+        Err(err) => {
+            tracing::warn!(path = %tree.display(), "cannot use inotify: {err}; the tree is polled");
+            None
+        }
     }
 }
 

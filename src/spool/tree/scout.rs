@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{info, warn};
 
 use super::capture::{YOUNG, is_young, now_ns};
-use super::decide::{MADE_FIRST, Next, STILL, next_step};
+use super::decide::{MADE_FIRST, Next, STILL, next_polled, next_step};
 use super::inbox::{Inbox, Notice, Work};
 use super::lease;
 use super::oldest::Oldest;
@@ -348,21 +348,29 @@ impl Scout {
         if look == Look::Met && self.waiting.is_ripening(path, version) {
             return Ok(());
         }
-        let is_large_and_young = version.size > LARGE && is_young(version.mtime_ns, now_ns());
-        let rest = if is_large_and_young { YOUNG } else { Duration::ZERO };
-        let age = Duration::from_nanos(u64::try_from(now_ns().saturating_sub(version.mtime_ns)).unwrap_or(0));
-        let writers = || lease::writers(root, path);
-        match next_step(look, version, age, self.options.settle.max(rest), writers) {
+        match self.next(root, path, version, look) {
             Next::Announce => self.announce(path, version, known),
             Next::Wait(pause, look) => {
-                if let Look::Still(_) = look {
-                    self.warn_of_leases(path);
-                }
                 self.wait(path, pause, look);
                 Ok(())
             }
             Next::Leave => Ok(()),
         }
+    }
+
+    fn next(&mut self, root: BorrowedFd<'_>, path: &[u8], version: Version, look: Look) -> Next {
+        let writers = || lease::writers(root, path);
+        if let Some(poll) = self.options.poll {
+            return next_polled(look, version, poll.max(self.options.settle), writers());
+        }
+        let is_large_and_young = version.size > LARGE && is_young(version.mtime_ns, now_ns());
+        let rest = if is_large_and_young { YOUNG } else { Duration::ZERO };
+        let age = Duration::from_nanos(u64::try_from(now_ns().saturating_sub(version.mtime_ns)).unwrap_or(0));
+        let next = next_step(look, version, age, self.options.settle.max(rest), writers);
+        if let Next::Wait(_, Look::Still(_)) = next {
+            self.warn_of_leases(path);
+        }
+        next
     }
 
     fn announce(&mut self, path: &[u8], version: Version, known: Option<String>) -> Result<(), Halt> {
@@ -465,6 +473,7 @@ mod tests {
             settle: Duration::ZERO,
             catch_up: CatchUp::All,
             rescan: Duration::ZERO,
+            poll: None,
         };
         let rows = Rows::open(&dir.path().join("inventory.db"), dir.path()).unwrap();
         let (sights, _told) = tokio::sync::mpsc::unbounded_channel();

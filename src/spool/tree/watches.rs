@@ -34,6 +34,8 @@ pub(super) enum Added {
     Same,
     /// The kernel grants no more watches: the directory must be polled.
     Refused,
+    /// The tree has none: it is read as a whole, again and again.
+    Unwanted,
 }
 
 struct Watched {
@@ -53,12 +55,21 @@ pub(super) struct Watches {
     too_many_unwatched: bool,
     walk: u64,
     has_warned: bool,
+    are_unwanted: bool,
 }
 
 impl Watches {
     pub(super) fn new(inotify: Option<Arc<OwnedFd>>) -> Self {
         Watches {
             inotify,
+            ..Watches::default()
+        }
+    }
+
+    /// No watches at all, and no directory that stands out.
+    pub(super) fn unwanted() -> Self {
+        Watches {
+            are_unwanted: true,
             ..Watches::default()
         }
     }
@@ -71,6 +82,9 @@ impl Watches {
 
     /// Watches an open directory under its present name.
     pub(super) fn add(&mut self, directory: BorrowedFd<'_>, inode: u64, path: &[u8]) -> Result<Added, Errno> {
+        if self.are_unwanted {
+            return Ok(Added::Unwanted);
+        }
         let Some(inotify) = &self.inotify else {
             return Ok(self.refused(path));
         };
@@ -107,6 +121,9 @@ impl Watches {
 
     /// A directory that cannot be watched or read is polled.
     pub(super) fn poll(&mut self, path: &[u8]) {
+        if self.are_unwanted {
+            return;
+        }
         if self.unwatched.len() < UNWATCHED_MAX {
             self.unwatched.insert(path.to_vec());
         } else {

@@ -425,6 +425,11 @@ impl Lane {
         })
     }
 
+    /// Whether there is a connection, as far as is known.
+    pub fn is_connected(&self) -> bool {
+        self.session.is_some()
+    }
+
     /// Ends the connection politely. Nothing is lost without it.
     pub async fn close(mut self) {
         match self.session.take() {

@@ -27,7 +27,7 @@ fn write(samples: &Samples, conversion: &Conversion) {
 fn assert_comes_back(samples: &Samples, name: &UnitName) {
     let flow = good(samples, name).unwrap_or_else(|| panic!("{name}: {:?}", samples.read(name).1));
     let broker = flow.broker.clone();
-    let conversion = convert(&samples.places, flow, &[]).unwrap();
+    let conversion = convert(&samples.places, name, flow, &[]).unwrap();
     write(samples, &conversion);
 
     let errors = Errors::default();
@@ -57,10 +57,15 @@ fn assert_comes_back(samples: &Samples, name: &UnitName) {
         Some(named) => again.with_text("broker", named),
         None => again,
     };
+    let (again, password) = match &conversion.password {
+        Some((file, _)) => again.with_secret_in("password", "password_file", file),
+        None => (again, None),
+    };
+    assert_eq!(password, conversion.password.map(|(_, password)| password));
     assert!(are_same(table.entries(), again.entries()), "{}", conversion.unit);
 
     // Nothing is left to write.
-    let conversion = convert(&samples.places, good(samples, name).unwrap(), &[]).unwrap();
+    let conversion = convert(&samples.places, name, good(samples, name).unwrap(), &[]).unwrap();
     assert!(conversion.site.is_none() && conversion.secrets.is_none());
     assert!(
         named.is_none()
@@ -109,9 +114,9 @@ fn a_crash_between_the_files_is_made_good() {
         "type amqp\nhost h\nuser u\npassword one\nexchange_name e\naccept .*\n",
     );
     let name: UnitName = "tx/a".parse().unwrap();
-    let first = convert(&samples.places, good(&samples, &name).unwrap(), &[]).unwrap();
+    let first = convert(&samples.places, &name, good(&samples, &name).unwrap(), &[]).unwrap();
     samples.write("px.toml", first.site.as_ref().unwrap());
-    let second = convert(&samples.places, good(&samples, &name).unwrap(), &[]).unwrap();
+    let second = convert(&samples.places, &name, good(&samples, &name).unwrap(), &[]).unwrap();
     assert!(second.site.is_none() && second.secrets == first.secrets);
     assert_eq!(second.unit, first.unit);
 }
@@ -123,14 +128,14 @@ fn what_cannot_be_added_to_is_left_alone() {
     let name: UnitName = "tx/a".parse().unwrap();
     samples.write("tx/a.conf", &conf("one"));
     samples.write("px.toml", "brokers = {}\n");
-    let why = convert(&samples.places, good(&samples, &name).unwrap(), &[]).unwrap_err();
+    let why = convert(&samples.places, &name, good(&samples, &name).unwrap(), &[]).unwrap_err();
     assert!(why.ends_with("px.toml: nothing can be added at its end"), "{why}");
     samples.write("px.toml", "brokers = 5\n");
-    let why = convert(&samples.places, good(&samples, &name).unwrap(), &[]).unwrap_err();
+    let why = convert(&samples.places, &name, good(&samples, &name).unwrap(), &[]).unwrap_err();
     assert!(why.contains("px.toml:1: brokers = 5"), "{why}");
     samples.write("px.toml", "");
     samples.write("tx/a.conf", &conf("a${canary}"));
-    let why = convert(&samples.places, good(&samples, &name).unwrap(), &[]).unwrap_err();
+    let why = convert(&samples.places, &name, good(&samples, &name).unwrap(), &[]).unwrap_err();
     assert!(why.contains("takes for a variable") && !why.contains("canary"), "{why}");
 }
 
@@ -142,9 +147,10 @@ fn a_conversion_prints_no_password() {
         "tx/a.conf",
         "type amqp\nhost h\nuser u\npassword canary\nexchange_name e\naccept .*\n",
     );
-    let flow = good(&samples, &"tx/a".parse().unwrap()).unwrap();
+    let name = "tx/a".parse().unwrap();
+    let flow = good(&samples, &name).unwrap();
     let shown = format!("{flow:?}");
-    let shown = format!("{shown}{:?}", convert(&samples.places, flow, &[]).unwrap());
+    let shown = format!("{shown}{:?}", convert(&samples.places, &name, flow, &[]).unwrap());
     assert!(!shown.contains("canary"), "{shown}");
 }
 
@@ -177,6 +183,16 @@ fn lines() -> impl Strategy<Value = String> {
         "type",
         "debug",
         "passwd",
+        "protocol",
+        "destination",
+        "ssh_keyfile",
+        "chmod",
+        "lock",
+        "kbytes_ps",
+        "timeout",
+        "timeout_send",
+        "dir_pattern",
+        "binary",
     ];
     let value = prop_oneof![
         r"[!-~é\x01\x7f]{1,12}",
@@ -186,6 +202,10 @@ fn lines() -> impl Strategy<Value = String> {
         Just("5H,3:10H,4+".to_string()),
         Just("a:b:c:d:e".to_string()),
         Just("single-file".to_string()),
+        Just("sftp".to_string()),
+        Just("664".to_string()),
+        Just("//a/${T1}/$x".to_string()),
+        Just("ftp://u:canary@h/x".to_string()),
     ];
     let line = (proptest::sample::select(words.to_vec()), value, r"( [#!-~]{1,5})?");
     let line = line.prop_map(|(word, value, rest)| format!("{word} {value}{rest}\n"));
@@ -198,12 +218,12 @@ proptest! {
     /// Whatever the lines are, they are refused or come back; and no password is in what is said.
     #[test]
     fn generated_flows_come_back_from_toml(
-        dir in proptest::sample::select(vec!["tx", "rx"]),
+        (dir, kind) in proptest::sample::select(vec![("tx", "amqp"), ("rx", "amqp"), ("tx", "single-file\nprotocol ftp")]),
         lines in lines(),
         password in r#"[!-#%-~é]{1,12}"#,
     ) {
         let samples = Samples::new();
-        let text = format!("type amqp\nuser u\nexchange_name e\n{lines}password canary{password}\n");
+        let text = format!("type {kind}\nuser u\nexchange_name e\n{lines}password canary{password}\n");
         samples.write(&format!("{dir}/x.conf"), &text);
         let name: UnitName = format!("{dir}/x").parse().unwrap();
         let (_, errors) = samples.read(&name);

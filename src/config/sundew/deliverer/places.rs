@@ -87,14 +87,14 @@ pub(super) fn read<'a>(reading: &Reading<'a>, protocol: Option<Protocol>) -> Vec
     let (by_pattern, _) = reading.boolean("dir_pattern", false);
     check_names(reading);
     let is_scripted = matches!(scripted(reading.lines), Naming::Script(_));
-    let mut told: Vec<Option<&Line>> = Vec::new();
+    let mut told: Vec<&Line> = Vec::new();
     let mut places = Vec::new();
     for (line, in_force) in in_force(reading.lines) {
         let (written, directory_line) = in_force.directory.unzip();
         let directory = directory(written.unwrap_or("."), protocol, by_pattern);
-        if !told.contains(&directory_line) {
-            told.push(directory_line);
-            let said_of = directory_line.unwrap_or(line);
+        let said_of = directory_line.unwrap_or(line);
+        if !told.iter().any(|told| std::ptr::eq(*told, said_of)) {
+            told.push(said_of);
             check_directory(reading, said_of, written, &directory, by_pattern);
         }
         let (filename, filename_line) = in_force.filename.unzip();
@@ -171,6 +171,10 @@ fn check_directory(reading: &Reading, line: &Line, written: Option<&str>, direct
             "without dir_pattern Sundew delivers into a directory of this very name, and px makes a template of it; \
              accepted: dir_pattern True, or no ${ in it",
         );
+    }
+    if by_pattern && directory.replace("${", "").contains('{') {
+        let text = format!("Sundew's directories know no such name in braces: it stays as it is, {directory:?}");
+        reading.warn(line, &text);
     }
     if directory.split('/').any(|part| part == "..") {
         reading.refuse(line, "it leads upwards; accepted: a directory without ..");

@@ -11,6 +11,9 @@ const HOST: &str = "accepted: HOST or HOST:PORT";
 const DESTINATION: &str = "accepted: ftp://USER:PASSWORD@HOST/PATH without a port, sftp://USER:PASSWORD@HOST/PATH, \
                            file://localhost/PATH";
 
+/// Stands for what has been refused.
+const MISSING: &str = "missing";
+
 /// How files go there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
@@ -45,13 +48,14 @@ struct Said<'a> {
 pub(super) struct Server<'a> {
     pub protocol: Protocol,
     /// `destination`, and its line.
-    url: (String, &'a Line),
+    url: (String, Option<&'a Line>),
     password: Option<(Secret, &'a Line)>,
 }
 
 impl<'a> Server<'a> {
-    /// What the lines come to. What is missing or wrong is refused.
-    pub(super) fn read(reading: &mut Reading<'a>) -> Option<Server<'a>> {
+    /// What the lines come to. What is missing or wrong is refused and has a stand-in, so that the component does not say
+    /// it again.
+    pub(super) fn read(reading: &mut Reading<'a>) -> Server<'a> {
         let mut said = Said::default();
         let keywords = ["protocol", "host", "port", "user", "password", "destination"];
         for line in reading.all(&keywords) {
@@ -67,27 +71,27 @@ impl<'a> Server<'a> {
                 _ => said.go(reading, line),
             }
         }
-        let Some((protocol, line)) = said.protocol else {
-            if reading.all(&["protocol", "destination"]).next().is_none() {
-                reading.missing("protocol", "ftp, sftp, file");
-            }
-            return None;
-        };
+        if reading.all(&["protocol", "destination"]).next().is_none() {
+            reading.missing("protocol", "ftp, sftp, file");
+        }
+        let (protocol, line) = said.protocol.unzip();
         let url = match protocol {
-            Protocol::File => "file:".to_string(),
-            Protocol::Ftp | Protocol::Sftp => said.url(reading, protocol)?,
+            Some(Protocol::File) => "file:".to_string(),
+            Some(protocol) => said.url(reading, protocol),
+            None => format!("ftp://{MISSING}@{MISSING}"),
         };
-        Some(Server {
+        let protocol = protocol.unwrap_or(Protocol::Ftp);
+        Server {
             protocol,
             url: (url, line),
             password: said.password.filter(|_| protocol != Protocol::File),
-        })
+        }
     }
 
     /// Into the table.
     pub(super) fn put(self, reading: &mut Reading) {
         let (url, line) = self.url;
-        reading.put("destination", Some(line), text(&url));
+        reading.put("destination", line, text(&url));
         if let Some((password, line)) = self.password {
             reading.put("password", Some(line), text(password.expose()));
         }
@@ -112,23 +116,22 @@ impl<'a> Said<'a> {
         self.port = None;
     }
 
-    fn url(&self, reading: &Reading, protocol: Protocol) -> Option<String> {
-        let host = self.host(reading);
+    fn url(&self, reading: &Reading, protocol: Protocol) -> String {
+        let (host, own_port) = self.host(reading);
         let user = match &self.user {
             Some((user, line)) if user.chars().any(char::is_control) => {
                 reading.refuse(line, "a control character; accepted: the user on the server");
-                None
+                MISSING
             }
-            Some((user, _)) => Some(user),
+            Some((user, _)) => user,
             None => {
                 reading.missing("user", "the user on the server");
-                None
+                MISSING
             }
         };
         if protocol == Protocol::Sftp && self.password.is_none() && reading.last("ssh_keyfile").is_none() {
             reading.missing("ssh_keyfile", "the absolute path of a private key, or else a password");
         }
-        let (host, own_port) = host?;
         if let (Some(own), Some((port, line))) = (own_port, self.port)
             && own != port
         {
@@ -146,20 +149,17 @@ impl<'a> Said<'a> {
         }
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let host = if host.contains(':') { format!("[{host}]") } else { host };
-        Some(format!("{scheme}://{}@{host}{port}", utf8_percent_encode(user?, USER)))
+        format!("{scheme}://{}@{host}{port}", utf8_percent_encode(user, USER))
     }
 
-    fn host(&self, reading: &Reading) -> Option<(String, Option<u16>)> {
+    fn host(&self, reading: &Reading) -> (String, Option<u16>) {
         let Some((host, line)) = &self.host else {
-            return Some(("localhost".to_string(), None));
+            return ("localhost".to_string(), None);
         };
-        match url::host_and_port(host, &|_| None) {
-            Ok(parts) => Some(parts),
-            Err(why) => {
-                reading.refuse(line, &format!("{why}; {HOST}"));
-                None
-            }
-        }
+        url::host_and_port(host, &|_| None).unwrap_or_else(|why| {
+            reading.refuse(line, &format!("{why}; {HOST}"));
+            (MISSING.to_string(), None)
+        })
     }
 }
 

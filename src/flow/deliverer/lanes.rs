@@ -1,0 +1,129 @@
+//! Connections: each takes the next product, and tells what became of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::{Receiver, UnboundedSender};
+use tokio::task::JoinSet;
+
+use super::failures::{Failure, Scope};
+use super::ready::Ready;
+use super::settle::Note;
+use crate::flow::Unit;
+use crate::flow::script::{Script, ScriptError, SendRequest};
+use crate::transfer::deliver::{Deliverer, Lane};
+
+/// Starts the connections; each ends when no product can come any more. Dropping the set breaks them off.
+pub(super) fn start(
+    unit: &Unit,
+    deliverer: &Deliverer,
+    count: usize,
+    products: Receiver<Ready>,
+    notes: &UnboundedSender<Note>,
+) -> JoinSet<()> {
+    let products = Arc::new(Mutex::new(products));
+    let connected = Arc::new(AtomicU64::new(0));
+    let mut lanes = JoinSet::new();
+    for _ in 0..count {
+        let worker = Worker {
+            unit: unit.clone(),
+            lane: deliverer.lane(),
+            products: Arc::clone(&products),
+            notes: notes.clone(),
+            connected: Arc::clone(&connected),
+            is_connected: false,
+        };
+        lanes.spawn(worker.run());
+    }
+    lanes
+}
+
+struct Worker {
+    unit: Unit,
+    lane: Lane,
+    products: Arc<Mutex<Receiver<Ready>>>,
+    notes: UnboundedSender<Note>,
+    connected: Arc<AtomicU64>,
+    is_connected: bool,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        loop {
+            // The lock is let go of before the product is delivered.
+            let next = self.products.lock().await.recv().await;
+            let Some(ready) = next else { break };
+            if self.unit.stop.is_cancelled() {
+                continue; // not begun: it stays in the queue
+            }
+            let put = self.lane.put(&ready.parcel).await;
+            self.show_connected();
+            let result = put.map(|put| put.took).map_err(|error| Failure::from(&error));
+            // Who settles ends early only when the unit does; the file stays.
+            drop(self.notes.send((ready, result)));
+        }
+        self.lane.close().await;
+    }
+
+    fn show_connected(&mut self) {
+        let is_connected = self.lane.is_connected();
+        if is_connected == self.is_connected {
+            return;
+        }
+        self.is_connected = is_connected;
+        let before = match is_connected {
+            true => self.connected.fetch_add(1, Ordering::Relaxed) + 1,
+            false => self.connected.fetch_sub(1, Ordering::Relaxed) - 1,
+        };
+        self.unit.state.set_gauge("connections", before);
+    }
+}
+
+/// Starts what gives products to a script, a list at a time.
+pub(super) fn start_script(
+    unit: &Unit,
+    script: Script,
+    lists: Receiver<Vec<Ready>>,
+    notes: &UnboundedSender<Note>,
+) -> JoinSet<()> {
+    let mut lanes = JoinSet::new();
+    lanes.spawn(send(unit.clone(), script, lists, notes.clone()));
+    lanes
+}
+
+async fn send(unit: Unit, script: Script, mut lists: Receiver<Vec<Ready>>, notes: UnboundedSender<Note>) {
+    let queue = unit.places.spool.join("txq").join(&unit.name.name);
+    while let Some(list) = lists.recv().await {
+        if unit.stop.is_cancelled() {
+            continue;
+        }
+        let requests: Vec<SendRequest> = list
+            .iter()
+            .map(|ready| SendRequest {
+                path: super::path_of(&queue, ready.instead.as_ref().unwrap_or(&ready.file)),
+                directory: ready.parcel.directory.clone(),
+                name: ready.parcel.name.clone(),
+            })
+            .collect();
+        let begun = Instant::now();
+        let answers = script.send(&requests).await;
+        let took = begun.elapsed();
+        for (ready, answer) in list.into_iter().zip(answers) {
+            let result = answer.map(|()| took).map_err(Failure::from);
+            drop(notes.send((ready, result))); // as above
+        }
+    }
+}
+
+impl From<ScriptError> for Failure {
+    fn from(error: ScriptError) -> Self {
+        Failure {
+            fault: error.fault,
+            what: error.what,
+            scope: Scope::Script,
+            retry_after: None,
+        }
+    }
+}

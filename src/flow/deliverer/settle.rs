@@ -1,0 +1,139 @@
+//! What follows a delivery: announce it, remember the content, tell of it, remove the file. A handful at a time, so that
+//! one sync serves many.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::debug;
+
+use super::failures::{Failure, Failures};
+use super::ready::Ready;
+use crate::flow::Unit;
+use crate::flow::duplicates::Memory;
+use crate::flow::product::Product;
+use crate::flow::removal::Remover;
+use crate::metrics::Count;
+use crate::spool::queue::Removed;
+use crate::transfer::deliver::Deliverer;
+
+/// Delivered files that are settled together.
+const HANDFUL: usize = 64;
+
+/// What became of a product, and how long it took.
+pub(super) type Note = (Ready, Result<Duration, Failure>);
+
+/// Settles what was delivered, and what was not.
+pub(super) struct Settler {
+    pub(super) unit: Unit,
+    pub(super) remover: Arc<Remover>,
+    pub(super) failures: Arc<Failures>,
+    pub(super) memory: Option<Arc<Mutex<Memory>>>,
+    /// `None` where a script delivers.
+    pub(super) deliverer: Option<Deliverer>,
+    /// Where to, for people.
+    pub(super) to: String,
+}
+
+impl Settler {
+    /// Settles until no more can come.
+    pub(super) async fn run(self, mut notes: UnboundedReceiver<Note>) {
+        let mut handful = Vec::with_capacity(HANDFUL);
+        while notes.recv_many(&mut handful, HANDFUL).await > 0 {
+            let mut delivered = Vec::with_capacity(handful.len());
+            for (ready, result) in handful.drain(..) {
+                match result {
+                    Ok(took) => delivered.push((ready, took)),
+                    Err(failure) => self.failed(ready, failure).await,
+                }
+            }
+            if !delivered.is_empty() {
+                self.settle(delivered).await;
+            }
+        }
+    }
+
+    async fn failed(&self, ready: Ready, failure: Failure) {
+        let is_resting = self
+            .deliverer
+            .as_ref()
+            .is_some_and(|deliverer| deliverer.rests().is_some());
+        let file = (&ready.file, Some(ready.version));
+        let directory = &ready.parcel.directory;
+        self.failures.failed(file, directory, failure, is_resting).await;
+        // A script makes it again when it is asked again.
+        if let Some(instead) = &ready.instead {
+            self.remover.remove(vec![(instead.clone(), None)]).await;
+        }
+    }
+
+    async fn settle(&self, delivered: Vec<(Ready, Duration)>) {
+        let mut gone = Vec::with_capacity(delivered.len());
+        for (ready, took) in &delivered {
+            self.failures.succeeded(&ready.file, &ready.parcel.directory);
+            self.tell(ready, *took);
+            // Before the file itself: left alone it would be another product.
+            gone.extend(ready.instead.clone().map(|instead| (instead, None)));
+            gone.push((ready.file.clone(), Some(ready.version)));
+        }
+        let names: Vec<Vec<u8>> = gone.iter().map(|(file, _)| file.name().to_vec()).collect();
+        let removed = self.remover.remove(gone).await;
+        for (name, removed) in names.iter().zip(removed) {
+            if removed == Removed::Gone {
+                debug!("{} has been erased", String::from_utf8_lossy(name));
+            }
+        }
+    }
+
+    fn tell(&self, ready: &Ready, took: Duration) {
+        if let (Some(memory), Some(digest)) = (&self.memory, ready.digest) {
+            let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+            memory.remember(digest, Instant::now());
+        }
+        let (bytes, took_s) = (ready.parcel.size, took.as_secs_f64());
+        let now_ns = jiff::Timestamp::now().as_nanosecond();
+        let latency_s = (now_ns - i128::from(ready.version.mtime_ns)) as f64 / 1e9;
+        self.unit.metrics.count(Count::Delivered);
+        self.unit.metrics.add(Count::DeliveredBytes, bytes);
+        self.unit
+            .metrics
+            .latency(Duration::try_from_secs_f64(latency_s).unwrap_or_default());
+        Product::Put {
+            path: &ready.shown,
+            to: &shown(&self.to, &ready.parcel.directory, &ready.parcel.name),
+            bytes,
+            latency_s,
+            speed: if took_s > 0.0 { bytes as f64 / took_s } else { 0.0 },
+        }
+        .log();
+    }
+}
+
+/// `ftp://user@host/directory/name`.
+pub(super) fn shown(to: &str, directory: &[u8], name: &[u8]) -> String {
+    let part = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (to, directory) = (to.trim_end_matches('/'), part(directory));
+    let directory = directory.trim_matches('/');
+    let separator = if directory.is_empty() { "" } else { "/" };
+    let to = if to == "file:" { "file://" } else { to };
+    format!("{to}{separator}{directory}/{}", part(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivered_product_is_shown_as_a_url() {
+        let table = [
+            ("ftp://u@h", "a/b", "ftp://u@h/a/b/n"),
+            ("ftp://u@h", "/a/b/", "ftp://u@h/a/b/n"),
+            ("sftp://u@h", "", "sftp://u@h/n"),
+            ("file://", "/data/x", "file:///data/x/n"),
+            ("http://h/dav/", "a", "http://h/dav/a/n"),
+        ];
+        for (to, directory, wanted) in table {
+            assert_eq!(shown(to, directory.as_bytes(), b"n"), wanted);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What a caller of `transfer::deliver` may rely on, whatever the destination: one suite, every scheme.
+//!
+//! A destination is a [`row::Row`]. Where one cannot keep a promise it says why, and the reason is printed.
+
+mod failures;
+mod file;
+mod products;
+mod row;
+mod web;
+
+use row::Row;
+
+/// Every destination, each with a server of its own.
+fn rows() -> Vec<Box<dyn Row>> {
+    vec![
+        Box::new(file::Directory::start()),
+        Box::new(web::Web::start(web::Kind::Put)),
+        Box::new(web::Web::start(web::Kind::Dav)),
+    ]
+}
