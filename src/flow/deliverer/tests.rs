@@ -2,13 +2,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::config::Errors;
+use crate::config::{Errors, Places};
 use crate::spool::Durability;
 use crate::transfer::deliver::{Destination, Lock};
 
 fn read(text: &str) -> Result<Config, Vec<String>> {
+    let dir = tempfile::tempdir().unwrap();
+    let etc = dir.path().join("etc");
+    std::fs::create_dir_all(&etc).unwrap();
+    let broker = "[brokers.bunny]\nurls = [\"amqp://bunny\"]\nexchange = \"cmc\"\n";
+    std::fs::write(etc.join("px.toml"), broker).unwrap();
+    let (site, errors) = Site::load(&Places::under(dir.path()));
+    assert!(errors.is_empty(), "{errors:?}");
     let table = Table::parse(Path::new("t.toml"), text, &Errors::default());
-    let (config, errors) = table.read_whole(|table| Config::read(table));
+    let (config, errors) = table.read_whole(|table| Config::read(table, &site, "dd"));
     config.ok_or_else(|| errors.iter().map(ToString::to_string).collect())
 }
 
@@ -72,6 +79,19 @@ fn a_server_is_read_with_who_px_is_there() {
     assert_eq!((http.peer.login.user.as_str(), http.peer.port), ("u", 8443));
     let script = read("send_script = [\"/bin/deliver\"]\ndirectory = \"a\"\n").unwrap();
     assert_eq!(script.kind(), "script");
+}
+
+#[test]
+fn what_is_changed_on_the_way_is_not_announced() {
+    let announced = "[announcements]\nbroker = \"bunny\"\nannounce = [\"exp\"]\nurl = \"http://dd/\"\n";
+    let config = read(&format!("destination = \"ftp://u@h\"\n{announced}")).unwrap();
+    assert!(config.broker().is_some());
+    assert!(read("destination = \"ftp://u@h\"\n").unwrap().broker().is_none());
+    let errors = read(&format!("destination = \"ftp://u@h\"\nascii = true\n{announced}")).unwrap_err();
+    assert!(
+        errors[0].starts_with("t.toml:2: ascii = true: what is announced"),
+        "{errors:?}"
+    );
 }
 
 #[test]
