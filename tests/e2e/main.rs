@@ -4,6 +4,7 @@ mod alternates;
 mod announce;
 mod chain;
 mod connections;
+mod datamart;
 mod deliverer;
 mod dispatcher;
 mod dropped;
