@@ -48,9 +48,7 @@ where
     let doing = format!("cannot fetch {shown}");
     let path = text(path, &doing)?;
     let mut progress = Progress::new(bounds, expected, open);
-    let mut kept = idle
-        .take(&place, Instant::now())
-        .filter(|session| !session.ssh.is_closed());
+    let mut kept = idle.take(&place, Instant::now()).filter(|session| !session.is_over());
     let mut pauses = PAUSES.iter();
     loop {
         let had = progress.at;
