@@ -10,5 +10,6 @@ mod http;
 mod https;
 mod local_files;
 mod private;
+mod resume;
 mod server;
 mod sftp;

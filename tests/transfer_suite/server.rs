@@ -127,12 +127,78 @@ fn answer(path: &str, port: u16) -> (Vec<u8>, Then) {
     }
 }
 
+/// What `/resume/…` sends, in parts: no two parts are alike.
+pub fn varied() -> Vec<u8> {
+    (0..1000).map(|n| (n % 251) as u8).collect()
+}
+
+/// The first answer breaks off after 600 of 1000 bytes; the `nth` after that depends on the path.
+fn resumed(request: &Asked, nth: usize) -> (Vec<u8>, Then) {
+    let (body, path) = (varied(), request.path.as_str());
+    let version = match path {
+        "/resume/time" => "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\nDate: Wed, 21 Oct 2015 07:29:00 GMT\r\n",
+        "/resume/fresh" => "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\nDate: Wed, 21 Oct 2015 07:28:00 GMT\r\n",
+        "/resume/weak" => "ETag: W/\"v1\"\r\n",
+        _ => "ETag: \"v1\"\r\n",
+    };
+    let range = request
+        .headers
+        .get("range")
+        .and_then(|range| range.strip_prefix("bytes="));
+    let Some(from) = range.and_then(|range| range.strip_suffix('-')?.parse::<usize>().ok()) else {
+        return match (path, nth) {
+            ("/resume/206wrong" | "/resume/416", 1..) => (whole("200 OK", version, &body), Then::GoOn),
+            ("/resume/chunkcut", _) => {
+                let chunk = [b"258\r\n", &body[..600], b"\r\n"].concat();
+                let head = head("200 OK", None, &format!("Transfer-Encoding: chunked\r\n{version}"));
+                ([head, chunk].concat(), Then::Close)
+            }
+            (_, _) => {
+                let end = if path == "/resume/slowly" { 100 } else { 600 };
+                let then = match path {
+                    "/resume/reset" => Then::Reset,
+                    "/resume/stall" => Then::Hang,
+                    _ => Then::Close,
+                };
+                ([&head("200 OK", Some(1000), version), &body[..end]].concat(), then)
+            }
+        };
+    };
+    let part = |first: usize, end: usize| {
+        let range = format!("{version}Content-Range: bytes {first}-999/1000\r\n");
+        [
+            &head("206 Partial Content", Some(1000 - first), &range),
+            &body[first..end],
+        ]
+        .concat()
+    };
+    match path {
+        "/resume/badrange" => (whole("200 OK", version, &body), Then::GoOn),
+        "/resume/changed" => (whole("200 OK", "ETag: \"v2\"\r\n", b"another version"), Then::GoOn),
+        "/resume/206wrong" => (part(0, 1000), Then::GoOn),
+        "/resume/416" => (whole("416 No", "Content-Range: bytes */1000\r\n", b""), Then::GoOn),
+        "/resume/slowly" => (part(from, from + 100), Then::Close),
+        "/resume/stuck" => (part(from, from), Then::Close),
+        "/resume/gone" => (whole("404 Gone", "", b""), Then::GoOn),
+        _ => (part(from, 1000), Then::GoOn),
+    }
+}
+
 async fn serve(stream: TcpStream, asked: Arc<Mutex<Vec<Asked>>>) {
     let port = stream.local_addr().unwrap().port();
     let mut stream = BufReader::new(stream);
     // A client that goes away in the middle is part of what is tested.
     while let Some(request) = read_request(&mut stream).await {
-        let (bytes, then) = answer(&request.path, port);
+        let nth = asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|asked| asked.path == request.path)
+            .count();
+        let (bytes, then) = match request.path.starts_with("/resume/") {
+            true => resumed(&request, nth),
+            false => answer(&request.path, port),
+        };
         asked.lock().unwrap().push(request);
         if stream.write_all(&bytes).await.is_err() {
             return;

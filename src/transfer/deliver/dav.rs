@@ -55,8 +55,9 @@ impl Session {
         let temporary = context.temporary_name(parcel);
         let written = self.url(parcel, temporary.as_deref().unwrap_or(&parcel.name));
         let mut answer = self.send(parcel, context, &written, &doing).await?;
-        if self.webdav && context.options.makes_directories && matches!(answer.status, 404 | 409) {
-            self.make_collections(parcel, &doing).await?;
+        // nginx says 500 where the directory is missing.
+        let may_be_missing = self.webdav && matches!(answer.status, 404 | 409 | 500);
+        if may_be_missing && context.options.makes_directories && self.make_collections(parcel, &doing).await? {
             answer = self.send(parcel, context, &written, &doing).await?;
         }
         judge(&answer, Doing::Put, &doing)?;
@@ -102,15 +103,17 @@ impl Session {
         self.web.ask(ask).await
     }
 
-    /// Makes what is missing below where the destination begins.
-    async fn make_collections(&self, parcel: &Parcel, doing: &str) -> Result<(), TransferError> {
+    /// Makes what is missing below where the destination begins; whether anything was.
+    async fn make_collections(&self, parcel: &Parcel, doing: &str) -> Result<bool, TransferError> {
+        let mut has_made = false;
         let mut path = self.beginning(parcel).to_owned();
         for part in parcel.parts() {
             path += &format!("{}/", ProductPath(part.to_vec()).escaped());
             let answer = self.ask("MKCOL", self.at(&path), None, doing).await?;
             judge(&answer, Doing::Make, doing)?;
+            has_made |= answer.status != 405;
         }
-        Ok(())
+        Ok(has_made)
     }
 
     fn beginning(&self, parcel: &Parcel) -> &str {

@@ -6,6 +6,7 @@ mod failures;
 mod file;
 mod products;
 mod row;
+mod ssh;
 mod web;
 
 use row::Row;
@@ -14,6 +15,8 @@ use row::Row;
 fn rows() -> Vec<Box<dyn Row>> {
     vec![
         Box::new(file::Directory::start()),
+        Box::new(ssh::Ssh::start(ssh::Kind::OpenSsh)),
+        Box::new(ssh::Ssh::start(ssh::Kind::Plain)),
         Box::new(web::Web::start(web::Kind::Put)),
         Box::new(web::Web::start(web::Kind::Dav)),
     ]

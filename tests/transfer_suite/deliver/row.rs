@@ -51,6 +51,16 @@ pub trait Row: Send + Sync {
         None
     }
 
+    /// Oddity: of a directory that is missing the server says no more than that it cannot.
+    fn names_no_missing_directory(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Oddity: with this lock half a product is seen.
+    fn shows_half(&self, lock: &Lock) -> Option<&'static str> {
+        (*lock == Lock::None).then_some("that is what \"none\" means")
+    }
+
     /// Oddity: no product can have this name there.
     fn cannot_name(&self, _name: &[u8]) -> Option<&'static str> {
         None

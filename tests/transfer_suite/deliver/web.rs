@@ -95,6 +95,14 @@ impl Row for Web {
         (self.kind == Kind::Put).then_some("plain PUT has no word for it")
     }
 
+    fn names_no_missing_directory(&self) -> Option<&'static str> {
+        Some("nginx says 500 of it")
+    }
+
+    fn shows_half(&self, _lock: &Lock) -> Option<&'static str> {
+        None // nginx renames what has come in whole
+    }
+
     fn has_no_modes(&self) -> Option<&'static str> {
         Some("HTTP has none")
     }

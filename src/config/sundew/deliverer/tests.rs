@@ -77,7 +77,7 @@ fn the_bad_sample_is_refused_with_all_its_findings() {
 
 #[test]
 fn no_keyword_of_senders_is_missing_in_the_sample_of_all() {
-    let text = sample("every_keyword", "conf");
+    let text = sample("every_delivery", "conf");
     for keyword in keywords::all_of(Kind::Deliverer) {
         let is_there = text.lines().any(|line| line.split(' ').next() == Some(keyword.name));
         assert!(is_there, "{}", keyword.name);
