@@ -4,16 +4,21 @@
 
 mod failures;
 mod file;
+mod ftp;
 mod products;
 mod row;
 mod web;
 
 use row::Row;
 
+use crate::support::Ftpd;
+
 /// Every destination, each with a server of its own.
 fn rows() -> Vec<Box<dyn Row>> {
     vec![
         Box::new(file::Directory::start()),
+        Box::new(ftp::Ftp::start(Ftpd::Python)),
+        Box::new(ftp::Ftp::start(Ftpd::Proftpd)),
         Box::new(web::Web::start(web::Kind::Put)),
         Box::new(web::Web::start(web::Kind::Dav)),
     ]
