@@ -57,8 +57,8 @@ const CONFINED: [(&str, &[&str]); 29] = [
     ("reqwest", &["src/transfer/http.rs", "src/transfer/http"]),
     ("rusqlite", &["src/spool", "src/broker/embedded"]),
     ("rustls_native_certs", &["src/transfer/ftp"]),
-    ("russh", &["src/transfer/sftp"]),
-    ("russh_sftp", &["src/transfer/sftp"]),
+    ("russh", &["src/transfer/sftp.rs", "src/transfer/sftp"]),
+    ("russh_sftp", &["src/transfer/sftp.rs", "src/transfer/sftp"]),
     ("sd_notify", &["src/daemon"]),
     ("sha1", &["src/transfer/sftp"]),
     ("sha2", &["src/message", "src/spool"]),
@@ -125,6 +125,9 @@ const UNITS: [(&str, &str); 9] = [
     ("rx/receiver_amqp.toml", "src/flow/receiver.rs"),
     ("rx/dropped.toml", "src/flow/dropped.rs"),
 ];
+
+/// A manual that goes on in another file.
+const CONTINUED: [(&str, &str); 1] = [("src/flow/deliverer.rs", "src/flow/announcer.rs")];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -459,18 +462,25 @@ fn words(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The lines of a file's own manual.
+fn manual(file: &str) -> Vec<String> {
+    let text = read(file);
+    let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
+    lines
+        .filter(|line| !line.trim().starts_with("```"))
+        .map(|line| line.trim().to_string())
+        .collect()
+}
+
 #[test]
 fn manuals_and_code_know_the_same_options() {
     let mut faults = Vec::new();
     for (example, file) in UNITS {
         let site = examples();
         let accepted = accepted_keys(site.path(), example);
-        let manual: Vec<String> = read(file)
-            .lines()
-            .map_while(|line| line.strip_prefix("//!"))
-            .filter(|line| !line.trim().starts_with("```"))
-            .map(|line| line.trim().to_string())
-            .collect();
+        let continued = CONTINUED.iter().filter(|(first, _)| *first == file);
+        let parts = std::iter::once(file).chain(continued.map(|(_, second)| *second));
+        let manual: Vec<String> = parts.flat_map(manual).collect();
         let mut is_options = false;
         for line in &manual {
             if !line.starts_with('|') {

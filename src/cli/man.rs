@@ -15,7 +15,8 @@ struct Page {
     section: u8,
     /// What it describes, after the name in the NAME section.
     about: &'static str,
-    source: &'static str,
+    /// Each begins with a part of it.
+    sources: &'static [&'static str],
 }
 
 /// The site file and every component.
@@ -24,49 +25,52 @@ const PAGES: [Page; 8] = [
         name: "px.toml",
         section: 5,
         about: "the site file of px, its secrets and its places",
-        source: include_str!("../config/site.rs"),
+        sources: &[include_str!("../config/site.rs")],
     },
     Page {
         name: "px-watcher",
         section: 5,
         about: "a unit of watch/: announces the files of a tree",
-        source: include_str!("../flow/watcher.rs"),
+        sources: &[include_str!("../flow/watcher.rs")],
     },
     Page {
         name: "px-dispatcher",
         section: 5,
         about: "a unit of dispatch/: lets the first of redundant announcements through",
-        source: include_str!("../flow/dispatcher.rs"),
+        sources: &[include_str!("../flow/dispatcher.rs")],
     },
     Page {
         name: "px-sender",
         section: 5,
         about: "a unit of tx/ with type = \"amqp\": publishes queued files",
-        source: include_str!("../flow/sender.rs"),
+        sources: &[include_str!("../flow/sender.rs")],
     },
     Page {
         name: "px-deliverer",
         section: 5,
         about: "a unit of tx/ with type = \"deliver\": puts queued files on a server, and announces them",
-        source: include_str!("../flow/deliverer.rs"),
+        sources: &[
+            include_str!("../flow/deliverer.rs"),
+            include_str!("../flow/announcer.rs"),
+        ],
     },
     Page {
         name: "px-receiver",
         section: 5,
         about: "a unit of rx/ with type = \"amqp\": makes products of messages",
-        source: include_str!("../flow/receiver.rs"),
+        sources: &[include_str!("../flow/receiver.rs")],
     },
     Page {
         name: "px-dropped",
         section: 5,
         about: "a unit of rx/ with type = \"single-file\": takes files that are dropped into its queue",
-        source: include_str!("../flow/dropped.rs"),
+        sources: &[include_str!("../flow/dropped.rs")],
     },
     Page {
         name: "px-puller",
         section: 5,
         about: "a unit of rx/ with type = \"pull\": fetches announced products",
-        source: include_str!("../flow/puller.rs"),
+        sources: &[include_str!("../flow/puller.rs")],
     },
 ];
 
@@ -136,10 +140,15 @@ fn write(directory: &Path, name: &str, section: u8, text: &str) -> anyhow::Resul
 }
 
 impl Page {
+    fn manual(&self) -> String {
+        let parts: Vec<String> = self.sources.iter().map(|source| manual(source)).collect();
+        parts.join("\n")
+    }
+
     fn render(&self) -> String {
         let mut page = head(self.name, self.section, self.about);
         page.push_str(".SH DESCRIPTION\n");
-        page.push_str(&roff::from_markdown(&manual(self.source)));
+        page.push_str(&roff::from_markdown(&self.manual()));
         page.push_str(&see_also(self.name));
         page
     }

@@ -20,7 +20,7 @@ pub struct Selection {
     /// Products received until then; now when absent. Times are as for --since
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Timestamp>,
-    /// Products whose whole names match this regular expression from their start, as in masks
+    /// Products whose ingest names match this regular expression from their start, as masks do
     #[arg(long = "match", value_name = "RE", value_parser = regex)]
     matching: Option<Named>,
     /// Products of this receiver: the second colon field of their names

@@ -1,4 +1,4 @@
-//! The delivering sender: puts every file of its queue into a directory of a server, and removes it.
+//! The delivering sender: puts every file of its queue into a directory of a server, announces it there, and removes it.
 //!
 //! | option | default | meaning |
 //! | --- | --- | --- |
@@ -29,6 +29,7 @@
 //! | `order` | `"priority"` | by the priority and stamp in the name, then by path; `"mtime"`: by modification time |
 //! | `fx_script`, `destfn_script`, `send_script` | none | `["/path/program", "argument"]`: changes products, names them, delivers in place of `destination` |
 //! | `script_timeout`, `script_options` | 5 min, none | for one run of a program; a table that programs may ask for |
+//! | `announcements`, `url_files` | none | tables, see below: announce what has been delivered |
 //! | `log` | the site's | `{ keep = 30, level = "info" }`: days for which old logs are kept, and what is written |
 //!
 //! ```toml
@@ -56,8 +57,9 @@
 //! The server's host key must be in `known_hosts`, else in `~/.ssh/known_hosts` or `/etc/ssh/ssh_known_hosts`: nobody is
 //! trusted at first sight.
 //!
-//! A product is delivered, then removed from the queue: a crash repeats at most what was in hand, and loses
-//! nothing.
+//! A product is delivered, announced, then removed from the queue: a crash repeats at most what was in hand, and loses
+//! nothing. With `announcements` or `url_files`, which are described below, a product that cannot be announced is not
+//! delivered.
 //!
 //! While the destination is away, files stay and the unit shows `paused: cannot deliver to …`; it is tried again after
 //! 1 s, and further and further apart up to a minute. A directory that the server does not let px into holds up its own
@@ -69,7 +71,8 @@
 //! are always delivered. The memory is lost when the unit ends or is reloaded; nothing leaves it until it is full, then
 //! what is older than `keep`, then the older half.
 //!
-//! In `px status`, `queued_files` is how many files wait, counted every 10 s up to 20000, and `connections` how many are open.
+//! In `px status`, `queued_files` is how many files wait, counted every 10 s up to 20000, `connections` how many are open,
+//! and `outbox` how many announcements wait for the broker.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -80,11 +83,11 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, mpsc};
 use tracing::info;
 
-use super::Unit;
 use super::duplicates::Memory;
 use super::queued::{self, Passes};
 use super::removal::Remover;
-use crate::config::Table;
+use super::{Unit, announcer};
+use crate::config::{Broker, Site, Table};
 use crate::spool::queue::{Queue, Queued};
 use crate::transfer::deliver::Deliverer;
 
@@ -98,6 +101,7 @@ mod ready;
 mod settle;
 mod taker;
 
+use announcer::Announcer;
 use failures::Failures;
 use hooks::Hooks;
 use prepare::Rules;
@@ -115,9 +119,15 @@ pub struct Config {
     destination: Option<destination::Config>,
     rules: Rules,
     hooks: hooks::Config,
+    announcer: Option<announcer::Config>,
 }
 
 impl Config {
+    /// The broker that it announces on, if it does.
+    pub fn broker(&self) -> Option<&Broker> {
+        self.announcer.as_ref()?.broker()
+    }
+
     /// Its `type`, as Sundew names it.
     pub fn kind(&self) -> &'static str {
         match self.destination {
@@ -127,7 +137,7 @@ impl Config {
     }
 
     /// Reads the table of the unit `tx/NAME`; what is wrong is noted in it.
-    pub fn read(table: &mut Table) -> Option<Config> {
+    pub fn read(table: &mut Table, site: &Site, name: &str) -> Option<Config> {
         let hooks = hooks::Config::read(table);
         let has_script = table.has("send_script");
         let destination = match has_script {
@@ -138,6 +148,7 @@ impl Config {
         let is_local = destination.as_ref().and_then(Option::as_ref).is_some_and(is_local);
         let place = place::Config::read(table, is_local);
         let queued = queued::Options::read(table);
+        let announcer = announcer::Config::read(table, site, name);
         let config = Config {
             destination: destination?,
             rules: Rules {
@@ -145,7 +156,13 @@ impl Config {
                 queued: queued?,
             },
             hooks: hooks?,
+            announcer: announcer?,
         };
+        if config.announcer.is_some() && table.boolean("ascii") == Some(true) {
+            let why = "what is announced is the size and the digest of the product here, and the server changes both";
+            table.refuse("ascii", why);
+            return None;
+        }
         Some(config)
     }
 }
@@ -154,9 +171,13 @@ impl Config {
 pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     info!("Initialisation of client {}", unit.name.name);
     let queue = queued::open(&unit, &config.rules.queued).await?;
+    let announcer = match config.announcer.clone() {
+        Some(config) => Some(Arc::new(Announcer::start(&unit, config).await?)),
+        None => None,
+    };
     let abandon = unit.abandon.clone();
     let counting = queued::count(unit.state.clone(), Arc::clone(&queue));
-    let work = work(config, unit, queue);
+    let work = work(config, unit, queue, announcer);
     tokio::select! {
         ended = work => ended,
         // What is in hand is let go of: it stays in the queue.
@@ -166,7 +187,7 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
 }
 
 /// Delivers until the unit is told to stop, and finishes what is in hand then.
-async fn work(config: Config, unit: Unit, queue: Arc<Queue>) -> anyhow::Result<()> {
+async fn work(config: Config, unit: Unit, queue: Arc<Queue>, announcer: Option<Arc<Announcer>>) -> anyhow::Result<()> {
     let duplicates = config.rules.queued.duplicates;
     let memory = duplicates.map(|options| Arc::new(Mutex::new(Memory::new(options))));
     let remover = Arc::new(Remover::new(&unit, Arc::clone(&queue)));
@@ -206,6 +227,7 @@ async fn work(config: Config, unit: Unit, queue: Arc<Queue>) -> anyhow::Result<(
         failures: Arc::clone(&failures),
         memory: memory.clone(),
         deliverer,
+        announcer: announcer.clone(),
         to,
     };
     unit.state.set_ready();
@@ -220,11 +242,15 @@ async fn work(config: Config, unit: Unit, queue: Arc<Queue>) -> anyhow::Result<(
         in_hand: InHand::default(),
         room: Arc::new(Semaphore::new(ROOM)),
         out,
+        announcer: announcer.clone(),
         in_flight: HashSet::new(),
         unit,
     };
     // Together with the connections, which end when the taker has, as what settles does after them.
     tokio::join!(taker.run(), settler.run(done), lanes.join_all());
+    if let Some(announcer) = announcer {
+        announcer.finish().await;
+    }
     Ok(())
 }
 

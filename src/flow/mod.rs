@@ -196,7 +196,7 @@ impl Component {
             )? {
                 Tx::Amqp => sender::Config::read(table, site).map(Component::Sender),
                 Tx::Announce => watcher::Config::read_announcer(table, site).map(Component::Watcher),
-                Tx::Deliver => deliverer::Config::read(table).map(Component::Deliverer),
+                Tx::Deliver => deliverer::Config::read(table, site, &name.name).map(Component::Deliverer),
             },
             UnitDir::Process => None,
         }
@@ -210,7 +210,8 @@ impl Component {
             Component::Puller(config) => config.broker(),
             Component::Sender(config) => config.broker(),
             Component::Receiver(config) => config.broker(),
-            Component::Deliverer(_) | Component::Dropped(_) => return None,
+            Component::Deliverer(config) => return config.broker(),
+            Component::Dropped(_) => return None,
         })
     }
 

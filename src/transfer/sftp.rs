@@ -27,6 +27,7 @@ mod login;
 mod pipeline;
 mod upload;
 
+#[expect(unused_imports, reason = "the fetcher's targets come next")]
 pub(super) use fetch::fetch;
 
 /// Bytes of one request, where the server names no limit of its own: what every server takes.
@@ -86,6 +87,11 @@ impl Session {
     /// Puts a product in place: under a temporary name, as the options say, verified and then shown.
     pub(super) async fn put(&mut self, parcel: &Parcel, context: &Context) -> Result<(), TransferError> {
         upload::Upload::new(self, parcel, context)?.run().await
+    }
+
+    /// Whether the server has ended it, or has said nothing for too long.
+    pub(super) fn is_over(&self) -> bool {
+        self.ssh.is_closed()
     }
 
     /// Ends the connection politely.

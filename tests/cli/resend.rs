@@ -257,19 +257,32 @@ fn products_of_the_database_are_announced_by_hand() {
     ]
     .concat();
     let listener = Command::new(env!("CARGO_BIN_EXE_px"))
-        .args(["listen", "own", "--bind", "v02.post.#", "--count", "2"])
+        .args(["listen", "own", "--bind", "v02.post.#", "--count", "3"])
         .env("PX_ROOT", site.root())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    wait_until("the listener is bound", || site.run(&post).code == 0);
+    let (root, first) = (site.root().display().to_string(), site.root().join("first"));
+    fs::write(&first, "").unwrap();
+    let first = [
+        "post",
+        "own",
+        "--root",
+        &root,
+        "--url",
+        "http://h/",
+        first.to_str().unwrap(),
+    ];
+    wait_until("the listener is bound", || site.run(&first).code == 0);
+    let told = site.run_ok(&post);
+    assert_eq!(told.lines().count(), 2, "{told}");
     let output = listener.wait_with_output().unwrap();
     let heard = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = heard.lines().collect();
-    assert_eq!(lines.len(), 2, "{heard}");
+    assert_eq!(lines.len(), 3, "{heard}");
     assert!(
-        lines[0].ends_with(" 5 http://h/db/20261121/RADAR/URP/XSS/b:URP:XSS:RADAR:GIF::20261121020000"),
+        lines[1].ends_with(" 5 http://h/db/20261121/RADAR/URP/XSS/b:URP:XSS:RADAR:GIF::20261121020000"),
         "{heard}"
     );
-    assert!(lines[1].contains("/c:URP:XSS:RADAR:GIF::"), "{heard}");
+    assert!(lines[2].contains("/c:URP:XSS:RADAR:GIF::"), "{heard}");
 }

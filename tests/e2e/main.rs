@@ -4,11 +4,14 @@ mod alternates;
 mod announce;
 mod chain;
 mod connections;
+mod datamart;
+mod deliverer;
 mod dispatcher;
 mod dropped;
 mod life;
 mod parking;
 mod receiver;
+mod scripts;
 mod sender;
 mod sundew;
 #[path = "../support/mod.rs"]

@@ -1,47 +1,16 @@
 //! Faults of our own: the delivery goes back, the unit pauses and says why, and goes on by itself once it can.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::Path;
 use std::process::Command;
 
 use px::message::Envelope;
 
-use crate::support::{Process, TestSite};
+use crate::support::{TestSite, fill_disk, run_with_small_disk};
 use crate::{UNIT, World};
-
-/// Runs the unit with a file system of 2 MiB of its own on a directory of the root.
-fn run_with_small_disk(site: &TestSite, directory: &str) -> Process {
-    let directory = site.path(directory);
-    std::fs::create_dir_all(&directory).expect("directory");
-    let script = r#"mount -t tmpfs -o size=2m px-test "$0" && exec "$@""#;
-    let directory = directory.to_str().expect("text");
-    let process = site.run_as(UNIT, &["unshare", "-m", "sh", "-c", script, directory], &[]);
-    site.wait_ready(UNIT, process.pid());
-    process
-}
-
-/// Fills the file system that the process sees there.
-fn fill_disk(process: &Process, directory: &Path) -> std::path::PathBuf {
-    let ballast = process.sees(directory).join("ballast");
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .open(&ballast)
-        .expect("ballast");
-    let mut block = vec![0; 64 << 10];
-    while !block.is_empty() {
-        if file.write_all(&block).is_err() {
-            block.truncate(block.len() / 2);
-        }
-    }
-    ballast
-}
 
 #[test]
 fn a_full_disk_pauses_the_unit_and_loses_nothing() {
     let world = World::new("enospc", "");
-    let mut unit = run_with_small_disk(&world.site, "data");
+    let mut unit = run_with_small_disk(&world.site, UNIT, "data");
     let data = world.site.path("data");
     let ballast = fill_disk(&unit, &data);
     let bytes = vec![b'x'; 500_000];
@@ -71,7 +40,7 @@ fn a_full_disk_pauses_the_unit_and_loses_nothing() {
 #[test]
 fn a_full_disk_under_the_failed_store_pauses_and_loses_nothing() {
     let world = World::new("enospc-state", "");
-    let unit = run_with_small_disk(&world.site, "state");
+    let unit = run_with_small_disk(&world.site, UNIT, "state");
     let ballast = fill_disk(&unit, &world.site.path("state"));
     world.feed.announce(Envelope {
         key: "v02.post.rubbish".into(),

@@ -1,7 +1,7 @@
-"""ftpd.py PORT HOME COMMANDS [PEM] [cut=BYTES] [norename] [nochmod] -- user u, password pw; commands are written to COMMANDS.
+"""ftpd.py PORT HOME COMMANDS [PEM] [cut=BYTES] [norename] [nochmod] [umask] [user] -- user u, password pw; commands are written to COMMANDS.
 
 PEM: certificate and key; then nothing goes without TLS. cut: each connection breaks off after so many bytes of files.
-norename: RNTO does not replace. nochmod: no SITE CHMOD."""
+norename: RNTO does not replace. nochmod: no SITE CHMOD. umask: SITE UMASK. user: as uid 1000, which gets the home."""
 import os
 import sys
 
@@ -26,7 +26,12 @@ class Data(TLS_DTPHandler if pem else DTPHandler):
 
 class Control(TLS_FTPHandler if pem else FTPHandler):
     dtp_handler = Data
+    # Names are bytes.
+    unicode_errors = "surrogateescape"
     use_sendfile = False
+    proto_cmds = dict(FTPHandler.proto_cmds if not pem else TLS_FTPHandler.proto_cmds)
+    if "umask" in words:
+        proto_cmds["SITE UMASK"] = dict(perm=None, auth=True, arg=None, help="SITE UMASK [mask]")
 
     def pre_process_command(self, line, cmd, arg):
         commands.write(line.encode("utf8", "surrogateescape") + b"\n")
@@ -38,12 +43,26 @@ class Control(TLS_FTPHandler if pem else FTPHandler):
             return self.respond("550 There is such a file.")
         return super().ftp_RNTO(path)
 
+    def ftp_SITE_UMASK(self, line):
+        if not line:
+            now = os.umask(0)
+            os.umask(now)
+            return self.respond("200 Current UMASK is %03o" % now)
+        os.umask(int(line, 8))
+        self.respond("200 UMASK set to %s" % line)
+
     def ftp_SITE_CHMOD(self, path, mode):
         if "nochmod" in words:
             return self.respond("502 Not implemented.")
         return super().ftp_SITE_CHMOD(path, mode)
 
 
+if "user" in words:
+    os.chown(home, 1000, 1000)
+    os.setgroups([])
+    os.setgid(1000)
+    os.setuid(1000)
+os.umask(0o022)
 users = DummyAuthorizer()
 users.add_user("u", "pw", home, perm="elradfmwMT")
 users.add_anonymous(home, perm="elradfmwMT")

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod broker;
+mod disk;
 mod feed;
 mod files;
 mod ftp;
@@ -18,6 +19,7 @@ mod wait;
 mod web;
 
 pub use broker::{TestBroker, broker_of};
+pub use disk::{fill_disk, remount, run_with_small_disk};
 pub use feed::{Feed, Reader, v00_urp, v02};
 pub use files::files_below;
 pub use ftp::{FTP_UID, FtpServer, FtpTls, Ftpd};

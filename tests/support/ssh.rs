@@ -69,9 +69,12 @@ impl SshServer {
         config += &format!(
             "\nPort {port}\nListenAddress 127.0.0.1\nHostKey {0}/host_key\nPidFile none\nStrictModes no\nUsePAM no\n\
              AuthorizedKeysFile {0}/authorized_keys\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\n\
-             MaxStartups 100\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\n",
+             MaxStartups 100\nLogLevel VERBOSE\n",
             path.display()
         );
+        if !more.iter().any(|line| line.starts_with("Subsystem")) {
+            config += "Subsystem sftp internal-sftp\n";
+        }
         std::fs::write(path.join("sshd_config"), config).expect("sshd_config");
         let passwd = std::fs::read_to_string("/etc/passwd").expect("/etc/passwd");
         let user = format!("u:x:{SSH_UID}:{SSH_UID}::{}:/bin/sh\n", self.home.display());
@@ -139,9 +142,24 @@ impl SshServer {
 
     /// SIGSTOP: connections stay open and nobody answers.
     pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         for one in family(self.process.as_ref().expect("it runs").id()) {
-            kill_process(one, Signal::STOP).expect("stop");
+            kill_process(one, signal).expect("signal");
         }
+    }
+
+    /// Log-ins so far.
+    pub fn logins(&self) -> usize {
+        let log = self.log();
+        log.matches("Accepted password for ").count() + log.matches("Accepted publickey for ").count()
     }
 
     /// What it said.

@@ -157,8 +157,9 @@ async fn names_of_any_kind_arrive_as_they_are() {
         let mut lane = lane(options(server.peer(), PASSIVE));
         for name in names {
             let mut parcel = parcel(&[b"/~d \"e/", name].concat(), name, b"x");
-            if name.len() == 255 {
-                parcel.directory.truncate(9);
+            // proftpd makes no directory of such a name.
+            if name.len() == 255 || name.contains(&b'*') {
+                parcel.directory = b"/~d \"e".to_vec();
             }
             if let Err(err) = lane.put(&parcel).await {
                 panic!("{program:?} {}: {err:?}", String::from_utf8_lossy(name));
@@ -354,7 +355,8 @@ async fn a_server_that_does_not_replace_is_helped_and_one_without_chmod_is_forgi
 
 #[tokio::test]
 async fn with_the_lock_umask_nobody_may_read_until_it_is_whole() {
-    let server = FtpServer::start(Ftpd::Proftpd, FtpTls::None);
+    // proftpd has no SITE UMASK. As another user, for root may open what has no permission at all.
+    let server = FtpServer::start_with(Ftpd::Python, FtpTls::None, None, &["umask", "user"]);
     let slow = Options {
         lock: Lock::Umask,
         mode: Some(0o664),
@@ -463,8 +465,13 @@ fn a_full_disk_of_the_server_is_told_and_heals() {
             let mut lane = lane(options(server.peer(), PASSIVE));
             let product = parcel(b"", b"x", &vec![b'x'; 3_000_000]);
             let err = within(SOON, "an error", lane.put(&product)).await.unwrap_err();
-            assert_eq!(err.fault, Fault::Endpoint, "{program:?} {err:?}");
-            assert_class(&err, Fault::Endpoint, Kind::Full);
+            // pyftpdlib does not say why it breaks off.
+            let kind = if program == Ftpd::Python {
+                Kind::Broken
+            } else {
+                Kind::Full
+            };
+            assert_class(&err, Fault::Endpoint, kind);
             assert!(names(&home).is_empty(), "{program:?}: what was half there is gone");
             mount("remount,size=20m");
             within(SOON, "a put", lane.put(&product)).await.unwrap();

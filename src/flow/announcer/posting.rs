@@ -227,3 +227,54 @@ async fn at(moment: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Broker, BrokerUrl, Places, UnitDir, UnitName};
+    use crate::flow::{State, publish};
+    use crate::message::{Envelope, Topology};
+    use crate::spool::{failed, outbox};
+
+    #[tokio::test]
+    async fn what_the_broker_refuses_is_in_the_failed_store_before_it_leaves_the_outbox() {
+        let root = tempfile::tempdir().unwrap();
+        let places = Places::under(root.path());
+        let unit = Unit {
+            name: UnitName::new(UnitDir::Tx, "dd").unwrap(),
+            places: places.clone(),
+            metrics: Arc::default(),
+            state: State::default(),
+            stop: CancellationToken::new(),
+            abandon: CancellationToken::new(),
+        };
+        let broker = Broker::new("own", BrokerUrl::parse("embedded:px.db", &places).unwrap());
+        let outbox = Outbox::open(&root.path().join("outbox.db"), outbox::Limits::default()).unwrap();
+        let failed = FailedStore::open(&root.path().join("failed.db"), failed::Limits::default()).unwrap();
+        let posting = Posting {
+            publisher: Publisher::start(&unit, broker, Topology::default(), publish::Options::default()),
+            unit,
+            outbox: outbox.clone(),
+            failed: failed.clone(),
+            wake: Arc::default(),
+            closing: CancellationToken::new(),
+        };
+        let envelope = Envelope {
+            key: "exp.x".into(),
+            body: b"http://h/x".to_vec(),
+            ..Envelope::default()
+        };
+        outbox.append(vec![("cmc".into(), envelope.clone())]).await.unwrap();
+        let (mut flight, id) = (Flight::default(), outbox.take(0, 1).await.unwrap()[0].id);
+        let refused = Err(PublishError::Refused("too large".into()));
+        posting.settle(id, refused, &mut flight).await;
+        let kept = failed.show(failed.list(9).unwrap()[0].id).unwrap().unwrap();
+        assert_eq!((kept.envelope, kept.queue.as_str()), (envelope, "cmc"));
+        assert_eq!(kept.reason, "the broker refuses it: too large");
+        assert_eq!(outbox.len(), 1);
+        posting.remove(&mut flight).await;
+        assert!(outbox.is_empty());
+        posting.settle(id, Err(PublishError::Stopping), &mut flight).await;
+        assert!(flight.is_over && flight.settled.is_empty());
+    }
+}

@@ -2,7 +2,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 use super::*;
-use crate::broker::{Purpose, Settlement, Subscription, connect};
+use crate::broker::{Connection, Purpose, Settlement, Subscription, connect};
 use crate::config::{BrokerUrl, Errors, Places, Site};
 use crate::message::{Binding, ExchangeKind, Queue};
 
@@ -285,7 +285,7 @@ async fn hostile_names_keep_their_url_and_their_directory() {
 }
 
 /// A subscriber of everything on the embedded broker of the site.
-async fn subscriber(root: &Path) -> Box<dyn Subscription> {
+async fn subscriber(root: &Path) -> (Box<dyn Connection>, Box<dyn Subscription>) {
     let cmc = Exchange {
         name: "cmc".into(),
         kind: ExchangeKind::Topic,
@@ -308,7 +308,8 @@ async fn subscriber(root: &Path) -> Box<dyn Subscription> {
     let broker = site(root).broker("bunny").unwrap().clone();
     let connection = connect(&broker, Purpose::Consume, "test").await.unwrap();
     connection.declare(&topology).await.unwrap();
-    connection.subscribe("q", 100).await.unwrap()
+    let subscription = connection.subscribe("q", 100).await.unwrap();
+    (connection, subscription)
 }
 
 fn product(n: usize) -> Delivered {
@@ -335,7 +336,7 @@ url = "http://dd1.weather.gc.ca/"
 #[tokio::test]
 async fn what_is_added_is_published_in_order_and_leaves_the_outbox() {
     let root = tempfile::tempdir().unwrap();
-    let mut subscription = subscriber(root.path()).await;
+    let (_connection, mut subscription) = subscriber(root.path()).await;
     let announcer = announcer(ONE_STEP, root.path()).await;
     let all: Vec<Delivered> = (0..600).map(product).collect();
     for one in all {
@@ -368,7 +369,7 @@ async fn what_was_added_and_not_published_is_announced_after_a_restart_in_order(
         }
         assert_eq!(announcer.outbox.as_ref().unwrap().len(), 10);
     }
-    let mut subscription = subscriber(root.path()).await;
+    let (_connection, mut subscription) = subscriber(root.path()).await;
     let announcer = announcer(ONE_STEP, root.path()).await;
     for n in [0, 100, 1, 101, 2, 102, 3, 103, 4, 104] {
         let url = next_url(&mut subscription).await;
@@ -381,7 +382,7 @@ async fn what_was_added_and_not_published_is_announced_after_a_restart_in_order(
 #[tokio::test]
 async fn what_an_operator_wants_tried_again_goes_out_again() {
     let root = tempfile::tempdir().unwrap();
-    let mut subscription = subscriber(root.path()).await;
+    let (_connection, mut subscription) = subscriber(root.path()).await;
     let failed = root.path().join("state/tx_wxo-b1-oper-dd/failed.db");
     let failed = FailedStore::open(&failed, failed::Limits::default()).unwrap();
     let now = Timestamp::now();

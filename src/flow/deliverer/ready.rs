@@ -62,10 +62,6 @@ impl InHand {
         self.paths().clone()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.paths().is_empty()
-    }
-
     fn paths(&self) -> MutexGuard<'_, HashSet<Vec<u8>>> {
         // Every change is complete in itself.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -9,16 +9,27 @@ use tracing::debug;
 
 use super::failures::{Failure, Failures};
 use super::ready::Ready;
-use crate::flow::Unit;
+use crate::backoff::Backoff;
+use crate::flow::announcer::{Announcer, Delivered};
 use crate::flow::duplicates::Memory;
 use crate::flow::product::Product;
 use crate::flow::removal::Remover;
+use crate::flow::{Unit, chain};
+use crate::message::Fault;
 use crate::metrics::Count;
+use crate::spool::SpoolError;
 use crate::spool::queue::Removed;
+use crate::spool::tree::Digests;
 use crate::transfer::deliver::Deliverer;
 
 /// Delivered files that are settled together.
 const HANDFUL: usize = 64;
+
+/// Between two tries to announce.
+const WAIT_FIRST: Duration = Duration::from_secs(1);
+const WAIT_LONGEST: Duration = Duration::from_secs(60);
+/// Of a file that lies in no directory of a priority.
+const LEAST_URGENT: u8 = 5;
 
 /// What became of a product, and how long it took.
 pub(super) type Note = (Ready, Result<Duration, Failure>);
@@ -31,6 +42,7 @@ pub(super) struct Settler {
     pub(super) memory: Option<Arc<Mutex<Memory>>>,
     /// `None` where a script delivers.
     pub(super) deliverer: Option<Deliverer>,
+    pub(super) announcer: Option<Arc<Announcer>>,
     /// Where to, for people.
     pub(super) to: String,
 }
@@ -48,7 +60,8 @@ impl Settler {
                 }
             }
             if !delivered.is_empty() {
-                self.settle(delivered).await;
+                let announced = self.announce(delivered).await;
+                self.settle(announced).await;
             }
         }
     }
@@ -62,6 +75,74 @@ impl Settler {
         let directory = &ready.parcel.directory;
         self.failures.failed(file, directory, failure, is_resting).await;
         // A script makes it again when it is asked again.
+        if let Some(instead) = &ready.instead {
+            self.remover.remove(vec![(instead.clone(), None)]).await;
+        }
+    }
+
+    /// Those that are announced for good, or need not be.
+    async fn announce(&self, mut delivered: Vec<(Ready, Duration)>) -> Vec<(Ready, Duration)> {
+        let Some(announcer) = &self.announcer else {
+            return delivered;
+        };
+        let mut announced = Vec::with_capacity(delivered.len());
+        let mut waits = Backoff::new(WAIT_FIRST, WAIT_LONGEST);
+        // All at once where nothing is wrong, else one by one.
+        let mut count = delivered.len();
+        while !delivered.is_empty() {
+            let some = &delivered[..count.min(delivered.len())];
+            match self.add(announcer, some).await {
+                Ok(()) => {
+                    let rest = delivered.split_off(some.len());
+                    announced.extend(std::mem::replace(&mut delivered, rest));
+                    self.unit.state.resume("announcing");
+                }
+                Err(error) if error.fault == Fault::Message && some.len() > 1 => count = 1,
+                Err(error) if error.fault == Fault::Message => {
+                    let (ready, _) = delivered.remove(0);
+                    self.set_aside(ready, chain(&error)).await;
+                }
+                Err(error) => {
+                    let reason = format!("cannot announce what was delivered: {}", chain(&error));
+                    self.unit.state.pause("announcing", reason);
+                    let waiting = tokio::time::sleep(waits.next_wait());
+                    if self.unit.stop.run_until_cancelled(waiting).await.is_none() {
+                        // What is left stays in the queue, and is delivered and announced by the next process.
+                        return announced;
+                    }
+                }
+            }
+        }
+        announced
+    }
+
+    async fn add(&self, announcer: &Announcer, delivered: &[(Ready, Duration)]) -> Result<(), SpoolError> {
+        let mut products = Vec::with_capacity(delivered.len());
+        for (ready, _) in delivered {
+            let content = ready.parcel.content.try_clone();
+            let content = content.map_err(|error| SpoolError::own("cannot keep a delivered file open", error))?;
+            products.push(Delivered {
+                ingest_name: ready.ingest_name().to_vec(),
+                priority: ready.file.priority().unwrap_or(LEAST_URGENT),
+                directory: ready.parcel.directory.clone(),
+                name: ready.parcel.name.clone(),
+                content,
+                size: ready.parcel.size,
+                modified: jiff::Timestamp::from_nanosecond(i128::from(ready.version.mtime_ns)).ok(),
+                digests: Digests {
+                    md5: ready.digest.map(|digest| digest.hex()),
+                    sha512: None,
+                },
+            });
+        }
+        announcer.add(products.into()).await
+    }
+
+    async fn set_aside(&self, ready: Ready, why: String) {
+        let why = format!("it is delivered and cannot be announced: {why}");
+        let aside = vec![(ready.file.clone(), Some(ready.version), why)];
+        // Where it stays all the same, that is told of.
+        self.remover.set_aside(aside).await;
         if let Some(instead) = &ready.instead {
             self.remover.remove(vec![(instead.clone(), None)]).await;
         }

@@ -13,6 +13,7 @@ use super::hooks::Hooks;
 use super::prepare::{self, Opened, Rules, Step, Wanted};
 use super::ready::{Hold, InHand, Ready};
 use crate::flow::Unit;
+use crate::flow::announcer::Announcer;
 use crate::flow::duplicates::{Digest, Memory};
 use crate::flow::queued::{Passes, Why};
 use crate::flow::removal::Remover;
@@ -52,6 +53,7 @@ pub(super) struct Taker {
     /// One for each product in hand.
     pub(super) room: Arc<Semaphore>,
     pub(super) out: Out,
+    pub(super) announcer: Option<Arc<Announcer>>,
     /// Contents that were handed out since everything was last settled.
     pub(super) in_flight: HashSet<Digest>,
 }
@@ -267,9 +269,22 @@ impl Taker {
         }
         let mut wanted = Vec::with_capacity(going.len());
         for one in going {
+            let ingest_name = one.source().name().to_vec();
             let Step::Put { directory, name } = one.step else {
                 continue;
             };
+            // Known before it is delivered: nothing that is there stays unannounced.
+            let announced = self
+                .announcer
+                .as_ref()
+                .map(|announcer| announcer.check(&ingest_name, &directory, &name));
+            if let Some(Err(why)) = announced {
+                unfit.hopeless.push((one.file, None, why));
+                self.remover
+                    .remove(one.instead.map(|instead| (instead, None)).into_iter().collect())
+                    .await;
+                continue;
+            }
             wanted.push(Wanted {
                 file: one.file,
                 instead: one.instead,

@@ -403,7 +403,7 @@ impl Lane {
     /// The session is taken out meanwhile: one that was left in the middle must not be used again.
     async fn try_put(&mut self, parcel: &Parcel) -> Result<(), Failed> {
         let context = &self.shared.context;
-        let mut session = match self.session.take() {
+        let mut session = match self.session.take().filter(|session| !session.is_over()) {
             Some(session) => session,
             None => Session::connect(context).await.map_err(|err| Failed {
                 err,
@@ -427,7 +427,7 @@ impl Lane {
 
     /// Whether there is a connection, as far as is known.
     pub fn is_connected(&self) -> bool {
-        self.session.is_some()
+        self.session.as_ref().is_some_and(|session| !session.is_over())
     }
 
     /// Ends the connection politely. Nothing is lost without it.
@@ -451,6 +451,15 @@ impl Session {
             Destination::Sftp(peer) => Session::Sftp(Box::new(sftp::Session::connect(peer).await?)),
             Destination::Http(http) => Session::Http(dav::Session::new(http).await?),
         })
+    }
+
+    /// Whether the server has ended it, as far as is known without asking.
+    fn is_over(&self) -> bool {
+        match self {
+            Session::Sftp(session) => session.is_over(),
+            // These look for themselves, or have none.
+            Session::File(_) | Session::Ftp(_) | Session::Http(_) => false,
+        }
     }
 }
 

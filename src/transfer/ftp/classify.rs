@@ -120,11 +120,12 @@ fn reason(words: &str, doing: Doing) -> Option<(Fault, Kind)> {
         Some((Fault::Endpoint, Kind::Full))
     } else if says(&[
         "too long",
-        "a directory",
+        "is a directory",
         "not a regular",
         "not a plain",
         "can't decode",
         "illegal",
+        "invalid",
     ]) {
         Some((Fault::Message, Kind::Rejected))
     } else if says(&[
@@ -205,6 +206,7 @@ mod tests {
             ("553 Could not create file.", Store, Endpoint, Kind::Forbidden),
             ("550 File name too long", Store, Message, Kind::Rejected),
             ("550 n: Not a regular file", Store, Message, Kind::Rejected),
+            ("550 n: Invalid directory name", Make, Message, Kind::Rejected),
             ("501 Can't decode command.", Store, Message, Kind::Rejected),
             ("502 Not implemented", Rename, Endpoint, Kind::Unavailable),
             ("550 Failed to change directory.", Enter, Endpoint, Kind::Forbidden),

@@ -198,7 +198,14 @@ impl Session {
         };
         let removed = answered(within(limit, self.client.rm(to)).await);
         if removed.map_err(|err| self.fail(work, Doing::Rename, to, err))?.is_err() {
-            // Not because of an older one, then.
+            // Not because of an older file, then; of a directory servers say all sorts of things.
+            if within(limit, self.client.cwd(to)).await.is_ok() {
+                self.at = None;
+                // Nothing lost: what was written stays there under its temporary name.
+                let _ = within(limit, self.client.cdup()).await;
+                let what = format!("{}: there is a directory of that name", work.what);
+                return Err(TransferError::new(Fault::Message, Kind::Rejected, what));
+            }
             return Err(self.fail(work, Doing::Rename, to, FtpError::UnexpectedResponse(refused)));
         }
         let renamed = within(limit, self.client.rename(from, to)).await;

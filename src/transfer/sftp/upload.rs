@@ -73,32 +73,37 @@ impl<'a> Upload<'a> {
         let handle = self.create().await?;
         let result = match self.fill(&handle).await {
             Ok(()) => self.show().await,
-            Err(err) => {
-                // Nothing is lost: it is what was refused, and a dead connection closes its files itself.
-                let _ = tokio::time::timeout(TIDYING, self.session.sftp.close(handle)).await;
-                Err(err)
-            }
+            Err(err) => Err(err),
         };
         if let Err(err) = &result
-            && err.kind != Kind::TimedOut
+            && !matches!(err.kind, Kind::TimedOut | Kind::Broken)
         {
-            // Nothing is lost: the next try writes over what stays.
-            let _ = tokio::time::timeout(TIDYING, self.session.sftp.remove(self.written.as_str())).await;
+            self.tidy(handle).await;
         }
         result
     }
 
-    /// Opens the file that is written. What an earlier try left there may not be writable, and what has no permission
-    /// until it is whole must not begin with those of an older file.
+    /// Takes away what is not wanted. Nothing is lost where it stays, or was closed before: the next try writes over it.
+    async fn tidy(&self, handle: String) {
+        let sftp = &self.session.sftp;
+        let _ = tokio::time::timeout(TIDYING, sftp.close(handle)).await;
+        let _ = tokio::time::timeout(TIDYING, sftp.remove(self.written.as_str())).await;
+    }
+
+    /// Opens the file that is written. Always a new one where there is a lock: what an earlier try left there gives way
+    /// with its permissions, and nothing is written through a link.
     async fn create(&self) -> Result<String, TransferError> {
         let options = &self.context.options;
         let mut flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
-        let mut attributes = FileAttributes::empty();
-        attributes.permissions = options.mode;
-        if options.lock == Lock::Umask {
+        if options.lock != Lock::None {
             flags |= OpenFlags::EXCLUDE;
-            attributes.permissions = Some(0);
         }
+        let mut attributes = FileAttributes::empty();
+        attributes.permissions = if options.lock == Lock::Umask {
+            Some(0)
+        } else {
+            options.mode
+        };
         let (mut may_make, mut may_clear) = (options.makes_directories, options.lock != Lock::None);
         loop {
             let sftp = &self.session.sftp;

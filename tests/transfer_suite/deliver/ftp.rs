@@ -1,4 +1,4 @@
-//! FTP: pyftpdlib, and proftpd as sites have it.
+//! FTP, in clear on pyftpdlib, and with TLS on proftpd as Debian has it; what only FTP has is in `../ftp.rs`.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,10 @@ pub struct Ftp {
 
 impl Ftp {
     pub fn start(program: Ftpd) -> Ftp {
-        let server = FtpServer::start(program, FtpTls::None);
+        let server = match program {
+            Ftpd::Python => FtpServer::start_with(program, FtpTls::None, None, &["umask", "user"]),
+            Ftpd::Proftpd => FtpServer::start(program, FtpTls::SameSession),
+        };
         Ftp { program, server }
     }
 }
@@ -24,12 +27,18 @@ impl Row for Ftp {
     fn name(&self) -> &'static str {
         match self.program {
             Ftpd::Python => "ftp",
-            Ftpd::Proftpd => "ftp (proftpd)",
+            Ftpd::Proftpd => "ftp with tls",
         }
     }
 
     fn destination(&self) -> Destination {
-        Destination::Ftp(self.server.peer(), How::default())
+        let is_proftpd = self.program == Ftpd::Proftpd;
+        let how = How {
+            active: is_proftpd,
+            tls: is_proftpd,
+            ascii: false,
+        };
+        Destination::Ftp(self.server.peer(), how)
     }
 
     fn root(&self) -> PathBuf {
@@ -37,16 +46,11 @@ impl Row for Ftp {
     }
 
     fn locks(&self) -> Vec<Lock> {
-        match self.program {
-            // It has no SITE UMASK.
-            Ftpd::Python => vec![Lock::Suffix(".tmp".into()), Lock::None],
-            Ftpd::Proftpd => vec![Lock::Suffix(".tmp".into()), Lock::Umask, Lock::None],
+        let mut locks = vec![Lock::Suffix(".tmp".into()), Lock::None];
+        if self.program == Ftpd::Python {
+            locks.push(Lock::Umask);
         }
-    }
-
-    fn cannot_name(&self, name: &[u8]) -> Option<&'static str> {
-        let is_replaced = self.program == Ftpd::Python && std::str::from_utf8(name).is_err();
-        is_replaced.then_some("pyftpdlib replaces what is no UTF-8")
+        locks
     }
 
     fn server(&mut self) -> Result<&mut dyn Server, &'static str> {
@@ -73,13 +77,11 @@ impl Server for Ftp {
 
     fn connections(&self) -> Result<usize, &'static str> {
         match self.program {
-            Ftpd::Python => Ok(self
-                .server
-                .commands()
-                .iter()
-                .filter(|said| said.starts_with("USER"))
-                .count()),
-            Ftpd::Proftpd => Err("proftpd keeps no log of them here"),
+            Ftpd::Python => {
+                let commands = self.server.commands();
+                Ok(commands.iter().filter(|command| command.starts_with("USER")).count())
+            }
+            Ftpd::Proftpd => Err("proftpd counts none"),
         }
     }
 }

@@ -7,19 +7,21 @@ mod file;
 mod ftp;
 mod products;
 mod row;
+mod ssh;
 mod web;
 
-use row::Row;
-
 use crate::support::Ftpd;
+use row::Row;
 
 /// Every destination, each with a server of its own.
 fn rows() -> Vec<Box<dyn Row>> {
     vec![
         Box::new(file::Directory::start()),
-        Box::new(ftp::Ftp::start(Ftpd::Python)),
-        Box::new(ftp::Ftp::start(Ftpd::Proftpd)),
+        Box::new(ssh::Ssh::start(ssh::Kind::OpenSsh)),
+        Box::new(ssh::Ssh::start(ssh::Kind::Plain)),
         Box::new(web::Web::start(web::Kind::Put)),
         Box::new(web::Web::start(web::Kind::Dav)),
+        Box::new(ftp::Ftp::start(Ftpd::Python)),
+        Box::new(ftp::Ftp::start(Ftpd::Proftpd)),
     ]
 }

@@ -1,6 +1,7 @@
 //! `directory`, `filename` and what an accepting line has of its own: which of them is in force where.
 
 use super::server::Protocol;
+use crate::config::error::is_login;
 use crate::config::sundew::lines::Line;
 use crate::config::sundew::reading::Reading;
 use crate::config::sundew::sender::is_file_name_option;
@@ -156,6 +157,10 @@ fn template(part: &str) -> String {
 }
 
 fn check_directory(reading: &Reading, line: &Line, written: Option<&str>, directory: &str, by_pattern: bool) {
+    // That there is a password in it is told already.
+    if written.is_some_and(is_login) {
+        return;
+    }
     if let Some(written) = written.filter(|written| !written.is_empty() && !written.starts_with('/') && *written != ".")
     {
         let dropped = written.chars().next().unwrap_or_default();
@@ -173,8 +178,10 @@ fn check_directory(reading: &Reading, line: &Line, written: Option<&str>, direct
         );
     }
     if by_pattern && directory.replace("${", "").contains('{') {
-        let text = format!("Sundew's directories know no such name in braces: it stays as it is, {directory:?}");
-        reading.warn(line, &text);
+        reading.warn(
+            line,
+            "Sundew's directories know no such name in braces: it stays as it is, without its $",
+        );
     }
     if directory.split('/').any(|part| part == "..") {
         reading.refuse(line, "it leads upwards; accepted: a directory without ..");
