@@ -24,7 +24,7 @@ const HANDFUL_BYTES: u64 = 4 << 20;
 pub(super) fn start(
     unit: &Unit,
     deliverer: &Deliverer,
-    count: usize,
+    (count, is_local): (usize, bool),
     products: Receiver<Ready>,
     notes: &UnboundedSender<Note>,
 ) -> JoinSet<()> {
@@ -39,6 +39,7 @@ pub(super) fn start(
             notes: notes.clone(),
             connected: Arc::clone(&connected),
             is_connected: false,
+            is_local,
         };
         lanes.spawn(worker.run());
     }
@@ -52,6 +53,8 @@ struct Worker {
     notes: UnboundedSender<Note>,
     connected: Arc<AtomicU64>,
     is_connected: bool,
+    /// There are no connections to be shown.
+    is_local: bool,
 }
 
 impl Worker {
@@ -93,15 +96,15 @@ impl Worker {
 
     fn show_connected(&mut self) {
         let is_connected = self.lane.is_connected();
-        if is_connected == self.is_connected {
+        if self.is_local || is_connected == self.is_connected {
             return;
         }
         self.is_connected = is_connected;
-        let before = match is_connected {
+        let count = match is_connected {
             true => self.connected.fetch_add(1, Ordering::Relaxed) + 1,
             false => self.connected.fetch_sub(1, Ordering::Relaxed) - 1,
         };
-        self.unit.state.set_gauge("connections", before);
+        self.unit.state.set_gauge("connections", count);
     }
 }
 
