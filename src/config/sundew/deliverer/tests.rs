@@ -112,7 +112,7 @@ fn lines_become_options() {
     for (line, expected) in [
         ("protocol sftp\nport 2222", "destination = \"sftp://u@h:2222\""),
         ("host [::1]", "destination = \"ftp://u@[::1]\""),
-        ("user a:b/c", "destination = \"ftp://a%3Ab%2Fc@h\""),
+        ("user a.b@c", "destination = \"ftp://a.b@c@h\""),
         (
             "protocol file\ndirectory /a//b/",
             "destination = \"file:\"\ndirectory = \"/a/b\"",
@@ -256,7 +256,9 @@ fn what_would_erase_or_go_astray_is_refused() {
         ("host h/x", "accepted: HOST or HOST:PORT"),
         ("host h:1\nport 2", "host says port 1; say it once"),
         ("port 0", "accepted: a whole number from 1 to 65535"),
-        ("user a\u{1}", "a control character"),
+        ("user a\u{1}", "accepted: the user on the server"),
+        ("user a:b", "accepted: the user on the server"),
+        ("user a%20b", "accepted: the user on the server"),
         ("chmod 888", "accepted: three digits from 0 to 7"),
         ("chmod 1777", "accepted: three digits from 0 to 7"),
         ("ftp_mode Active", "accepted: passive, active"),
