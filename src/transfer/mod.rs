@@ -263,7 +263,7 @@ impl Fetcher {
             read_timeout: options.read_timeout,
         };
         match (remote.is_sftp, known) {
-            (true, Some(_)) => sftp::fetch(&peer, sftp, &remote.path, bounds, expected, open).await,
+            (true, Some(_)) => sftp::fetch(sftp, &peer, &remote.path, bounds, expected, open).await,
             (true, None) => {
                 let shown = shorten(remote.url.as_str());
                 let what = format!("cannot fetch {shown}: none of [[credentials]] is for it");
