@@ -27,7 +27,6 @@ mod login;
 mod pipeline;
 mod upload;
 
-#[expect(unused_imports, reason = "the fetcher's targets come next")]
 pub(super) use fetch::fetch;
 
 /// Bytes of one request, where the server names no limit of its own: what every server takes.

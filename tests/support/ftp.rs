@@ -126,9 +126,9 @@ impl FtpServer {
     fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().expect("it runs");
         // Some of its children may have ended meanwhile.
-        children(process.id())
-            .into_iter()
-            .for_each(|child| drop(kill_process(child, signal)));
+        for child in children(process.id()) {
+            kill_process(child, signal).ok();
+        }
         kill_process(Pid::from_child(process), signal).expect("signal");
     }
 

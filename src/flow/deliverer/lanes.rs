@@ -13,7 +13,12 @@ use super::ready::Ready;
 use super::settle::Note;
 use crate::flow::Unit;
 use crate::flow::script::{Script, ScriptError, SendRequest};
-use crate::transfer::deliver::{Deliverer, Lane};
+use crate::transfer::deliver::{Deliverer, Lane, Parcel};
+
+/// Small products that one connection takes at once, where that gains anything.
+const HANDFUL: usize = 32;
+/// So many bytes are a handful too: other connections want some of them, and who stops the unit waits for no more.
+const HANDFUL_BYTES: u64 = 4 << 20;
 
 /// Starts the connections; each ends when no product can come any more. Dropping the set breaks them off.
 pub(super) fn start(
@@ -55,19 +60,38 @@ struct Worker {
 impl Worker {
     async fn run(mut self) {
         loop {
-            // The lock is let go of before the product is delivered.
-            let next = self.products.lock().await.recv().await;
-            let Some(ready) = next else { break };
-            if self.unit.stop.is_cancelled() {
-                continue; // not begun: it stays in the queue
+            let next = self.next().await;
+            if next.is_empty() {
+                break;
             }
-            let put = self.lane.put(&ready.parcel).await;
+            if self.unit.stop.is_cancelled() {
+                continue; // not begun: they stay in the queue
+            }
+            let parcels: Vec<&Parcel> = next.iter().map(|ready| &ready.parcel).collect();
+            let results = self.lane.put_all(&parcels).await;
             self.show_connected();
-            let result = put.map(|put| put.took).map_err(|error| Failure::from(&error));
-            // Who settles ends early only when the unit does; the file stays.
-            drop(self.notes.send((ready, result)));
+            for (ready, put) in next.into_iter().zip(results) {
+                let result = put.map(|put| put.took).map_err(|error| Failure::from(&error));
+                // Who settles ends early only when the unit does; the file stays.
+                drop(self.notes.send((ready, result)));
+            }
         }
         self.lane.close().await;
+    }
+
+    /// The next product, or some small ones that are there already; none when no more can come.
+    async fn next(&self) -> Vec<Ready> {
+        // Let go of before they are delivered.
+        let mut products = self.products.lock().await;
+        let mut next: Vec<Ready> = products.recv().await.into_iter().collect();
+        let most = if self.lane.takes_many() { HANDFUL } else { 1 };
+        let mut bytes = next.iter().map(|ready| ready.parcel.size).sum::<u64>();
+        while !next.is_empty() && next.len() < most && bytes < HANDFUL_BYTES {
+            let Ok(ready) = products.try_recv() else { break };
+            bytes = bytes.saturating_add(ready.parcel.size);
+            next.push(ready);
+        }
+        next
     }
 
     fn show_connected(&mut self) {

@@ -400,6 +400,55 @@ impl Lane {
         })
     }
 
+    /// Delivers some products one after the other, and answers for each as [`Lane::put`] does. Where they go to this
+    /// host as fast as it can, one change of threads and one sync of their directories serve them all.
+    pub async fn put_all(&mut self, parcels: &[&Parcel]) -> Vec<Result<Put, TransferError>> {
+        let mut results = Vec::with_capacity(parcels.len());
+        while let Some(rest) = parcels.get(results.len()..).filter(|rest| !rest.is_empty()) {
+            match self.takes_many() {
+                true => results.extend(self.put_some(rest).await),
+                false => results.push(self.put(rest[0]).await),
+            }
+        }
+        results
+    }
+
+    /// Whether it gains anything to give it more than one product at a time.
+    pub fn takes_many(&self) -> bool {
+        let options = &self.shared.context.options;
+        matches!(options.destination, Destination::File) && options.bandwidth.is_none()
+    }
+
+    /// Those at the beginning, at least one, up to the first that fails: it may mean a rest for the others.
+    async fn put_some(&mut self, parcels: &[&Parcel]) -> Vec<Result<Put, TransferError>> {
+        let is_next =
+            |parcel: &&&Parcel| check(parcel).is_ok() && self.shared.turn(&self.shared.places(parcel), parcel).is_ok();
+        let some = &parcels[..parcels.iter().take_while(is_next).count()];
+        let context = &self.shared.context;
+        let tried = match (some.is_empty(), &context.safety) {
+            (false, Some(safety)) => local::Session::new(safety.clone()).put_some(some, context).await,
+            // It says why.
+            _ => return vec![self.put(parcels[0]).await],
+        };
+        let mut results = Vec::with_capacity(tried.len());
+        for (parcel, tried) in some.iter().zip(tried) {
+            let failed = |err| Failed {
+                err,
+                while_connecting: false,
+            };
+            let (took, result) = match tried {
+                Ok(took) => (took, Ok(())),
+                Err(err) => (Duration::ZERO, Err(failed(err))),
+            };
+            self.shared.note(&self.shared.places(parcel), parcel, &result);
+            results.push(result.map_err(|failed| failed.err).map(|()| Put {
+                bytes: parcel.size,
+                took,
+            }));
+        }
+        results
+    }
+
     /// The session is taken out meanwhile: one that was left in the middle must not be used again.
     async fn try_put(&mut self, parcel: &Parcel) -> Result<(), Failed> {
         let context = &self.shared.context;

@@ -30,7 +30,6 @@ const PAUSES: [Duration; 4] = [
 
 /// Fetches a file into the sink that `open` makes. The path is one of the server: from its root with a slash, else from
 /// where the log-in begins. Connections come from `idle` and go back there while they work.
-#[cfg_attr(not(test), expect(dead_code, reason = "the fetcher's targets come next"))]
 pub(in crate::transfer) async fn fetch<W, F>(
     idle: &Idle<Session>,
     peer: &Peer,
