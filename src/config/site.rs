@@ -96,7 +96,7 @@
 //!
 //! The table `[sundew]`:
 //!
-//! | option | default | meaning |
+//! | in it | default | meaning |
 //! | --- | --- | --- |
 //! | `keep` | none | `["tx/NAME"]`: `.conf` units that stay with Sundew though px could run them |
 //! | `hook_host` | none | a program that runs Python files of Sundew; without it units with scripts stay with Sundew |
@@ -104,7 +104,7 @@
 //! A table `[sftp_amqp.NAME]` says what the `send_script sftp_amqp.py` of the sender `tx/NAME.conf` has inside; without
 //! it the sender stays with Sundew:
 //!
-//! | option | default | meaning |
+//! | in it | default | meaning |
 //! | --- | --- | --- |
 //! | `queue` | | the sender of `type amqp` that announces what was delivered: `txq/QUEUE` gets a file with each URL |
 //! | `url` | | the URL of the directory `root` |

@@ -1,4 +1,4 @@
-//! The delivering sender: puts every file of its queue into a directory of a server, announces it there, and removes it.
+//! The delivering sender: puts every file of its queue on a server, announces it there, and removes it from the queue.
 //!
 //! | option | default | meaning |
 //! | --- | --- | --- |
@@ -210,12 +210,11 @@ async fn work(config: Config, unit: Unit, queue: Arc<Queue>, announcer: Option<A
             (Out::Script(lists), lanes::start_script(&unit, script, taken, &notes))
         }
         (Some(deliverer), _) => {
-            let count = config
-                .destination
-                .as_ref()
-                .map_or(1, |destination| destination.connections);
             let (products, taken) = mpsc::channel(waiting);
-            let lanes = lanes::start(&unit, deliverer, count, taken, &notes);
+            let server = config.destination.as_ref();
+            let count = server.map_or(1, |destination| destination.connections);
+            let is_local = server.is_some_and(destination::Config::is_local);
+            let lanes = lanes::start(&unit, deliverer, (count, is_local), taken, &notes);
             (Out::Lanes(deliverer.clone(), products), lanes)
         }
         (None, None) => anyhow::bail!("neither a destination nor a script"),

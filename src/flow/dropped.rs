@@ -15,6 +15,13 @@
 //! | `routing_table` | `pxRouting.conf` | with `route = "table"`: the absolute path of the table |
 //! | `feeds` | none | receivers that get each queued product too: `single-file` or Sundew's, not in a circle |
 //! | `sync` | `"power"` | `"crash"`: linked, not synced |
+//! | `fx_script` | none | a program that says of each file whether it is ingested, **removed**, or replaced |
+//! | `lx_script` | none | a program that says which files of a list are ingested, and sees to the others |
+//! | `pull_script` | none | a program that fetches files into the queue |
+//! | `pull_every` | `"10m"` | how long after its end it is run again |
+//! | `vip` | none | an address: a `pull_script` is told to sleep where it is not on this host |
+//! | `script_timeout` | `"5m"` | how long each run of a program may take |
+//! | `script_options` | none | a table of whatever the programs want to know |
 //! | `log` | the site's | `{ keep = 5 }`: days for which old logs of this unit are kept |
 //!
 //! ```toml
@@ -36,6 +43,15 @@
 //! Duplicates are known by the md5 of the content, once the first was ingested. The memory is lost when the unit ends or
 //! is reloaded; nothing leaves it until it is full, then what is older than `keep`, then the older half.
 //!
+//! Programs are given as `["/path/to/program", "argument"]`, and are spoken to as docs/scripts.md says. Complete files
+//! that the masks accept go to the `lx_script`, up to `batch` at once; then, but for duplicates, to the `fx_script`; what
+//! that lets pass is ingested under the name it has then. A file that has no answer is asked about again after 5 s, 1 min
+//! and 10 min, and alone, then it stays as one that can never be ingested. While a program cannot be run, or asks for
+//! patience, nothing is ingested, and the unit is paused and says so. What replaces a file lies in the queue too, and is
+//! ingested before that is removed; after a crash the program may be asked about either. The `pull_script` is run between
+//! two looks at the queue, so that nothing is ingested before its end. It is told to sleep where the queue has a file
+//! `.sleep`, too.
+//!
 //! A file that can never be ingested, for its name would be too long, stays where it is, is told of as an error and
 //! counted as failed. While there is one that px may not remove, the unit is paused and says so; the others go on.
 
@@ -46,6 +62,9 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use tracing::{error, info, warn};
+
+use hooks::Hooks;
+use pull::Pull;
 
 use super::duplicates::{self, Digest, Memory};
 use super::sample::Sampler;
@@ -58,6 +77,9 @@ use crate::spool::ingest::{Ingested, Ingester, Turn};
 use crate::spool::inventory::Version;
 use crate::spool::queue::{self, Look, Order, PASS_MAX, Queue, Queued, Removed, Rules, Shape, Whole};
 use crate::spool::{SpoolError, off_thread};
+
+mod hooks;
+mod pull;
 
 const BATCH: usize = 100;
 /// Files that are linked at once.
@@ -81,6 +103,8 @@ pub struct Config {
     rules: Rules,
     duplicates: Option<duplicates::Options>,
     ingest: ingest::Config,
+    hooks: hooks::Config,
+    pull: Option<pull::Config>,
 }
 
 impl Config {
@@ -94,6 +118,7 @@ impl Config {
         let has_duplicates = table.has("duplicates");
         let duplicates = duplicates::Options::read(table);
         let ingest = ingest::Config::read(table, site, name, masks.clone());
+        let (hooks, pull) = (hooks::Config::read(table), pull::Config::read(table));
         if has_duplicates && duplicates.is_none() {
             return None;
         }
@@ -108,6 +133,8 @@ impl Config {
             },
             duplicates,
             ingest: ingest?,
+            hooks,
+            pull,
         })
     }
 }
@@ -124,7 +151,10 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     };
     let queue = Arc::new(off_thread(move || Queue::open(&path, how)).await?);
     unit.state.set_ready();
+    let pull = config.pull.as_ref();
     let receiver = Receiver {
+        hooks: Hooks::new(&config.hooks, &unit),
+        pull: pull.map(|pull| Pull::new(pull, &config.hooks, &unit, queue.path())),
         memory: config.duplicates.map(Memory::new),
         unit: unit.clone(),
         config: Arc::new(config),
@@ -143,6 +173,8 @@ struct Receiver {
     queue: Arc<Queue>,
     ingester: Ingester,
     memory: Option<Memory>,
+    hooks: Hooks,
+    pull: Option<Pull>,
     written: Written,
     sampler: Sampler,
 }
@@ -176,7 +208,10 @@ impl Receiver {
     async fn run(mut self, waker: &queue::Waker) {
         let stop = self.unit.stop.clone();
         while !stop.is_cancelled() {
-            if self.pass().await {
+            if let Some(pull) = &mut self.pull {
+                pull.when_due(&self.unit).await;
+            }
+            if !self.hooks.is_resting() && self.pass().await {
                 continue;
             }
             match stop.run_until_cancelled(waker.wait(LOOK_AGAIN)).await {
@@ -203,7 +238,7 @@ impl Receiver {
             None => self.unit.state.resume("reading"),
         }
         let mut has_left = false;
-        while !pass.files.is_empty() && !self.unit.stop.is_cancelled() {
+        while !pass.files.is_empty() && !self.unit.stop.is_cancelled() && !self.hooks.is_resting() {
             let count = pass.files.len().min(self.config.batch);
             has_left |= self.batch(pass.files.drain(..count).collect()).await;
         }
@@ -237,6 +272,7 @@ impl Receiver {
             }
         }
         let mut has_left = self.erase(erased).await;
+        let wanted = self.hooks.without_originals(&self.queue, wanted);
         let (queue, needs_digest) = (Arc::clone(&self.queue), self.memory.is_some());
         let looked = match off_thread(move || look(&queue, wanted, needs_digest)).await {
             Ok(looked) => looked,
@@ -245,7 +281,22 @@ impl Receiver {
                 return has_left;
             }
         };
-        for file in looked.written {
+        self.hold(looked.written, looked.unread);
+        let ready = self.lx(looked.ready).await;
+        let (ready, suppressed) = self.first_of_each(ready);
+        has_left |= self.suppress(suppressed).await;
+        let (ready, has_dropped) = self.fx(ready).await;
+        has_left |= has_dropped;
+        if !ready.is_empty() {
+            info!("{} files will be ingested", ready.len());
+            has_left |= self.ingest(ready).await;
+        }
+        has_left
+    }
+
+    /// What is not complete, and what cannot be read.
+    fn hold(&mut self, written: Vec<Queued>, unread: Vec<(Queued, rustix::io::Errno)>) {
+        for file in written {
             let now = Instant::now();
             self.queue.hold_while_written(&file, now + WRITTEN_PAUSE);
             if self.written.is_overdue(file.path(), now) {
@@ -253,17 +304,10 @@ impl Receiver {
                 self.warn(text, &self.queue.shown(&file));
             }
         }
-        for (file, cause) in looked.unread {
+        for (file, cause) in unread {
             self.queue.hold(&file, Instant::now() + TROUBLE_PAUSE);
             self.warn(&format!("cannot read a file: {cause}"), &self.queue.shown(&file));
         }
-        let (ready, suppressed) = self.first_of_each(looked.ready);
-        has_left |= self.suppress(suppressed).await;
-        if !ready.is_empty() {
-            info!("{} files will be ingested", ready.len());
-            has_left |= self.ingest(ready).await;
-        }
-        has_left
     }
 
     /// Those whose content has not come before, and those whose content has. One whose content is in this very batch is
@@ -292,7 +336,7 @@ impl Receiver {
         });
         let works: Vec<_> = works.collect();
         let mut done = stream::iter(works).buffered(AT_ONCE);
-        let (mut has_left, mut trouble) = (false, None);
+        let (mut has_left, mut trouble, mut originals) = (false, None, Vec::new());
         while let Some((ready, result)) = done.next().await {
             match result {
                 Ok(Some(ingested)) => {
@@ -302,8 +346,12 @@ impl Receiver {
                     if let (Some(memory), Some(digest)) = (&mut self.memory, ready.digest) {
                         memory.remember(digest, Instant::now());
                     }
+                    originals.extend(self.hooks.ingested(&ready.file));
                 }
                 Ok(None) => {}
+                Err(error) if error.fault == Fault::Message && self.hooks.original_of(&ready.file).is_some() => {
+                    self.leave_replacement(&ready.file, &chain(&error))
+                }
                 Err(error) if error.fault == Fault::Message => {
                     self.leave(&ready.file, Some(ready.whole.version), &chain(&error))
                 }
@@ -313,6 +361,7 @@ impl Receiver {
                 }
             }
         }
+        self.remove_originals(originals).await;
         match trouble {
             Some(reason) => self.unit.state.pause(PART, reason),
             None => self.unit.state.resume(PART),
@@ -336,7 +385,9 @@ impl Receiver {
     }
 
     async fn suppress(&self, files: Vec<Ready>) -> bool {
-        let removed = files.iter().map(|ready| (ready.file.clone(), Some(ready.whole)));
+        let removed = files
+            .iter()
+            .map(|ready| (ready.file.clone(), Some(ready.whole.version)));
         let removed = self.remove(removed.collect()).await;
         let mut has_left = false;
         for (ready, removed) in files.into_iter().zip(removed) {
@@ -353,16 +404,14 @@ impl Receiver {
     }
 
     /// The answers are in the order of the files; none where the queue itself cannot be opened.
-    async fn remove(&self, files: Vec<(Queued, Option<Whole>)>) -> Vec<Removed> {
+    async fn remove(&self, files: Vec<(Queued, Option<Version>)>) -> Vec<Removed> {
         if files.is_empty() {
             return Vec::new();
         }
         let (queue, to_remove) = (Arc::clone(&self.queue), files.clone());
         let removed = off_thread(move || {
             let mut reader = queue.reader()?;
-            let removed = to_remove
-                .iter()
-                .map(|(file, whole)| reader.remove(file, whole.map(|whole| whole.version)));
+            let removed = to_remove.iter().map(|(file, version)| reader.remove(file, *version));
             Ok(removed.collect::<Vec<Removed>>())
         });
         let removed = match removed.await {

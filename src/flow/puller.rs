@@ -13,11 +13,11 @@
 //! | `mirror` | `false` | `true`: keep the announced directories below `directory` |
 //! | `masks` | accept all | on the announced path |
 //! | `alternates` | none | `{ bind = […], keep = "10m" }`: other sources, tried when the first fails |
-//! | `schemes` | http, https | what may be fetched; `file` needs `file_roots` too |
+//! | `schemes` | http, https | what may be fetched: also `ftp`, `sftp`, and `file`, which needs `file_roots` too |
 //! | `hosts` | any | hosts that may be fetched from, `host` or `host:port` |
 //! | `file_roots` | none | directories beneath which `file:` URLs may lie |
-//! | `credentials` | none | `[[credentials]]` with `url` (a prefix), `user`, `password` or `password_file` |
-//! | `ca_file` | the system's | PEM file of the CAs of https servers |
+//! | `credentials` | none | `[[credentials]]`: who px is on servers, see below |
+//! | `ca_file` | the system's | PEM file of the CAs of https servers, and of ftp with TLS |
 //! | `connect_timeout`, `read_timeout` | 10 s, 30 s | to connect; of silence (a large file may take hours) |
 //! | `max_size` | 64 GiB | larger products are refused |
 //! | `give_up_after` | 12 h | how long an unwell server is waited for |
@@ -40,12 +40,22 @@
 //! then the announcement is acked. A file is never replaced by an older announcement. Bytes that are not those
 //! announced are fetched once more; then they go to quarantine and the alternates are tried.
 //!
+//! A fetch by HTTP that breaks off goes on where it was (`Range`, `If-Range`) if the server tells versions apart, one by
+//! FTP or SFTP if the file is still the same.
+//!
+//! `[[credentials]]` is for the URLs that begin with its `url`: scheme, host and whole directories; the longest prefix
+//! wins, and nothing follows a redirect. Who px is: `user` with `password` or `password_file`; by https (and ftp with
+//! `tls`) also or instead a `certificate_file` (PEM, with its key); by sftp also or instead a `key_file`, which the
+//! password opens, or `agent = true`. `known_hosts` is a file of sftp host keys, by default those of the user and of the
+//! host. For ftp there are `tls = true` and `ftp_mode = "active"`; without credentials px is `anonymous` there. The path
+//! of an ftp URL begins where the login does (`%2F` at its beginning: the root), that of an sftp URL at the root (`~/`:
+//! where the login begins).
+//!
 //! Without `directory` a product goes through `rxq/NAME` into the database and into the queues of its clients, as
 //! px-receiver(5) tells, under the last part of the announced path. Of an announcement that is delivered again, the
 //! product that it became then is not linked a second time. The masks are on announced paths here too: with
 //! `route = "table"` the routing key is the product's name.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,9 +73,9 @@ use crate::metrics::Count;
 use crate::spool::atomic::{Draft, Placed};
 use crate::spool::quarantine::{Quarantine, Room};
 use crate::spool::{SpoolError, off_thread};
-use crate::transfer::policy::Policy;
-use crate::transfer::{self, Credential, Facts, Fetched, Fetcher, Kind, Mismatch, TransferError, Wanted};
+use crate::transfer::{self, Facts, Fetched, Fetcher, Kind, Mismatch, TransferError, Wanted};
 
+mod fetching;
 mod place;
 
 use place::{Place, Stored, Target};
@@ -107,7 +117,7 @@ impl Config {
         let masks = options::masks(table);
         let has_alternates = table.has("alternates");
         let alternates = table.within("alternates", alternates::Config::read);
-        let fetching = read_fetching(table);
+        let fetching = fetching::read(table);
         let adopt_after = options::positive_duration(table, "adopt_after");
         let give_up_after = options::positive_duration(table, "give_up_after");
         let decoding = super::read_decoding(table);
@@ -127,84 +137,6 @@ impl Config {
             decoding,
         })
     }
-}
-
-fn read_fetching(table: &mut Table) -> Option<transfer::Options> {
-    let plain = transfer::Options::default();
-    let schemes = |text: &str| match text {
-        "http" | "https" | "file" => Ok(text.to_owned()),
-        _ => Err(String::new()),
-    };
-    let roots = |text: &str| {
-        let path = PathBuf::from(text);
-        if path.is_absolute() {
-            Ok(path)
-        } else {
-            Err(String::new())
-        }
-    };
-    let policy = Policy {
-        schemes: table
-            .parsed_list("schemes", schemes, "a list of http, https, file")
-            .unwrap_or(plain.policy.schemes),
-        hosts: table
-            .parsed_list(
-                "hosts",
-                |text| text.parse().map_err(|_| String::new()),
-                "a list of host or host:port",
-            )
-            .unwrap_or_default(),
-        file_roots: table
-            .parsed_list("file_roots", roots, "a list of absolute paths")
-            .unwrap_or_default(),
-    };
-    if policy.schemes.iter().any(|scheme| scheme == "file") && policy.file_roots.is_empty() {
-        table.refuse("schemes", "file is accepted with file_roots = [\"/…\"] only");
-    }
-    let mut credentials = Vec::new();
-    let tables = table.tables("credentials");
-    let count = tables.len();
-    for table in tables {
-        credentials.extend(read_credential(table));
-    }
-    let options = transfer::Options {
-        policy,
-        ca_file: table.parsed("ca_file", roots, "an absolute path"),
-        connect_timeout: options::positive_duration(table, "connect_timeout").unwrap_or(plain.connect_timeout),
-        read_timeout: options::positive_duration(table, "read_timeout").unwrap_or(plain.read_timeout),
-        max_bytes: table.size("max_size").unwrap_or(plain.max_bytes),
-        credentials,
-        ..plain
-    };
-    (options.credentials.len() == count).then_some(options)
-}
-
-/// `url`, `user`, and the password itself or a file that holds it.
-fn read_credential(table: Table) -> Option<Credential> {
-    let mut table = table.keep_secret();
-    let is_prefix = |text: &str| match text.parse::<url::Url>() {
-        Ok(url) if url.has_host() && url.username().is_empty() && url.password().is_none() => Ok(url),
-        _ => Err(String::new()),
-    };
-    let prefix = table.parsed("url", is_prefix, "the beginning of a URL, without user and password");
-    let user = table.required_string("user");
-    let password = options::password(&mut table);
-    if let Some(None) = password {
-        table.reject("password", "password or password_file, one of them");
-    }
-    if !table.has("url") {
-        table.reject("url", "the beginning of a URL");
-    }
-    table.finish();
-    Some(Credential {
-        prefix: prefix?,
-        user: user?,
-        password: Some(password??),
-        certificate_file: None,
-        key_file: None,
-        agent: false,
-        known_hosts: None,
-    })
 }
 
 /// Runs the unit until it is told to stop.

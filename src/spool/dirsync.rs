@@ -44,7 +44,7 @@ impl Directory {
     }
 
     /// Device and inode.
-    pub(super) fn id(&self) -> (u64, u64) {
+    pub(crate) fn id(&self) -> (u64, u64) {
         self.id
     }
 }

@@ -171,6 +171,11 @@ impl Queue {
         &self.path
     }
 
+    /// The file at this path in the queue.
+    pub fn file(&self, path: &[u8]) -> Queued {
+        Queued::new(path.to_vec(), self.options.shape)
+    }
+
     /// Where a file lies, for people.
     pub fn shown(&self, file: &Queued) -> String {
         use std::os::unix::ffi::OsStrExt;

@@ -8,9 +8,10 @@
 //!
 //! A product is put under its temporary name, its size asked for (`SIZE`), its time (`MFMT`) and mode (`SITE CHMOD`)
 //! set, and renamed. Where a server does not replace an existing file by renaming, that file is removed (`DELE`) and
-//! the renaming tried once more. With the lock `umask` a file of the final name is removed first, for its mode would
-//! stay as it is. A server without `SIZE` or `MFMT` is believed; one without `SITE CHMOD` is warned of, but the lock
-//! `umask` needs it.
+//! the renaming tried once more. A server without `SIZE` or `MFMT` is believed; one without `SITE CHMOD` is warned of.
+//!
+//! The lock `umask` is `SITE UMASK 777` before and `SITE CHMOD` after: it needs both (vsftpd has them; proftpd and
+//! pyftpdlib have no `SITE UMASK`). A file of the final name is removed first, for it would keep its mode.
 
 use std::fmt;
 use std::io;

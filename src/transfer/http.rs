@@ -23,10 +23,10 @@ use url::Url;
 
 pub(super) use web::{Answer, Ask, Web};
 
+use super::credential::Credential;
 use super::intake::{Bounds, Expected, Facts, Fetched, Intake};
 use super::policy::Policy;
 use super::{Kind, Options, TransferError, joined, off_thread, shorten};
-use crate::config::Secret;
 use crate::message::Fault;
 use crate::spool::SpoolError;
 use client::{Marks, builder, classify, http_date, login, retry_after};
@@ -37,47 +37,6 @@ const HOPS_MAX: usize = 5;
 const BUFFER: usize = 256 << 10;
 /// Longest ETag kept.
 const ETAG_MAX: usize = 256;
-
-/// Who px is on the servers whose URLs begin with `prefix`. What the scheme cannot use is refused where the
-/// configuration is read.
-#[derive(Debug, Clone)]
-pub struct Credential {
-    /// Scheme, host, port and the beginning of the path, whole segments.
-    pub prefix: Url,
-    /// User name; empty: none.
-    pub user: String,
-    /// Password, or what opens the private key.
-    pub password: Option<Secret>,
-    /// TLS: a PEM file with px's certificate chain and its key.
-    pub certificate_file: Option<PathBuf>,
-    /// SSH: a private key.
-    pub key_file: Option<PathBuf>,
-    /// SSH: ask the agent too.
-    pub agent: bool,
-    /// SSH: a file of host keys.
-    pub known_hosts: Option<PathBuf>,
-}
-
-impl Credential {
-    fn is_for(&self, url: &Url) -> bool {
-        let prefix = self.prefix.path().trim_end_matches('/');
-        let is_beneath = url
-            .path()
-            .strip_prefix(prefix)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        is_beneath
-            && self.prefix.scheme() == url.scheme()
-            && self.prefix.host_str() == url.host_str()
-            && self.prefix.port_or_known_default() == url.port_or_known_default()
-    }
-
-    /// The one with the longest prefix.
-    pub(super) fn find<'a>(known: impl Iterator<Item = &'a Credential>, url: &Url) -> Option<&'a Credential> {
-        known
-            .filter(|known| known.is_for(url))
-            .max_by_key(|known| known.prefix.path().len())
-    }
-}
 
 /// The clients of one unit.
 #[derive(Debug)]
@@ -98,7 +57,7 @@ impl Http {
         let files = options
             .credentials
             .iter()
-            .filter_map(|known| known.certificate_file.clone());
+            .filter_map(|known| known.login.certificate_file.clone());
         let mut files: Vec<PathBuf> = files.collect();
         files.sort();
         files.dedup();
@@ -175,7 +134,9 @@ impl Http {
             let known = self.credential(&url).filter(|_| hop == 0);
             let client = self.client(&url, known).await?;
             let mut request = client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
-            if let Some((user, password)) = known.and_then(|known| login(&known.user, known.password.as_ref())) {
+            if let Some((user, password)) =
+                known.and_then(|known| login(&known.login.user, known.login.password.as_ref()))
+            {
                 request = request.basic_auth(user, password);
             }
             if let Some(Point { version, at }) = rest {
@@ -206,7 +167,7 @@ impl Http {
     }
 
     fn credential(&self, url: &Url) -> Option<&Credential> {
-        Credential::find(self.credentials.iter(), url)
+        Credential::find(&self.credentials, url)
     }
 
     /// What reads files is tried again with every https URL until it works: the operator may install them meanwhile.
@@ -214,7 +175,7 @@ impl Http {
         if url.scheme() != "https" {
             return Ok(&self.plain);
         }
-        let wanted = known.and_then(|known| known.certificate_file.as_ref());
+        let wanted = known.and_then(|known| known.login.certificate_file.as_ref());
         let certified = self.certified.iter().find(|(file, _)| Some(file) == wanted);
         let (certificate_file, cell) = match certified {
             Some((file, cell)) => (Some(file.clone()), cell),

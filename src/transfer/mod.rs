@@ -16,6 +16,7 @@ use crate::message::{Fault, Identity};
 use crate::spool::SpoolError;
 
 mod bandwidth;
+mod credential;
 pub mod deliver;
 mod file;
 pub mod ftp;
@@ -27,12 +28,18 @@ pub mod peer;
 pub mod policy;
 mod sftp;
 
-pub use http::Credential;
+pub use credential::Credential;
 pub use intake::{Facts, Fetched, Mismatch};
 
+use idle::Idle;
 use intake::{Bounds, Expected};
 use limit::CoolDown;
-use policy::{Policy, Target};
+use peer::{Login, Peer, Trust};
+use policy::{Policy, Remote, Target};
+
+/// Connections to servers with logins are kept for so long, and so many of each.
+const IDLE: Duration = Duration::from_secs(60);
+const IDLE_PER_PLACE: usize = 8;
 
 /// What kind of failure it was, beside whose fault it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,9 +176,10 @@ pub struct Fetcher {
 
 #[derive(Debug)]
 struct Shared {
-    policy: Policy,
+    options: Options,
     http: http::Http,
-    max_bytes: u64,
+    ftp: Idle<ftp::Session>,
+    sftp: Idle<sftp::Session>,
     resting: Mutex<CoolDown>,
 }
 
@@ -182,8 +190,9 @@ impl Fetcher {
         Ok(Fetcher {
             shared: Arc::new(Shared {
                 http: http::Http::new(&options)?,
-                policy: options.policy,
-                max_bytes: options.max_bytes,
+                ftp: Idle::new(IDLE, IDLE_PER_PLACE),
+                sftp: Idle::new(IDLE, IDLE_PER_PLACE),
+                options,
                 resting: Mutex::new(resting),
             }),
         })
@@ -198,8 +207,8 @@ impl Fetcher {
         W: Write + Send + 'static,
         F: FnMut() -> Result<W, SpoolError> + Send + 'static,
     {
-        let target = self.shared.policy.check(&wanted.url)?;
-        let max = self.shared.max_bytes;
+        let target = self.shared.options.policy.check(&wanted.url)?;
+        let max = self.shared.options.max_bytes;
         if let Some(size) = wanted.size.filter(|size| *size > max) {
             let what = format!("cannot fetch {target}: {size} bytes are announced, {max} are allowed");
             return Err(TransferError::new(Fault::Message, Kind::TooLarge, what));
@@ -219,18 +228,57 @@ impl Fetcher {
             Target::Http(url) => {
                 self.shared
                     .http
-                    .fetch(url, &self.shared.policy, bounds, expected, open)
+                    .fetch(url, &self.shared.options.policy, bounds, expected, open)
                     .await
             }
+            Target::Server(remote) => self.from_server(remote, bounds, expected, open).await,
             Target::File { root, path } => file::fetch(root.clone(), path.clone(), bounds, expected, open).await,
         };
         self.note(&places, url, &result);
         result
     }
 
+    async fn from_server<W, F>(
+        &self,
+        remote: &Remote,
+        bounds: Bounds,
+        expected: Expected,
+        open: F,
+    ) -> Result<Fetched<W>, TransferError>
+    where
+        W: Write + Send + 'static,
+        F: FnOnce() -> Result<W, SpoolError> + Send + 'static,
+    {
+        let Shared { options, ftp, sftp, .. } = &*self.shared;
+        let known = Credential::find(&options.credentials, &remote.url);
+        let peer = Peer {
+            host: remote.host.clone(),
+            port: remote.port,
+            login: known.map_or_else(Login::default, |known| known.login.clone()),
+            trust: Trust {
+                known_hosts: known.and_then(|known| known.known_hosts.clone()),
+                ca_file: options.ca_file.clone(),
+            },
+            connect_timeout: options.connect_timeout,
+            read_timeout: options.read_timeout,
+        };
+        match (remote.is_sftp, known) {
+            (true, Some(_)) => sftp::fetch(sftp, &peer, &remote.path, bounds, expected, open).await,
+            (true, None) => {
+                let shown = shorten(remote.url.as_str());
+                let what = format!("cannot fetch {shown}: none of [[credentials]] is for it");
+                Err(TransferError::new(Fault::Endpoint, Kind::Forbidden, what))
+            }
+            (false, known) => {
+                let how = known.map_or_else(ftp::How::default, |known| known.how);
+                ftp::fetch(ftp, (&peer, how), &remote.path, bounds, expected, open).await
+            }
+        }
+    }
+
     /// How long the host of this URL still rests.
     pub fn rests(&self, url: &str) -> Option<Duration> {
-        let target = self.shared.policy.check(url).ok()?;
+        let target = self.shared.options.policy.check(url).ok()?;
         target
             .places()
             .iter()

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
-use url::Url;
+use url::{Host, Url};
 
 use super::{Kind, TransferError, shorten};
 use crate::message::Fault;
 
+const SFTP_PORT: u16 = 22;
 /// Longest URL looked at.
 const URL_MAX: usize = 8192;
 
@@ -83,7 +84,7 @@ impl fmt::Display for HostPattern {
 
 impl HostPattern {
     fn matches(&self, url: &Url) -> bool {
-        url.host_str() == Some(&self.host) && (self.port.is_none() || self.port == url.port_or_known_default())
+        url.host_str() == Some(&self.host) && (self.port.is_none() || self.port == port_of(url))
     }
 }
 
@@ -92,6 +93,8 @@ impl HostPattern {
 pub enum Target {
     /// `http` or `https`.
     Http(Url),
+    /// `ftp` or `sftp`.
+    Server(Remote),
     /// A file beneath one of the roots.
     File {
         /// The root.
@@ -101,10 +104,31 @@ pub enum Target {
     },
 }
 
+/// A file of a server that has logins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// As announced, the host in lower case.
+    pub url: Url,
+    /// By SFTP; else by FTP.
+    pub is_sftp: bool,
+    /// Name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// From the root with a slash; else from where the login begins.
+    pub path: Vec<u8>,
+}
+
+/// The port that a URL means.
+pub(super) fn port_of(url: &Url) -> Option<u16> {
+    url.port_or_known_default()
+        .or_else(|| (url.scheme() == "sftp").then_some(SFTP_PORT))
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Http(url) => write!(f, "{}", shorten(url.as_str())),
+            Target::Http(url) | Target::Server(Remote { url, .. }) => write!(f, "{}", shorten(url.as_str())),
             Target::File { root, path } => {
                 write!(
                     f,
@@ -121,8 +145,8 @@ impl Target {
     /// What may have to rest: the host, and the directory on it.
     pub(super) fn places(&self) -> [String; 2] {
         match self {
-            Target::Http(url) => {
-                let port = url.port_or_known_default().unwrap_or_default();
+            Target::Http(url) | Target::Server(Remote { url, .. }) => {
+                let port = port_of(url).unwrap_or_default();
                 let host = format!("{}:{port}", url.host_str().unwrap_or_default());
                 let directory = url.path().rsplit_once('/').map_or("", |(directory, _)| directory);
                 let directory = format!("{host}{directory}/");
@@ -143,7 +167,12 @@ impl Policy {
             return Err(refused("the announced URL is longer than 8192 bytes"));
         }
         // The text of a URL that does not parse is not repeated: it may hold a password.
-        let url = Url::parse(text).map_err(|err| refused("the announced URL is none").caused_by(err))?;
+        let mut url = Url::parse(text).map_err(|err| refused("the announced URL is none").caused_by(err))?;
+        if let ("sftp", Some(host)) = (url.scheme(), url.host_str().map(str::to_ascii_lowercase)) {
+            // Of the schemes that it does not know `Url` leaves the host as it is.
+            url.set_host(Some(&host))
+                .map_err(|err| refused("the announced URL has no host").caused_by(err))?;
+        }
         if has_user_info(text, &url) {
             return Err(refused(format!(
                 "the announced URL holds user information (host {})",
@@ -167,7 +196,8 @@ impl Policy {
                 shorten(url.as_str())
             ))),
             "http" | "https" if self.hosts.is_empty() || self.is_listed(&url) => Ok(Target::Http(url)),
-            "http" | "https" => Err(refused(format!(
+            "ftp" | "sftp" if self.hosts.is_empty() || self.is_listed(&url) => remote(url).map(Target::Server),
+            "http" | "https" | "ftp" | "sftp" => Err(refused(format!(
                 "not fetching {}: the host is not in hosts",
                 shorten(url.as_str())
             ))),
@@ -236,6 +266,40 @@ impl Policy {
             "not fetching {shown}: it is beneath none of file_roots"
         )))
     }
+}
+
+/// The file of an `ftp:` URL lies where the login begins, unless its path begins with an escaped slash; that of an `sftp:`
+/// URL lies below the root, unless its path begins with `~/`.
+fn remote(url: Url) -> Result<Remote, TransferError> {
+    let shown = shorten(url.as_str()).to_string();
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(refused(format!("not fetching {shown}: a ? or # in a path is escaped")));
+    }
+    let path: Vec<u8> = percent_decode_str(url.path()).collect();
+    if path.iter().any(u8::is_ascii_control) || path.ends_with(b"/") || path.is_empty() {
+        return Err(refused(format!(
+            "not fetching {shown}: the path holds control characters or no name"
+        )));
+    }
+    let is_sftp = url.scheme() == "sftp";
+    let path = match (is_sftp, path.strip_prefix(b"/~/"), path.strip_prefix(b"/")) {
+        (true, Some(from_login), _) => from_login.to_vec(),
+        (false, _, Some(from_login)) => from_login.to_vec(),
+        _ => path,
+    };
+    let (host, port) = match (url.host(), port_of(&url)) {
+        (Some(Host::Domain(name)), Some(port)) => (name.to_owned(), port),
+        (Some(Host::Ipv4(address)), Some(port)) => (address.to_string(), port),
+        (Some(Host::Ipv6(address)), Some(port)) => (address.to_string(), port),
+        _ => return Err(refused(format!("not fetching {shown}: it names no host"))),
+    };
+    Ok(Remote {
+        url,
+        is_sftp,
+        host,
+        port,
+        path,
+    })
 }
 
 fn refused(what: impl Into<String>) -> TransferError {
@@ -343,6 +407,43 @@ mod tests {
                 path: b"a b/c".to_vec()
             }
         );
+    }
+
+    #[test]
+    fn files_of_servers_with_logins() {
+        let any = policy(&["ftp", "sftp"], &[], &[]);
+        let one = policy(&["sftp"], &["h:22", "[::1]"], &[]);
+        type Row<'a> = (&'a Policy, &'a str, Option<(&'a str, u16, &'a str)>);
+        let table: [Row<'_>; 15] = [
+            (&any, "ftp://h/a/b%20c", Some(("h", 21, "a/b c"))),
+            (&any, "ftp://H:2121/%2Fa/b", Some(("h", 2121, "/a/b"))),
+            (&any, "sftp://H/a/b", Some(("h", 22, "/a/b"))),
+            (&any, "sftp://h:2222/~/a%3Fb", Some(("h", 2222, "a?b"))),
+            (&any, "sftp://[::1]/a", Some(("::1", 22, "/a"))),
+            (&one, "sftp://H/a", Some(("h", 22, "/a"))),
+            (&one, "sftp://h:2222/a", None),
+            (&one, "ftp://h/a", None),
+            (&any, "ftp://u@h/a", None),
+            (&any, "sftp://u:canary@h/a", None),
+            (&any, "ftp://h/a%0d%0aDELE%20b", None),
+            (&any, "sftp://h/a/%2e%2e/b", None),
+            (&any, "ftp://h/a/", None),
+            (&any, "ftp://h/a?b", None),
+            (&any, "sftp:/a", None),
+        ];
+        for (policy, url, is) in table {
+            let result = policy.check(url);
+            assert!(!format!("{result:?}").contains("canary"), "{url}");
+            match (result, is) {
+                (Ok(Target::Server(remote)), Some((host, port, path))) => {
+                    assert_eq!((remote.host.as_str(), remote.port), (host, port), "{url}");
+                    assert_eq!(remote.path, path.as_bytes(), "{url}");
+                    assert_eq!(remote.is_sftp, url.starts_with("sftp"));
+                }
+                (Err(err), None) => assert_eq!((err.fault, err.kind), (Fault::Message, Kind::NotAllowed), "{url}"),
+                (result, _) => panic!("{url}: {result:?}"),
+            }
+        }
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl Session {
         upload::Upload::new(self, parcel, context)?.run().await
     }
 
+    /// Whether the server has ended it, or has said nothing for too long.
+    pub(super) fn is_over(&self) -> bool {
+        self.ssh.is_closed()
+    }
+
     /// Ends the connection politely.
     pub(super) async fn close(self) {
         let words = async {

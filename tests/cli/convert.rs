@@ -324,21 +324,27 @@ fn every_sample_is_taken_by_its_component() {
     let old = Old::new(&[("pxRouting.conf", "")]);
     let table = old.path("pxRouting.conf").display().to_string();
     let mut names = Vec::new();
-    for directory in ["tx", "seed/tx", "rx"] {
-        for entry in std::fs::read_dir(data.join(directory)).unwrap() {
+    for (source, directory) in [("tx", "tx"), ("seed/tx", "tx"), ("deliver", "tx"), ("rx", "rx")] {
+        for entry in std::fs::read_dir(data.join(source)).unwrap() {
             let path = entry.unwrap().path();
-            let name = format!(
-                "{}/{}",
-                &directory[directory.len() - 2..],
-                path.file_name().unwrap().display()
-            );
+            let is_sample = !["toml", "findings"]
+                .iter()
+                .any(|other| path.extension().is_some_and(|own| own == *other));
+            if !is_sample || path.ends_with("deliver/bad.conf") {
+                continue;
+            }
+            let name = format!("{directory}/{}", path.file_name().unwrap().display());
             let text = std::fs::read_to_string(&path).unwrap();
             let text = text.replace("/etc/px/pxRouting.radar.conf", &table);
             old.write(&name, &text.replace("/etc/px/pxRouting.conf", &table));
             names.extend(name.strip_suffix(".conf").map(str::to_string));
         }
     }
-    assert!(names.len() >= 12);
+    assert!(names.len() >= 17);
+    old.write(
+        "px.toml",
+        &std::fs::read_to_string(data.join("deliver/px.toml")).unwrap(),
+    );
     old.write("px.conf", &std::fs::read_to_string(data.join("px.conf")).unwrap());
     let said = old.run_ok(&["convert", "--write"]);
     for name in names {

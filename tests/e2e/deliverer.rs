@@ -12,6 +12,7 @@ use crate::support::{TestSite, files_below};
 
 mod announced;
 mod scripted;
+mod servers;
 mod trouble;
 
 const UNIT: &str = "tx/dd";

@@ -11,6 +11,7 @@ mod dropped;
 mod life;
 mod parking;
 mod receiver;
+mod scripts;
 mod sender;
 mod sundew;
 #[path = "../support/mod.rs"]

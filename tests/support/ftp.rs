@@ -115,10 +115,21 @@ impl FtpServer {
 
     /// SIGSTOP: connections stay open and nobody answers.
     pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().expect("it runs");
-        for one in children(process.id()).into_iter().chain([Pid::from_child(process)]) {
-            kill_process(one, Signal::STOP).expect("stop");
+        // Some of its children may have ended meanwhile.
+        for child in children(process.id()) {
+            kill_process(child, signal).ok();
         }
+        kill_process(Pid::from_child(process), signal).expect("signal");
     }
 
     /// The directory that a login begins in.

@@ -26,6 +26,8 @@ class Data(TLS_DTPHandler if pem else DTPHandler):
 
 class Control(TLS_FTPHandler if pem else FTPHandler):
     dtp_handler = Data
+    # Names are bytes.
+    unicode_errors = "surrogateescape"
     use_sendfile = False
     proto_cmds = dict(FTPHandler.proto_cmds if not pem else TLS_FTPHandler.proto_cmds)
     if "umask" in words:

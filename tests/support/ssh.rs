@@ -158,7 +158,8 @@ impl SshServer {
 
     /// Log-ins so far.
     pub fn logins(&self) -> usize {
-        self.log().matches("Accepted ").count()
+        let log = self.log();
+        log.matches("Accepted password for ").count() + log.matches("Accepted publickey for ").count()
     }
 
     /// What it said.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use px::config::Secret;
 use px::message::{DigestOf, Fault, Identity, Method};
+use px::transfer::peer::Login;
 use px::transfer::policy::Policy;
 use px::transfer::{Credential, Fetched, Fetcher, Kind, Mismatch, Options, TransferError, Wanted};
 
@@ -244,15 +245,14 @@ async fn redirects_lead_only_where_the_operator_allows() {
 async fn a_password_goes_to_its_prefix_and_nowhere_else() {
     let server = Server::start().await;
     let options = Options {
-        credentials: vec![Credential {
-            prefix: server.url("/to").parse().unwrap(),
-            user: "px".into(),
-            password: Some(Secret::new("canary")),
-            certificate_file: None,
-            key_file: None,
-            agent: false,
-            known_hosts: None,
-        }],
+        credentials: vec![Credential::new(
+            server.url("/to").parse().unwrap(),
+            Login {
+                user: "px".into(),
+                password: Some(Secret::new("canary")),
+                ..Login::default()
+            },
+        )],
         ..options()
     };
     assert_eq!(

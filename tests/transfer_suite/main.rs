@@ -9,6 +9,7 @@ mod ftp;
 mod http;
 mod https;
 mod local_files;
+mod logins;
 mod private;
 mod resume;
 mod server;

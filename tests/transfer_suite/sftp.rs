@@ -472,6 +472,19 @@ async fn a_server_that_dies_is_waited_for() {
     assert_eq!(names(server.home()), ["x"]);
 }
 
+/// No product has to fail for a connection that ended while nobody used it.
+#[tokio::test]
+async fn a_connection_that_ended_is_made_anew() {
+    let server = SshServer::start();
+    let mut lane = lane(options(server.peer()));
+    for (name, logins) in [(b"1", 1), (b"2", 2)] {
+        lane.put(&parcel(b"", name, b"abc")).await.unwrap();
+        assert_eq!(server.logins(), logins);
+        server.hang_up();
+        eventually(SOON, "its end is seen", async || !lane.is_connected()).await;
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_says_nothing_is_not_waited_for() {
     let server = SshServer::start();

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use super::positive_duration;
 use crate::config::value::{Entry, Value};
-use crate::config::{Item, Secret, Table};
+use crate::config::{Secret, Table};
 
 const PROGRAM: &str = r#"an absolute path, or a list of it and its arguments: ["/path/to/program", "argument"]"#;
 /// How long a program may take when nobody says.
@@ -14,18 +14,13 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// `key = ["/path/to/program", "argument"]`, or the path alone: the words a program is started with. No shell reads them.
 pub fn script(table: &mut Table, key: &str) -> Option<Vec<String>> {
-    let items = table.values(key);
-    let count = items.len();
-    let words = items.into_iter().filter_map(|item| match item {
-        Item::Text(word) => Some(word),
-        Item::Table(_) => None,
-    });
-    let words: Vec<String> = words.collect();
-    if !table.has(key) {
-        return None;
-    }
+    let entry = table.entries().iter().find(|entry| entry.key == key);
+    let words = match entry.and_then(|entry| entry.value.as_text()) {
+        Some(_) => vec![table.string(key)?],
+        None => table.parsed_list(key, |word| Ok(word.to_owned()), PROGRAM)?,
+    };
     let has_program = words.first().is_some_and(|program| program.starts_with('/'));
-    if !has_program || words.len() < count || words.iter().any(|word| word.contains('\0')) {
+    if !has_program || words.iter().any(|word| word.contains('\0')) {
         table.reject(key, PROGRAM);
         return None;
     }

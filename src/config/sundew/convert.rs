@@ -10,7 +10,7 @@ use crate::config::value::{self, Entry, Value};
 use crate::config::{Broker, BrokerUrl, Places, Scheme, Secret, Site, Table, UnitName, file};
 
 /// What a URL has to have escaped of a user's name: `$` too, since `${NAME}` is a variable.
-pub(super) const USER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const USER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Keys of a unit's own passwords: its server's, and what scripts are told.
 const PASSWORDS: [&str; 2] = ["password", "passwd"];
 /// Brokers that may have the same name before another is looked for in vain.

@@ -13,13 +13,18 @@ use super::ready::Ready;
 use super::settle::Note;
 use crate::flow::Unit;
 use crate::flow::script::{Script, ScriptError, SendRequest};
-use crate::transfer::deliver::{Deliverer, Lane};
+use crate::transfer::deliver::{Deliverer, Lane, Parcel};
+
+/// Small products that one connection takes at once, where that gains anything.
+const HANDFUL: usize = 32;
+/// So many bytes are a handful too: other connections want some of them, and who stops the unit waits for no more.
+const HANDFUL_BYTES: u64 = 4 << 20;
 
 /// Starts the connections; each ends when no product can come any more. Dropping the set breaks them off.
 pub(super) fn start(
     unit: &Unit,
     deliverer: &Deliverer,
-    count: usize,
+    (count, is_local): (usize, bool),
     products: Receiver<Ready>,
     notes: &UnboundedSender<Note>,
 ) -> JoinSet<()> {
@@ -34,6 +39,7 @@ pub(super) fn start(
             notes: notes.clone(),
             connected: Arc::clone(&connected),
             is_connected: false,
+            is_local,
         };
         lanes.spawn(worker.run());
     }
@@ -47,37 +53,58 @@ struct Worker {
     notes: UnboundedSender<Note>,
     connected: Arc<AtomicU64>,
     is_connected: bool,
+    /// There are no connections to be shown.
+    is_local: bool,
 }
 
 impl Worker {
     async fn run(mut self) {
         loop {
-            // The lock is let go of before the product is delivered.
-            let next = self.products.lock().await.recv().await;
-            let Some(ready) = next else { break };
-            if self.unit.stop.is_cancelled() {
-                continue; // not begun: it stays in the queue
+            let next = self.next().await;
+            if next.is_empty() {
+                break;
             }
-            let put = self.lane.put(&ready.parcel).await;
+            if self.unit.stop.is_cancelled() {
+                continue; // not begun: they stay in the queue
+            }
+            let parcels: Vec<&Parcel> = next.iter().map(|ready| &ready.parcel).collect();
+            let results = self.lane.put_all(&parcels).await;
             self.show_connected();
-            let result = put.map(|put| put.took).map_err(|error| Failure::from(&error));
-            // Who settles ends early only when the unit does; the file stays.
-            drop(self.notes.send((ready, result)));
+            for (ready, put) in next.into_iter().zip(results) {
+                let result = put.map(|put| put.took).map_err(|error| Failure::from(&error));
+                // Who settles ends early only when the unit does; the file stays.
+                drop(self.notes.send((ready, result)));
+            }
         }
         self.lane.close().await;
     }
 
+    /// The next product, or some small ones that are there already; none when no more can come.
+    async fn next(&self) -> Vec<Ready> {
+        // Let go of before they are delivered.
+        let mut products = self.products.lock().await;
+        let mut next: Vec<Ready> = products.recv().await.into_iter().collect();
+        let most = if self.lane.takes_many() { HANDFUL } else { 1 };
+        let mut bytes = next.iter().map(|ready| ready.parcel.size).sum::<u64>();
+        while !next.is_empty() && next.len() < most && bytes < HANDFUL_BYTES {
+            let Ok(ready) = products.try_recv() else { break };
+            bytes = bytes.saturating_add(ready.parcel.size);
+            next.push(ready);
+        }
+        next
+    }
+
     fn show_connected(&mut self) {
         let is_connected = self.lane.is_connected();
-        if is_connected == self.is_connected {
+        if self.is_local || is_connected == self.is_connected {
             return;
         }
         self.is_connected = is_connected;
-        let before = match is_connected {
+        let count = match is_connected {
             true => self.connected.fetch_add(1, Ordering::Relaxed) + 1,
             false => self.connected.fetch_sub(1, Ordering::Relaxed) - 1,
         };
-        self.unit.state.set_gauge("connections", before);
+        self.unit.state.set_gauge("connections", count);
     }
 }
 

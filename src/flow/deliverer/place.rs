@@ -279,8 +279,5 @@ mod tests {
             assert!(config.is_none(), "{text}");
             assert!(found[0].starts_with(start), "{found:#?}");
         }
-        let (config, _) = read("u.conf", "directory = '/a/${NO}/{9}'", true);
-        let at = Timestamp::UNIX_EPOCH;
-        assert_eq!(config.unwrap().decide(b"x", at, None), put("/a/{NO}/{9}", "x"));
     }
 }

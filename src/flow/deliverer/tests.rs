@@ -94,108 +94,109 @@ fn what_is_changed_on_the_way_is_not_announced() {
     );
 }
 
+const MISFITS: [(&str, &str); 25] = [
+    ("", "t.toml:1: destination: missing; accepted: \"file:\""),
+    (
+        "destination = \"ftp://u:hush@h\"",
+        "t.toml:1: destination = \"ftp://u:***@h\": accepted",
+    ),
+    (
+        "destination = \"ftp://u@h/a\"",
+        "t.toml:1: destination = \"ftp://u@h/a\": accepted",
+    ),
+    (
+        "destination = \"gopher://h\"",
+        "t.toml:1: destination = \"gopher://h\": accepted",
+    ),
+    (
+        "destination = \"file:\"",
+        "t.toml:1: directory: missing; accepted: an absolute path",
+    ),
+    (
+        "destination = \"file:\"\ndirectory = \"a\"",
+        "t.toml:2: directory = \"a\": accepted: an absolute path",
+    ),
+    (
+        "destination = \"ftp://u@h\"\nkey_file = \"/k\"",
+        "t.toml:2: key_file = \"/k\": not with ftp://; accepted with sftp://",
+    ),
+    (
+        "destination = \"ftp://u@h\"\nca_file = \"/k\"",
+        "t.toml:2: ca_file = \"/k\": only with tls = true",
+    ),
+    (
+        "destination = \"ftp://h\"\npassword = \"hush\"",
+        "t.toml:1: destination = \"ftp://h\": it names no user",
+    ),
+    (
+        "destination = \"sftp://u@h\"",
+        "t.toml:1: destination = \"sftp://u@h\": who px is there",
+    ),
+    (
+        "destination = \"sftp://u@h\"\nagent = true\ntls = true",
+        "t.toml:3: tls = true: not with sftp://",
+    ),
+    (
+        "destination = \"http://h/\"\nlock = \"umask\"",
+        "t.toml:2: lock = \"umask\": umask: HTTP has no permissions",
+    ),
+    (
+        "destination = \"http://h/\"\nlock = \".tmp\"",
+        "t.toml:2: lock = \".tmp\": plain PUT",
+    ),
+    (
+        "destination = \"http://h/\"\nchmod = \"664\"",
+        "t.toml:2: chmod = \"664\": not with http://",
+    ),
+    (
+        "destination = \"http://h/\"\nmkdir = true",
+        "t.toml:2: mkdir = true: plain PUT makes no directories",
+    ),
+    (
+        "destination = \"http://h/\"\nca_file = \"/c\"",
+        "t.toml:2: ca_file = \"/c\": not with http://",
+    ),
+    (
+        "destination = \"ftp://u@h\"\nlock = \"tmp\"",
+        "t.toml:2: lock = \"tmp\": accepted",
+    ),
+    (
+        "destination = \"ftp://u@h\"\nchmod = \"888\"",
+        "t.toml:2: chmod = \"888\": accepted",
+    ),
+    (
+        "destination = \"ftp://u@h\"\nconnections = 0",
+        "t.toml:2: connections = 0: accepted",
+    ),
+    (
+        "destination = \"ftp://u@h\"\nbandwidth = \"0B\"",
+        "t.toml:2: bandwidth = \"0B\": accepted",
+    ),
+    (
+        "destination = \"ftp://u@h\"\nsync = \"crash\"",
+        "t.toml:2: sync = \"crash\": not with ftp://",
+    ),
+    (
+        "destination = \"ftp://u@h\"\npasword = \"hush\"",
+        "t.toml:2: pasword = ***: unknown key",
+    ),
+    (
+        "destination = \"ftp://u@h\"\npassword = \"a\"\npassword_file = \"/b\"",
+        "t.toml:2: password = ***: password or",
+    ),
+    (
+        "send_script = [\"/bin/x\"]\ndestination = \"file:\"",
+        "t.toml:2: destination = \"file:\": not with send_script",
+    ),
+    (
+        "send_script = [\"/bin/x\"]\nlock = \"none\"",
+        "t.toml:2: lock = \"none\": not with send_script",
+    ),
+];
+
 #[test]
 fn what_does_not_fit_the_destination_is_refused_with_its_line() {
-    let table = [
-        ("", "t.toml:1: destination: missing; accepted: \"file:\""),
-        (
-            "destination = \"ftp://u:hush@h\"",
-            "t.toml:1: destination = \"ftp://u:***@h\": accepted",
-        ),
-        (
-            "destination = \"ftp://u@h/a\"",
-            "t.toml:1: destination = \"ftp://u@h/a\": accepted",
-        ),
-        (
-            "destination = \"gopher://h\"",
-            "t.toml:1: destination = \"gopher://h\": accepted",
-        ),
-        (
-            "destination = \"file:\"",
-            "t.toml:1: directory: missing; accepted: an absolute path",
-        ),
-        (
-            "destination = \"file:\"\ndirectory = \"a\"",
-            "t.toml:2: directory = \"a\": accepted: an absolute path",
-        ),
-        (
-            "destination = \"ftp://u@h\"\nkey_file = \"/k\"",
-            "t.toml:2: key_file = \"/k\": not with ftp://; accepted with sftp://",
-        ),
-        (
-            "destination = \"ftp://u@h\"\nca_file = \"/k\"",
-            "t.toml:2: ca_file = \"/k\": only with tls = true",
-        ),
-        (
-            "destination = \"ftp://h\"\npassword = \"hush\"",
-            "t.toml:1: destination = \"ftp://h\": it names no user",
-        ),
-        (
-            "destination = \"sftp://u@h\"",
-            "t.toml:1: destination = \"sftp://u@h\": who px is there",
-        ),
-        (
-            "destination = \"sftp://u@h\"\nagent = true\ntls = true",
-            "t.toml:3: tls = true: not with sftp://",
-        ),
-        (
-            "destination = \"http://h/\"\nlock = \"umask\"",
-            "t.toml:2: lock = \"umask\": umask: HTTP has no permissions",
-        ),
-        (
-            "destination = \"http://h/\"\nlock = \".tmp\"",
-            "t.toml:2: lock = \".tmp\": plain PUT",
-        ),
-        (
-            "destination = \"http://h/\"\nchmod = \"664\"",
-            "t.toml:2: chmod = \"664\": not with http://",
-        ),
-        (
-            "destination = \"http://h/\"\nmkdir = true",
-            "t.toml:2: mkdir = true: plain PUT makes no directories",
-        ),
-        (
-            "destination = \"http://h/\"\nca_file = \"/c\"",
-            "t.toml:2: ca_file = \"/c\": not with http://",
-        ),
-        (
-            "destination = \"ftp://u@h\"\nlock = \"tmp\"",
-            "t.toml:2: lock = \"tmp\": accepted",
-        ),
-        (
-            "destination = \"ftp://u@h\"\nchmod = \"888\"",
-            "t.toml:2: chmod = \"888\": accepted",
-        ),
-        (
-            "destination = \"ftp://u@h\"\nconnections = 0",
-            "t.toml:2: connections = 0: accepted",
-        ),
-        (
-            "destination = \"ftp://u@h\"\nbandwidth = \"0B\"",
-            "t.toml:2: bandwidth = \"0B\": accepted",
-        ),
-        (
-            "destination = \"ftp://u@h\"\nsync = \"crash\"",
-            "t.toml:2: sync = \"crash\": not with ftp://",
-        ),
-        (
-            "destination = \"ftp://u@h\"\npasword = \"hush\"",
-            "t.toml:2: pasword = ***: unknown key",
-        ),
-        (
-            "destination = \"ftp://u@h\"\npassword = \"a\"\npassword_file = \"/b\"",
-            "t.toml:2: password = ***: password or",
-        ),
-        (
-            "send_script = [\"/bin/x\"]\ndestination = \"file:\"",
-            "t.toml:2: destination = \"file:\": not with send_script",
-        ),
-        (
-            "send_script = [\"/bin/x\"]\nlock = \"none\"",
-            "t.toml:2: lock = \"none\": not with send_script",
-        ),
-    ];
-    for (text, start) in table {
+    for (text, start) in MISFITS {
         let errors = read(text).err().unwrap_or_default();
         assert!(
             errors.iter().any(|error| error.starts_with(start)),

@@ -185,7 +185,7 @@ mod tests {
             (r#"{"path": 7}"#, "invalid type"),
             (r#"{"path": "a", "wiht": "b"}"#, "unknown field"),
             (r#"{"result": "keep"}"#, "no \"path\""),
-            (r#"{"name": "a", "result": "keep"}"#, "no \"path\""),
+            (r#"{"name": "a", "result": "keep"}"#, "something else"),
             (r#"{"path": "a", "name": "a"}"#, "something else"),
             (r#"{"path": "a", "path_hex": "61"}"#, "both"),
             (r#"{"path_hex": "6"}"#, "hexadecimal"),

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
@@ -69,29 +70,95 @@ impl Session {
     }
 
     pub(super) async fn put(&mut self, parcel: &Parcel, context: &Context) -> Result<(), TransferError> {
+        if context.options.bandwidth.is_none() {
+            let tried = self.put_some(&[parcel], context).await;
+            return tried.into_iter().try_for_each(|one| one.map(drop));
+        }
         let _in_flight = self.safety.enter();
         let job = Job::of(parcel, &context.options)?;
         let shown = job.shown.clone();
-        let to_sync = if context.options.bandwidth.is_some() {
-            put_slowly(job, parcel, context).await?
-        } else {
-            let content = parcel.content.try_clone();
-            let content = content.map_err(|err| unreadable(&err, &shown))?;
-            off_thread(move || {
-                let mut draft = job.begin()?;
-                draft.copy(&content)?;
-                draft.finish()
-            })
-            .await?
+        let to_sync = put_slowly(job, parcel, context).await?;
+        self.sync(to_sync, &shown).await
+    }
+
+    /// Puts these in their order, up to the first that fails: one change of threads and one sync serve them all.
+    /// An answer for each that was tried, at least one, with the time that it took.
+    pub(super) async fn put_some(
+        &mut self,
+        parcels: &[&Parcel],
+        context: &Context,
+    ) -> Vec<Result<Duration, TransferError>> {
+        let _in_flight = self.safety.enter();
+        let mut shown = String::new();
+        let (mut jobs, mut failed) = (Vec::with_capacity(parcels.len()), None);
+        for parcel in parcels {
+            match Job::with_content(parcel, &context.options) {
+                Ok(job) => jobs.push(job),
+                Err(err) => {
+                    failed = Some(err);
+                    break;
+                }
+            }
+            shown = parcel.shown();
+        }
+        let mut placed = match off_thread(move || Ok(place(jobs))).await {
+            Ok(placed) => placed,
+            Err(err) => return vec![Err(err)],
         };
+        let begun = Instant::now();
+        if let Err(err) = self.sync(std::mem::take(&mut placed.to_sync), &shown).await {
+            // None of them is safe; the others are tried again.
+            return vec![Err(err)];
+        }
+        let syncing = begun.elapsed();
+        let done = placed.took.into_iter().map(|took| Ok(took + syncing));
+        done.chain(placed.failed.or(failed).map(Err)).collect()
+    }
+
+    async fn sync(&self, directories: Vec<Directory>, shown: &str) -> Result<(), TransferError> {
         match &self.safety {
-            Safety::Power(syncer) => syncer.sync(to_sync).await.map_err(|err| {
+            Safety::Power(syncer) if !directories.is_empty() => syncer.sync(directories).await.map_err(|err| {
                 let what = format!("cannot deliver {shown}: its directory cannot be synced");
                 TransferError::new(Fault::Endpoint, Kind::Broken, what).caused_by(err)
             }),
-            Safety::Crash => Ok(()),
+            Safety::Power(_) | Safety::Crash => Ok(()),
         }
     }
+}
+
+/// What became of some jobs, as far as they were tried.
+#[derive(Default)]
+struct Placed {
+    took: Vec<Duration>,
+    /// Each once.
+    to_sync: Vec<Directory>,
+    failed: Option<TransferError>,
+}
+
+fn place(jobs: Vec<(Job, File)>) -> Placed {
+    let mut placed = Placed::default();
+    for (job, content) in jobs {
+        let begun = Instant::now();
+        let directories = job.begin().and_then(|mut draft| {
+            draft.copy(&content)?;
+            draft.finish()
+        });
+        match directories {
+            Ok(directories) => {
+                placed.took.push(begun.elapsed());
+                for directory in directories {
+                    if placed.to_sync.iter().all(|known| known.id() != directory.id()) {
+                        placed.to_sync.push(directory);
+                    }
+                }
+            }
+            Err(err) => {
+                placed.failed = Some(err);
+                break;
+            }
+        }
+    }
+    placed
 }
 
 /// No faster than the unit may.
@@ -127,6 +194,14 @@ impl Job {
             durability: options.durability,
             shown,
         })
+    }
+
+    /// With a handle of its own on what is delivered.
+    fn with_content(parcel: &Parcel, options: &Options) -> Result<(Job, File), TransferError> {
+        let job = Job::of(parcel, options)?;
+        let content = parcel.content.try_clone();
+        let content = content.map_err(|err| unreadable(&err, &job.shown))?;
+        Ok((job, content))
     }
 
     /// The empty file under the name it is written to.

@@ -400,10 +400,69 @@ impl Lane {
         })
     }
 
+    /// Delivers some products one after the other, and answers for each as [`Lane::put`] does. Where they go to this
+    /// host as fast as it can, one change of threads and one sync of their directories serve them all.
+    pub async fn put_all(&mut self, parcels: &[&Parcel]) -> Vec<Result<Put, TransferError>> {
+        let mut results = Vec::with_capacity(parcels.len());
+        while let Some(rest) = parcels.get(results.len()..).filter(|rest| !rest.is_empty()) {
+            match self.takes_many() {
+                true => results.extend(self.put_some(rest).await),
+                false => results.push(self.put(rest[0]).await),
+            }
+        }
+        results
+    }
+
+    /// Whether it gains anything to give it more than one product at a time.
+    pub fn takes_many(&self) -> bool {
+        let options = &self.shared.context.options;
+        matches!(options.destination, Destination::File) && options.bandwidth.is_none()
+    }
+
+    /// Those at the beginning, at least one, up to the first that fails: it may mean a rest for the others.
+    async fn put_some(&mut self, parcels: &[&Parcel]) -> Vec<Result<Put, TransferError>> {
+        let turn = |parcel: &Parcel| check(parcel).and_then(|()| self.shared.turn(&self.shared.places(parcel), parcel));
+        let mut stopped = None;
+        let is_next = |parcel: &&&Parcel| match turn(parcel) {
+            Ok(()) => true,
+            Err(err) => {
+                stopped = Some(err);
+                false
+            }
+        };
+        let some = &parcels[..parcels.iter().take_while(is_next).count()];
+        let context = &self.shared.context;
+        let safety = context.safety.clone().unwrap_or(Safety::Crash);
+        let tried = match some.is_empty() {
+            true => Vec::new(),
+            false => local::Session::new(safety).put_some(some, context).await,
+        };
+        // After a failure it is asked again whose turn it is.
+        let stopped = stopped.filter(|_| tried.len() == some.len() && tried.iter().all(Result::is_ok));
+        let mut results = Vec::with_capacity(tried.len());
+        for (parcel, tried) in some.iter().zip(tried) {
+            let failed = |err| Failed {
+                err,
+                while_connecting: false,
+            };
+            let (took, result) = match tried {
+                Ok(took) => (took, Ok(())),
+                Err(err) => (Duration::ZERO, Err(failed(err))),
+            };
+            self.shared.note(&self.shared.places(parcel), parcel, &result);
+            results.push(result.map_err(|failed| failed.err).map(|()| Put {
+                bytes: parcel.size,
+                took,
+            }));
+        }
+        results.extend(stopped.map(Err));
+        results
+    }
+
     /// The session is taken out meanwhile: one that was left in the middle must not be used again.
     async fn try_put(&mut self, parcel: &Parcel) -> Result<(), Failed> {
         let context = &self.shared.context;
-        let mut session = match self.session.take() {
+        let mut session = match self.session.take().filter(|session| !session.is_over()) {
             Some(session) => session,
             None => Session::connect(context).await.map_err(|err| Failed {
                 err,
@@ -427,7 +486,7 @@ impl Lane {
 
     /// Whether there is a connection, as far as is known.
     pub fn is_connected(&self) -> bool {
-        self.session.is_some()
+        self.session.as_ref().is_some_and(|session| !session.is_over())
     }
 
     /// Ends the connection politely. Nothing is lost without it.
@@ -451,6 +510,15 @@ impl Session {
             Destination::Sftp(peer) => Session::Sftp(Box::new(sftp::Session::connect(peer).await?)),
             Destination::Http(http) => Session::Http(dav::Session::new(http).await?),
         })
+    }
+
+    /// Whether the server has ended it, as far as is known without asking.
+    fn is_over(&self) -> bool {
+        match self {
+            Session::Sftp(session) => session.is_over(),
+            // These look for themselves, or have none.
+            Session::File(_) | Session::Ftp(_) | Session::Http(_) => false,
+        }
     }
 }
 

@@ -120,7 +120,7 @@ fn reason(words: &str, doing: Doing) -> Option<(Fault, Kind)> {
         Some((Fault::Endpoint, Kind::Full))
     } else if says(&[
         "too long",
-        "a directory",
+        "is a directory",
         "not a regular",
         "not a plain",
         "can't decode",

@@ -53,35 +53,11 @@ where
         got: 0,
         resumes: 0,
     };
-    download.begin().await?;
-    bounds.check_length(download.version.size, &download.url)?;
-    let mut left = bounds.most().saturating_add(1);
-    let (first, mut has_ended) = download.gather(&mut left).await?;
-    let mut writing = spawn_blocking(move || {
-        let mut intake = Intake::open(open, bounds, expected)?;
-        intake.take(&first)?;
-        Ok(intake)
-    });
-    while !has_ended {
-        let (bytes, ended) = download.gather(&mut left).await?;
-        let mut intake = joined(writing).await?;
-        writing = spawn_blocking(move || {
-            intake.take(&bytes)?;
-            Ok(intake)
-        });
-        has_ended = ended;
-    }
-    let intake = joined(writing).await?;
-    let facts = Facts {
-        size: 0,
-        last_modified: download.version.modified,
-        etag: None,
-    };
-    let (url, session) = download.end();
-    if let Some(session) = session {
+    let result = download.run(bounds, expected, open).await;
+    if let Some(session) = download.end() {
         idle.give(&place, session, Instant::now());
     }
-    off_thread(move || intake.finish(facts, &url)).await
+    result
 }
 
 /// Directory and name of what may be asked for.
@@ -126,10 +102,39 @@ struct Download<'a> {
 }
 
 impl Download<'_> {
-    async fn begin(&mut self) -> Result<(), TransferError> {
+    async fn run<W, F>(&mut self, bounds: Bounds, expected: Expected, open: F) -> Result<Fetched<W>, TransferError>
+    where
+        W: Write + Send + 'static,
+        F: FnOnce() -> Result<W, SpoolError> + Send + 'static,
+    {
         self.session.wake().await?;
         self.version = self.ask().await?;
-        self.retrieve().await
+        bounds.check_length(self.version.size, &self.url)?;
+        self.retrieve().await?;
+        let mut left = bounds.most().saturating_add(1);
+        let (first, mut has_ended) = self.gather(&mut left).await?;
+        let mut writing = spawn_blocking(move || {
+            let mut intake = Intake::open(open, bounds, expected)?;
+            intake.take(&first)?;
+            Ok(intake)
+        });
+        while !has_ended {
+            let (bytes, ended) = self.gather(&mut left).await?;
+            let mut intake = joined(writing).await?;
+            writing = spawn_blocking(move || {
+                intake.take(&bytes)?;
+                Ok(intake)
+            });
+            has_ended = ended;
+        }
+        let intake = joined(writing).await?;
+        let facts = Facts {
+            size: 0,
+            last_modified: self.version.modified,
+            etag: None,
+        };
+        let url = self.url.clone();
+        off_thread(move || intake.finish(facts, &url)).await
     }
 
     /// Goes on where it broke off, on a new connection.
@@ -259,45 +264,12 @@ impl Download<'_> {
     }
 
     /// The session, where it can be used again.
-    fn end(self) -> (String, Option<Session>) {
+    fn end(self) -> Option<Session> {
         let mut session = self.session;
         session.used = Instant::now();
-        let is_idle = self.body.is_none() && !session.is_torn;
-        (self.url, is_idle.then_some(session))
+        (self.body.is_none() && !session.is_torn).then_some(session)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::transfer::peer::{Login, Trust};
-
-    #[test]
-    fn a_path_has_a_directory_and_a_name_and_no_line_ends() {
-        let peer = Peer {
-            host: "h".into(),
-            port: 21,
-            login: Login::default(),
-            trust: Trust::default(),
-            connect_timeout: Duration::ZERO,
-            read_timeout: Duration::ZERO,
-        };
-        let good: [(&[u8], &[u8], &[u8]); 4] = [
-            (b"n", b"", b"n"),
-            (b"/n", b"/", b"n"),
-            (b"a/b/n", b"a/b", b"n"),
-            (b"/a/n\xff", b"/a", b"n\xff"),
-        ];
-        for (path, directory, name) in good {
-            assert_eq!(split(&peer, path).unwrap(), (directory, name));
-        }
-        let bad: [&[u8]; 7] = [b"", b"a/", b"a/.", b"../n", b"a/..", b"n\r\nDELE x", b"a\0/n"];
-        for path in bad {
-            let err = split(&peer, path).unwrap_err();
-            assert_eq!((err.fault, err.kind), (Fault::Message, Kind::NotAllowed), "{path:?}");
-            assert!(!err.what.contains('\n'), "{err}");
-        }
-    }
-}
+mod tests;

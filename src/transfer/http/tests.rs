@@ -47,34 +47,3 @@ fn retry_after_is_seconds_or_a_date() {
         assert_eq!(parse_retry_after(text, now), seconds.map(Duration::from_secs), "{text}");
     }
 }
-
-#[test]
-fn a_credential_is_for_its_prefix_only() {
-    let credential = |prefix: &str| Credential {
-        prefix: Url::parse(prefix).unwrap(),
-        user: "u".into(),
-        password: Some(Secret::new("canary")),
-        certificate_file: None,
-        key_file: None,
-        agent: false,
-        known_hosts: None,
-    };
-    let table = [
-        ("http://h/data", "http://h/data/x", true),
-        ("http://h/data/", "http://h:80/data/x", true),
-        ("http://h", "http://h/x", true),
-        ("http://h/data", "http://h/database", false),
-        ("http://h/data", "https://h/data/x", false),
-        ("http://h/data", "http://h:8080/data/x", false),
-        ("http://h/data", "http://h.evil/data/x", false),
-        ("http://h/data", "http://h/other", false),
-    ];
-    for (prefix, url, is_for) in table {
-        assert_eq!(
-            credential(prefix).is_for(&Url::parse(url).unwrap()),
-            is_for,
-            "{prefix} {url}"
-        );
-    }
-    assert!(!format!("{:?}", credential("http://h")).contains("canary"));
-}

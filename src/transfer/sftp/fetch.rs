@@ -30,7 +30,6 @@ const PAUSES: [Duration; 4] = [
 
 /// Fetches a file into the sink that `open` makes. The path is one of the server: from its root with a slash, else from
 /// where the log-in begins. Connections come from `idle` and go back there while they work.
-#[cfg_attr(not(test), expect(dead_code, reason = "the fetcher's targets come next"))]
 pub(in crate::transfer) async fn fetch<W, F>(
     idle: &Idle<Session>,
     peer: &Peer,
@@ -48,9 +47,7 @@ where
     let doing = format!("cannot fetch {shown}");
     let path = text(path, &doing)?;
     let mut progress = Progress::new(bounds, expected, open);
-    let mut kept = idle
-        .take(&place, Instant::now())
-        .filter(|session| !session.ssh.is_closed());
+    let mut kept = idle.take(&place, Instant::now()).filter(|session| !session.is_over());
     let mut pauses = PAUSES.iter();
     loop {
         let had = progress.at;

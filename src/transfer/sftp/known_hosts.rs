@@ -42,9 +42,9 @@ struct Line {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Says {
-    IsTheKey,
-    IsAuthority,
-    IsRevoked,
+    ThisKey,
+    Authority,
+    Revoked,
 }
 
 impl KnownHosts {
@@ -95,12 +95,12 @@ impl KnownHosts {
         let says = match words.peek() {
             None => return Ok(()),
             Some(word) if word.starts_with('#') => return Ok(()),
-            Some(&"@revoked") => Says::IsRevoked,
-            Some(&"@cert-authority") => Says::IsAuthority,
+            Some(&"@revoked") => Says::Revoked,
+            Some(&"@cert-authority") => Says::Authority,
             Some(word) if word.starts_with('@') => return Err(bad(&place, "a marker that px does not know")),
-            Some(_) => Says::IsTheKey,
+            Some(_) => Says::ThisKey,
         };
-        if says != Says::IsTheKey {
+        if says != Says::ThisKey {
             words.next();
         }
         let hosts = words.next().unwrap_or_default();
@@ -110,7 +110,7 @@ impl KnownHosts {
         let key = words.nth(1).and_then(|text| parse_public_key_base64(text).ok());
         match key {
             Some(key) => self.lines.push(Line { place, says, key }),
-            None if says == Says::IsRevoked => return Err(bad(&place, "a revoked key that px cannot read")),
+            None if says == Says::Revoked => return Err(bad(&place, "a revoked key that px cannot read")),
             None => {}
         }
         Ok(())
@@ -122,11 +122,11 @@ impl KnownHosts {
         let is_known = |algorithm: &Algorithm| {
             self.lines
                 .iter()
-                .any(|line| line.says == Says::IsTheKey && is_same_type(&line.key.algorithm(), algorithm))
+                .any(|line| line.says == Says::ThisKey && is_same_type(&line.key.algorithm(), algorithm))
         };
         let (mut order, others): (Vec<_>, Vec<_>) = all.iter().cloned().partition(is_known);
         order.extend(others);
-        let has_authority = self.lines.iter().any(|line| line.says == Says::IsAuthority);
+        let has_authority = self.lines.iter().any(|line| line.says == Says::Authority);
         (order, if has_authority { all.to_vec() } else { Vec::new() })
     }
 
@@ -144,20 +144,20 @@ impl KnownHosts {
     }
 
     fn check_revoked(&self, key: &PublicKey) -> Result<(), String> {
-        match self.that(Says::IsRevoked).find(|line| line.is(key)) {
+        match self.that(Says::Revoked).find(|line| line.is(key)) {
             Some(line) => Err(format!("{} revokes the key that it shows, {}", line.place, Shown(key))),
             None => Ok(()),
         }
     }
 
     fn check_key(&self, key: &PublicKey) -> Result<(), String> {
-        if self.that(Says::IsTheKey).any(|line| line.is(key)) {
+        if self.that(Says::ThisKey).any(|line| line.is(key)) {
             return Ok(());
         }
         let of_same_type = self
-            .that(Says::IsTheKey)
+            .that(Says::ThisKey)
             .find(|line| is_same_type(&line.key.algorithm(), &key.algorithm()));
-        match of_same_type.or_else(|| self.that(Says::IsTheKey).next()) {
+        match of_same_type.or_else(|| self.that(Says::ThisKey).next()) {
             Some(line) => Err(format!(
                 "its host key has changed: {} says {}, it shows {}; this may be an attack, and nothing is sent; if the \
                  new key is right, put it into that line",
@@ -184,7 +184,7 @@ impl KnownHosts {
             certificate.key_id(),
             Shown(&authority)
         );
-        let Some(line) = self.that(Says::IsAuthority).find(|line| line.is(&authority)) else {
+        let Some(line) = self.that(Says::Authority).find(|line| line.is(&authority)) else {
             return Err(format!("{shown}: no line trusts this authority for {}", self.subject));
         };
         if certificate.cert_type() != CertType::Host {

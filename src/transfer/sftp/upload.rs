@@ -90,17 +90,20 @@ impl<'a> Upload<'a> {
         let _ = tokio::time::timeout(TIDYING, sftp.remove(self.written.as_str())).await;
     }
 
-    /// Opens the file that is written. What an earlier try left there may not be writable, and what has no permission
-    /// until it is whole must not begin with those of an older file.
+    /// Opens the file that is written. Always a new one where there is a lock: what an earlier try left there gives way
+    /// with its permissions, and nothing is written through a link.
     async fn create(&self) -> Result<String, TransferError> {
         let options = &self.context.options;
         let mut flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
-        let mut attributes = FileAttributes::empty();
-        attributes.permissions = options.mode;
-        if options.lock == Lock::Umask {
+        if options.lock != Lock::None {
             flags |= OpenFlags::EXCLUDE;
-            attributes.permissions = Some(0);
         }
+        let mut attributes = FileAttributes::empty();
+        attributes.permissions = if options.lock == Lock::Umask {
+            Some(0)
+        } else {
+            options.mode
+        };
         let (mut may_make, mut may_clear) = (options.makes_directories, options.lock != Lock::None);
         loop {
             let sftp = &self.session.sftp;

@@ -8,6 +8,7 @@ const ANNOUNCED: &str = "[announcements]\nbroker = \"main\"\nannounce = [\"exp\"
 struct Announced {
     world: World,
     feed: Feed,
+    _broker: TestBroker,
 }
 
 fn announced(name: &str, more: &str) -> Announced {
@@ -23,6 +24,7 @@ fn announced(name: &str, more: &str) -> Announced {
     Announced {
         world: World { site },
         feed,
+        _broker: broker,
     }
 }
 
@@ -30,7 +32,8 @@ fn announced(name: &str, more: &str) -> Announced {
 #[test]
 fn each_product_is_announced_when_it_is_there_however_often_it_is_killed() {
     const COUNT: usize = 300;
-    let Announced { world, feed } = announced("deliver-announce", "connections = 4\nmasks = [{ reject = 'no' }]\n");
+    let Announced { world, feed, _broker } =
+        announced("deliver-announce", "connections = 4\nmasks = [{ reject = 'no' }]\n");
     for n in 0..COUNT {
         world.drop(
             &format!("3/2026112112/p{n}.gif:URP:XSS:RADAR:GIF::20261121120000"),
@@ -47,11 +50,8 @@ fn each_product_is_announced_when_it_is_there_however_often_it_is_killed() {
     }
     let _unit = world.site.run_ready(UNIT);
     world.wait_left(&[]);
-    world.site.wait_that_for(LONG, "the outbox is empty", || {
-        world
-            .site
-            .status(UNIT)
-            .is_some_and(|status| status["gauges"]["outbox"] == 0)
+    world.site.wait_for(LONG, UNIT, "has an empty outbox", |status| {
+        status["gauges"]["outbox"] == 0
     });
     let depth = feed.depth("all").expect("queue") as usize;
     let mut seen = std::collections::BTreeSet::new();

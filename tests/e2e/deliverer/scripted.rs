@@ -51,7 +51,7 @@ else:
     assert_eq!(names, ["KEEP", "MADECHANGE"]);
     assert_eq!(arrived["MADECHANGE"], b"made of change:a:b");
     world.site.wait_count(UNIT, "rejected", 1);
-    assert_eq!(world.site.count(UNIT, "delivered"), 2);
+    world.site.wait_count(UNIT, "delivered", 2);
     assert!(
         world.says("[WARNING] FX script ignored the file : drop:me"),
         "{}",

@@ -4,11 +4,13 @@
 
 mod failures;
 mod file;
+mod ftp;
 mod products;
 mod row;
 mod ssh;
 mod web;
 
+use crate::support::Ftpd;
 use row::Row;
 
 /// Every destination, each with a server of its own.
@@ -19,5 +21,7 @@ fn rows() -> Vec<Box<dyn Row>> {
         Box::new(ssh::Ssh::start(ssh::Kind::Plain)),
         Box::new(web::Web::start(web::Kind::Put)),
         Box::new(web::Web::start(web::Kind::Dav)),
+        Box::new(ftp::Ftp::start(Ftpd::Python)),
+        Box::new(ftp::Ftp::start(Ftpd::Proftpd)),
     ]
 }

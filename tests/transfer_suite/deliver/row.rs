@@ -61,7 +61,7 @@ pub trait Row: Send + Sync {
         (*lock == Lock::None).then_some("that is what \"none\" means")
     }
 
-    /// Oddity: no product can have this name there.
+    /// Oddity: no product can have this name there, or it gets another one.
     fn cannot_name(&self, _name: &[u8]) -> Option<&'static str> {
         None
     }

@@ -10,7 +10,7 @@ use px::transfer::peer::{Login, Peer, Trust};
 use px::transfer::{Credential, Fetched, Fetcher, Kind as Failure, Options as Fetching, Wanted};
 
 use super::row::{Row, Server, lane};
-use crate::support::{WebServer, wait_until};
+use crate::support::WebServer;
 
 /// How products are put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,14 +173,12 @@ async fn a_client_certificate_opens_what_is_closed_without() {
 async fn a_certificate_is_shown_below_its_prefix_only() {
     let row = Web::start(Kind::Dav);
     std::fs::write(row.root().join("x"), b"closed").unwrap();
-    let credential = |prefix: String| Credential {
-        prefix: prefix.parse().unwrap(),
-        user: String::new(),
-        password: None,
-        certificate_file: Some(row.server.file("client.pem")),
-        key_file: None,
-        agent: false,
-        known_hosts: None,
+    let credential = |prefix: String| {
+        let login = Login {
+            certificate_file: Some(row.server.file("client.pem")),
+            ..Login::default()
+        };
+        Credential::new(prefix.parse().unwrap(), login)
     };
     let fetch = async |credentials: Vec<Credential>| {
         let options = Fetching {
@@ -242,7 +240,6 @@ async fn a_server_that_came_back_gets_the_next_product_at_once() {
         put.is_ok(),
         "the old connection is dead, and that is no failure: {put:?}"
     );
-    wait_until(super::row::SOON, "it is logged", || row.server.asked().0 >= 4);
 }
 
 /// An absolute directory begins at the root of the server.

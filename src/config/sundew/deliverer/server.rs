@@ -1,8 +1,5 @@
 //! The server of a sender: Sundew names it line by line, or by a URL that sets all of it at once.
 
-use percent_encoding::utf8_percent_encode;
-
-use crate::config::sundew::convert::USER;
 use crate::config::sundew::lines::Line;
 use crate::config::sundew::reading::{Reading, text};
 use crate::config::{Secret, url};
@@ -11,6 +8,9 @@ const HOST: &str = "accepted: HOST or HOST:PORT";
 const DESTINATION: &str = "accepted: ftp://USER:PASSWORD@HOST/PATH without a port, sftp://USER:PASSWORD@HOST/PATH, \
                            file://localhost/PATH";
 
+const USER: &str = "accepted: the user on the server, without : / ? # % \\ and control characters";
+/// What would be no part of a user's name in a URL.
+const NO_USER: [char; 6] = [':', '/', '?', '#', '%', '\\'];
 /// Stands for what has been refused.
 const MISSING: &str = "missing";
 
@@ -119,8 +119,8 @@ impl<'a> Said<'a> {
     fn url(&self, reading: &Reading, protocol: Protocol) -> String {
         let (host, own_port) = self.host(reading);
         let user = match &self.user {
-            Some((user, line)) if user.chars().any(char::is_control) => {
-                reading.refuse(line, "a control character; accepted: the user on the server");
+            Some((user, line)) if user.is_empty() || user.chars().any(|c| c.is_control() || NO_USER.contains(&c)) => {
+                reading.refuse(line, USER);
                 MISSING
             }
             Some((user, _)) => user,
@@ -149,7 +149,7 @@ impl<'a> Said<'a> {
         }
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let host = if host.contains(':') { format!("[{host}]") } else { host };
-        format!("{scheme}://{}@{host}{port}", utf8_percent_encode(user, USER))
+        format!("{scheme}://{user}@{host}{port}")
     }
 
     fn host(&self, reading: &Reading) -> (String, Option<u16>) {
@@ -173,9 +173,12 @@ fn port<'a>(reading: &Reading, line: &'a Line) -> Option<(u16, &'a Line)> {
     port.map(|port| (port, line))
 }
 
-/// Protocol, user with password, and host of a URL in Sundew's narrow reading: one colon, one `@`. One of `sftp` may
+/// Protocol, user with password, host.
+type Parts<'a> = (Protocol, Option<(&'a str, &'a str)>, &'a str);
+
+/// The parts of a URL in Sundew's narrow reading: one colon, one `@`. One of `sftp` may
 /// have no login, for Sundew's own lines had to say it.
-fn destination(url: &str) -> Option<(Protocol, Option<(&str, &str)>, &str)> {
+fn destination(url: &str) -> Option<Parts<'_>> {
     let (scheme, rest) = url.split_once("://")?;
     let protocol = Protocol::of(scheme)?;
     if rest.contains(['?', '#', ';']) {

@@ -103,7 +103,7 @@ impl Server {
     fn logins(&self) -> usize {
         std::fs::read_to_string(self.file("log"))
             .unwrap()
-            .matches("Accepted ")
+            .matches("Accepted publickey for ")
             .count()
     }
 }
