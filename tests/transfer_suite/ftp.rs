@@ -12,7 +12,8 @@ use px::spool::Durability;
 use px::transfer::deliver::{Deliverer, Destination, Lane, Lock, Options, Parcel};
 use px::transfer::ftp::How;
 use px::transfer::peer::Peer;
-use px::transfer::{Kind, TransferError};
+use px::transfer::policy::Policy;
+use px::transfer::{Credential, Fetched, Fetcher, Kind, Options as Fetching, TransferError, Wanted};
 
 use crate::private::{is_private, unshare};
 use crate::support::{FTP_UID, FtpServer, FtpTls, Ftpd, eventually, files_below, within};
@@ -477,5 +478,69 @@ fn a_full_disk_of_the_server_is_told_and_heals() {
             within(SOON, "a put", lane.put(&product)).await.unwrap();
             assert_eq!(names(&home), ["x"]);
         });
+    }
+}
+
+/// In clear and protected, with the session resumed, over kept connections; a wrong CA gets nothing.
+#[tokio::test]
+async fn products_are_fetched_all_ways() {
+    let servers = [
+        (Ftpd::Python, FtpTls::None),
+        (Ftpd::Python, FtpTls::Required),
+        (Ftpd::Proftpd, FtpTls::None),
+        (Ftpd::Proftpd, FtpTls::Required),
+        (Ftpd::Proftpd, FtpTls::SameSession),
+    ];
+    for (program, tls) in servers {
+        let server = FtpServer::start(program, tls);
+        let (home, foreign) = (
+            server.home().join("a b"),
+            FtpServer::start(Ftpd::Python, FtpTls::Required),
+        );
+        std::fs::create_dir(&home).unwrap();
+        for active in [false, true] {
+            let fetcher = |ca_file| {
+                let prefix = format!("ftp://127.0.0.1:{}/", server.port);
+                let credential = Credential {
+                    prefix: prefix.parse().unwrap(),
+                    login: server.peer().login,
+                    known_hosts: None,
+                    how: How {
+                        active,
+                        tls: tls != FtpTls::None,
+                        ascii: false,
+                    },
+                };
+                let policy = Policy {
+                    schemes: vec!["ftp".into()],
+                    ..Policy::default()
+                };
+                let options = Fetching {
+                    policy,
+                    credentials: vec![credential],
+                    ca_file,
+                    ..Fetching::default()
+                };
+                Fetcher::new(options).unwrap()
+            };
+            let wanted = Wanted {
+                url: format!("ftp://127.0.0.1:{}/a%20b/x", server.port),
+                size: None,
+                identity: None,
+            };
+            let right = fetcher(server.peer().trust.ca_file);
+            for size in [0, 10, 700_000, 3, 300_000] {
+                std::fs::write(home.join("x"), vec![b'x'; size]).unwrap();
+                match within(SOON, "a fetch", right.fetch(&wanted, || Ok(Vec::new()))).await {
+                    Ok(Fetched::AsAnnounced(bytes, _)) => assert_eq!(bytes.len(), size),
+                    other => panic!("{program:?} {tls:?} active {active} {size}: {other:?}"),
+                }
+            }
+            if tls != FtpTls::None {
+                let wrong = fetcher(foreign.peer().trust.ca_file);
+                let err = wrong.fetch(&wanted, || Ok(Vec::new())).await.unwrap_err();
+                assert_class(&err, Fault::Endpoint, Kind::Unreachable);
+            }
+        }
     }
 }
