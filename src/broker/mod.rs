@@ -106,6 +106,10 @@ pub trait Connection: Send + Sync {
     /// Ready messages in a queue; `None` when there is no such queue.
     async fn depth(&self, queue: &str) -> Result<Option<u64>, BrokerError>;
 
+    /// Whether there is such an exchange: publishing to one that is missing ends the connection. A name that none can
+    /// have is missing.
+    async fn has_exchange(&self, exchange: &str) -> Result<bool, BrokerError>;
+
     /// Resolves when the connection has died, with the reason.
     async fn closed(&self) -> BrokerError;
 

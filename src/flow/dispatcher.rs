@@ -195,6 +195,7 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     let how = Options {
         unroutable: config.unroutable,
         transient_exchange: !config.publish_exchange.durable,
+        ..Options::default()
     };
     let publisher = Publisher::start(&unit, config.inputs.broker.clone(), publishing, how);
     let gate = vip::gate(&unit, config.vip);

@@ -1,6 +1,6 @@
 //! The one place that publishes: in order, confirmed, in a window, across reconnects.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,6 +31,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A stopping unit waits no longer for a broker that is away.
 const LAST_CONNECT: Duration = Duration::from_secs(3);
 const WARN_EVERY: Duration = Duration::from_secs(60);
+/// Exchanges that are remembered to be there, or not.
+const EXCHANGES_MAX: usize = 1000;
 
 /// What to do with a message that no binding matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,6 +51,9 @@ pub struct Options {
     pub unroutable: Unroutable,
     /// The exchange and its bindings vanish when the broker restarts.
     pub transient_exchange: bool,
+    /// What goes to an exchange that is not there goes to the first of the topology instead. For messages that may have
+    /// been stored under another configuration; else a missing exchange holds up everything.
+    pub reroutes: bool,
 }
 
 /// Why a publish will not happen.
@@ -217,6 +222,7 @@ impl Task {
         let since = Instant::now();
         let closed = connection.closed();
         tokio::pin!(closed);
+        let mut exchanges = HashMap::new();
         loop {
             if self.is_drained && self.again.is_empty() && confirms.is_empty() {
                 return End::Finished;
@@ -233,10 +239,14 @@ impl Task {
                 }
                 error = &mut closed => return End::Broken(error),
                 job = self.next_job(), if has_room && has_more => {
-                    let Some(job) = job else {
+                    let Some(mut job) = job else {
                         self.is_drained = true;
                         continue;
                     };
+                    if let Err(error) = self.reroute(connection, &mut exchanges, &mut job).await {
+                        self.again.push_front(job);
+                        return End::Broken(error);
+                    }
                     let returns = if alone { Returns::Known } else { job.returns };
                     let sent = connection.publish(&job.exchange, &job.envelope, returns).await;
                     let number = self.published;
@@ -253,6 +263,42 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// Has the message go where there is an exchange. What is known of exchanges holds for one generation.
+    async fn reroute(
+        &self,
+        connection: &dyn Connection,
+        exchanges: &mut HashMap<Arc<str>, bool>,
+        job: &mut Job,
+    ) -> Result<(), BrokerError> {
+        let declared = &self.topology.exchanges;
+        let Some(first) = declared.first().filter(|_| self.options.reroutes) else {
+            return Ok(());
+        };
+        if declared.iter().any(|exchange| *exchange.name == *job.exchange) {
+            return Ok(());
+        }
+        let is_there = match exchanges.get(&job.exchange) {
+            Some(is_there) => *is_there,
+            None => {
+                let is_there = connection.has_exchange(&job.exchange).await?;
+                if !is_there {
+                    warn!(
+                        "there is no exchange {}: what was to go there goes to {}",
+                        job.exchange, first.name
+                    );
+                }
+                if exchanges.len() < EXCHANGES_MAX {
+                    exchanges.insert(Arc::clone(&job.exchange), is_there);
+                }
+                is_there
+            }
+        };
+        if !is_there {
+            job.exchange = first.name.as_str().into();
+        }
+        Ok(())
     }
 
     /// For as long as it takes; once the unit stops only for a moment more, for what is not confirmed comes again.

@@ -164,6 +164,7 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     let how = Options {
         unroutable: config.unroutable,
         transient_exchange: !config.exchange.durable,
+        ..Options::default()
     };
     let publisher = Publisher::start(&unit, config.broker.clone(), topology, how);
     let duplicates = config.queued.duplicates;

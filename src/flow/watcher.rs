@@ -306,6 +306,7 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     let how = Options {
         unroutable: config.unroutable,
         transient_exchange: !config.exchange.durable,
+        ..Options::default()
     };
     let mut fault = recorder.fault();
     let shared = Arc::new(Shared {

@@ -81,6 +81,11 @@ async fn binding_what_is_missing_is_our_own_fault() {
 }
 
 #[tokio::test]
+async fn a_missing_exchange_is_known_before_it_is_published_to() {
+    promises::a_missing_exchange_is_known_before_it_is_published_to(&Embedded::new()).await;
+}
+
+#[tokio::test]
 async fn depth_counts_what_is_ready() {
     promises::depth_counts_what_is_ready(&Embedded::new()).await;
 }

@@ -67,6 +67,44 @@ pub(super) async fn depth(link: &Link, queue: &str) -> Result<Option<u64>, Broke
     }
 }
 
+/// Whether there is such an exchange.
+pub(super) async fn has_exchange(link: &Link, exchange: &str) -> Result<bool, BrokerError> {
+    if exchange.is_empty() {
+        return Ok(true); // the default exchange is always there
+    }
+    let Ok(name) = short(exchange, "exchange name") else {
+        return Ok(false);
+    };
+    let mut declarer = Declarer {
+        link,
+        channel: None,
+        warnings: Vec::new(),
+    };
+    let options = ExchangeDeclareOptions {
+        passive: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    // Its type is not compared.
+    let kind = ExchangeKind::Topic;
+    let ask = |channel: Channel| async move {
+        channel
+            .exchange_declare(name, kind, options, FieldTable::default())
+            .await
+    };
+    let answer = declarer.attempt("look at an exchange", ask).await?;
+    if let Some(channel) = declarer.channel.take() {
+        link.close(channel).await;
+    }
+    match answer {
+        Ok(()) => Ok(true),
+        Err(error) if reply_code(&error) == Some(NOT_FOUND) && is_own(&error) => Ok(false),
+        Err(error) => Err(refused(
+            format!("cannot look at exchange {exchange} on {}", link.life.url),
+            &error,
+        )),
+    }
+}
+
 /// A refusal closes the channel; the next attempt opens another.
 struct Declarer<'a> {
     link: &'a Link,

@@ -146,6 +146,10 @@ impl Connection for Amqp {
         declare::depth(&self.link, queue).await
     }
 
+    async fn has_exchange(&self, exchange: &str) -> Result<bool, BrokerError> {
+        declare::has_exchange(&self.link, exchange).await
+    }
+
     async fn closed(&self) -> BrokerError {
         self.link.life.ended().await
     }

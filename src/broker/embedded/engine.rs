@@ -373,6 +373,10 @@ impl Engine {
                 };
                 self.answer(effects, reply, Ok(answer));
             }
+            Request::HasExchange { exchange, reply } => {
+                let answer = self.routes.has_exchange(&exchange);
+                self.answer(effects, reply, Ok(answer));
+            }
             Request::Close { reply } => return Ok(Some(reply)),
         }
         Ok(None)

@@ -263,6 +263,12 @@ impl Connection for Embedded {
         Ok(self.line.ask("count the messages of a queue", depth).await?)
     }
 
+    async fn has_exchange(&self, exchange: &str) -> Result<bool, BrokerError> {
+        let exchange = exchange.to_owned();
+        let look = |reply| Request::HasExchange { exchange, reply };
+        Ok(self.line.ask("look at an exchange", look).await?)
+    }
+
     async fn closed(&self) -> BrokerError {
         self.line.death().await.into()
     }

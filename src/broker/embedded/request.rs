@@ -48,6 +48,10 @@ pub(super) enum Request {
         queue: String,
         reply: Reply<Option<u64>>,
     },
+    HasExchange {
+        exchange: String,
+        reply: Reply<bool>,
+    },
     Close {
         reply: oneshot::Sender<()>,
     },

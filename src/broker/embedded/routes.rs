@@ -116,6 +116,11 @@ impl Routes {
         Ok(routes)
     }
 
+    /// Whether there is such an exchange; the default one is always there.
+    pub fn has_exchange(&self, exchange: &str) -> bool {
+        exchange.is_empty() || self.exchanges.contains_key(exchange)
+    }
+
     /// The queues a message goes to, each once; `None` when there is no such exchange.
     pub fn route(&self, exchange: &str, key: &str) -> Option<Vec<&QueueRow>> {
         if exchange.is_empty() {

@@ -231,3 +231,22 @@ pub async fn depth_counts_what_is_ready(fixture: &dyn Fixture) {
     let _held = take(&mut subscription).await;
     assert_eq!(depth(&*connection, "q").await, Some(2));
 }
+
+pub async fn a_missing_exchange_is_known_before_it_is_published_to(fixture: &dyn Fixture) {
+    let connection = publisher(fixture).await;
+    assert!(!connection.has_exchange("x").await.expect("an answer"));
+    let topology = Topology {
+        exchanges: vec![exchange("x", ExchangeKind::Direct)],
+        ..Topology::default()
+    };
+    declare(&*connection, &topology).await;
+    for (name, is_there) in [("x", true), ("", true), ("y", false), (&*"z".repeat(300), false)] {
+        assert_eq!(
+            connection.has_exchange(name).await.expect("an answer"),
+            is_there,
+            "{name}"
+        );
+    }
+    // The connection is none the worse for it.
+    assert_eq!(depth(&*connection, "q").await, None);
+}
