@@ -16,6 +16,8 @@
 //! JSON's own: `{"content_type": "text/plain", "headers": {"filename": "a.b++c:URP:XSS:RADAR:GIF:"}}`. Header types that
 //! JSON does not know are spelled out, `{"I32": 5}`. Not valid: `{"Headers": {}}`, for no other property is known.
 //!
+//! What others insert goes out within seconds. A row that cannot be read goes to the failed store.
+//!
 //! Every commit is synced. One thread owns the connection; what several callers ask for at once is one commit. Nothing
 //! is ever dropped: a full outbox refuses. The file shrinks when a backlog is gone.
 
@@ -59,6 +61,8 @@ const SCHEMA: Schema = Schema {
 const GROUP_MAX: usize = 512;
 /// Bytes of messages that one [`Outbox::take`] gives, or one larger message.
 const TAKEN_BYTES_MAX: usize = 4 << 20;
+/// Characters of properties that are shown where they cannot be read.
+const SHOWN_MAX: usize = 500;
 /// The file is made smaller when so many pages of it are free, and so few messages would have to be copied.
 const FREE_PAGES_MAX: i64 = 1024;
 const COPIED_MAX: u64 = 100;
@@ -89,7 +93,16 @@ pub struct Posted {
     /// Where it goes.
     pub exchange: String,
     /// The message, or why its row cannot be read.
-    pub envelope: Result<Envelope, String>,
+    pub envelope: Result<Envelope, Unreadable>,
+}
+
+/// A row that another program has written and that is no message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unreadable {
+    /// Why, with the beginning of its properties.
+    pub why: String,
+    /// Its key and its body.
+    pub rest: Box<Envelope>,
 }
 
 /// The outbox of a unit. Clones share one thread, which ends with the last of them.
@@ -104,6 +117,8 @@ type Answer<T> = oneshot::Sender<Result<T, SpoolError>>;
 enum Request {
     Write(Change, Answer<()>),
     Take(i64, usize, Answer<Vec<Posted>>),
+    /// Whether so many messages of so many bytes find room.
+    Room(u64, u64, Answer<()>),
 }
 
 enum Change {
@@ -152,6 +167,13 @@ impl Outbox {
         self.ask(|done| Request::Write(Change::Append(rows), done)).await
     }
 
+    /// Whether these would find room now; the answer to a full outbox is the one of [`Outbox::append`].
+    pub async fn find_room(&self, messages: &[(String, Envelope)]) -> Result<(), SpoolError> {
+        let rows = messages.iter().cloned();
+        let bytes = rows.map(|(exchange, envelope)| row(exchange, envelope).bytes()).sum();
+        self.ask(|done| Request::Room(messages.len() as u64, bytes, done)).await
+    }
+
     /// The first `count` messages after that number, in order; fewer where they are large.
     pub async fn take(&self, after: i64, count: usize) -> Result<Vec<Posted>, SpoolError> {
         self.ask(|done| Request::Take(after, count, done)).await
@@ -162,7 +184,7 @@ impl Outbox {
         self.ask(|done| Request::Write(Change::Remove(ids), done)).await
     }
 
-    /// How many messages wait, as of the last commit of this process.
+    /// How many messages wait, as of the last commit or [`Outbox::take`] of this process.
     pub fn len(&self) -> u64 {
         self.messages.load(Ordering::Acquire)
     }
@@ -192,11 +214,12 @@ impl Keeper {
     fn serve(mut self, queue: &mpsc::Receiver<Request>) {
         while let Ok(first) = queue.recv() {
             let group = std::iter::once(first).chain(queue.try_iter()).take(GROUP_MAX);
-            let (mut writes, mut takes) = (Vec::new(), Vec::new());
+            let (mut writes, mut takes, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
             for request in group {
                 match request {
                     Request::Write(change, done) => writes.push((change, done)),
                     Request::Take(after, count, done) => takes.push((after, count, done)),
+                    Request::Room(messages, bytes, done) => rooms.push((messages, bytes, done)),
                 }
             }
             if !writes.is_empty() {
@@ -205,6 +228,9 @@ impl Keeper {
             for (after, count, done) in takes {
                 // Nobody listens when the asking future was dropped; here and below the work is done all the same.
                 let _ = done.send(self.take(after, count));
+            }
+            for (messages, bytes, done) in rooms {
+                let _ = done.send(self.room(messages, bytes));
             }
         }
     }
@@ -237,13 +263,16 @@ impl Keeper {
         let mut results = Vec::with_capacity(changes.len());
         for change in changes {
             results.push(match change {
-                Change::Append(rows) => match find_room(&tx, self.limits, &rows).map_err(refused)? {
-                    None => {
-                        insert(&tx, rows).map_err(refused)?;
-                        Ok(())
+                Change::Append(rows) => {
+                    let bytes = rows.iter().map(Row::bytes).sum();
+                    match find_room(&tx, self.limits, (rows.len() as u64, bytes)).map_err(refused)? {
+                        None => {
+                            insert(&tx, rows).map_err(refused)?;
+                            Ok(())
+                        }
+                        Some(full) => Err(SpoolError::full(full)),
                     }
-                    Some(full) => Err(SpoolError::full(full)),
-                },
+                }
                 Change::Remove(ids) => {
                     let mut delete = tx.prepare_cached("DELETE FROM outbox WHERE id = ?1").map_err(refused)?;
                     for id in ids {
@@ -259,8 +288,22 @@ impl Keeper {
         Ok(results)
     }
 
+    fn room(&self, messages: u64, bytes: u64) -> Result<(), SpoolError> {
+        match find_room(&self.db, self.limits, (messages, bytes)) {
+            Ok(None) => Ok(()),
+            Ok(Some(full)) => Err(SpoolError::full(full)),
+            Err(err) => Err(self.unreadable(err)),
+        }
+    }
+
+    fn unreadable(&self, err: rusqlite::Error) -> SpoolError {
+        db::classify(err, &format!("cannot read the outbox {}", self.path.display()))
+    }
+
     fn take(&self, after: i64, count: usize) -> Result<Vec<Posted>, SpoolError> {
         let read = || -> rusqlite::Result<Vec<Posted>> {
+            // Others may have inserted some.
+            self.messages.store(totals(&self.db)?.0, Ordering::Release);
             let mut select = self.db.prepare_cached(
                 "SELECT id, exchange, routing_key, properties, body FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2",
             )?;
@@ -276,12 +319,12 @@ impl Keeper {
                 taken.push(Posted {
                     id,
                     exchange,
-                    envelope: envelope(key, &properties, body),
+                    envelope: read_envelope(key, &properties, body),
                 });
             }
             Ok(taken)
         };
-        read().map_err(|err| db::classify(err, &format!("cannot read the outbox {}", self.path.display())))
+        read().map_err(|err| self.unreadable(err))
     }
 
     /// Gives the room of a backlog that is gone back to the disk. A refusal costs room only, and the next removal tries
@@ -323,12 +366,16 @@ fn totals(db: &Connection) -> rusqlite::Result<(u64, u64)> {
         .query_row([], |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?))))
 }
 
-/// Why there is no room for these, if there is none.
-fn find_room(tx: &Transaction<'_>, limits: Limits, rows: &[Row]) -> rusqlite::Result<Option<String>> {
-    let (messages, bytes) = totals(tx)?;
-    let of = |row: &Row| (row.key.len() + row.properties.len() + row.body.len()) as u64;
-    let more: u64 = rows.iter().map(of).sum();
-    let is_full = messages + rows.len() as u64 > limits.messages || bytes + more > limits.bytes;
+impl Row {
+    fn bytes(&self) -> u64 {
+        (self.key.len() + self.properties.len() + self.body.len()) as u64
+    }
+}
+
+/// Why there is no room for so many more messages of so many bytes, if there is none.
+fn find_room(db: &Connection, limits: Limits, more: (u64, u64)) -> rusqlite::Result<Option<String>> {
+    let (messages, bytes) = totals(db)?;
+    let is_full = messages + more.0 > limits.messages || bytes + more.1 > limits.bytes;
     Ok(is_full.then(|| {
         format!("the outbox is full ({messages} messages, {bytes} bytes): it makes room when the broker takes them")
     }))
@@ -366,7 +413,26 @@ fn row(exchange: String, mut envelope: Envelope) -> Row {
     }
 }
 
-fn envelope(key: String, properties: &str, body: Vec<u8>) -> Result<Envelope, String> {
+fn read_envelope(key: String, properties: &str, body: Vec<u8>) -> Result<Envelope, Unreadable> {
+    match read_properties(properties) {
+        Ok(rest) => Ok(Envelope { key, body, ..rest }),
+        Err(why) => {
+            let shown: String = properties.chars().take(SHOWN_MAX).collect();
+            let rest = Box::new(Envelope {
+                key,
+                body,
+                ..Envelope::default()
+            });
+            Err(Unreadable {
+                why: format!("{why}: {shown:?}"),
+                rest,
+            })
+        }
+    }
+}
+
+/// A message without its key and its body.
+fn read_properties(properties: &str) -> Result<Envelope, String> {
     let shown = |error: serde_json::Error| format!("its properties cannot be read: {error}");
     let given: Map<String, Json> = serde_json::from_str(properties).map_err(shown)?;
     let mut whole = match serde_json::to_value(Envelope::default()) {
@@ -388,12 +454,7 @@ fn envelope(key: String, properties: &str, body: Vec<u8>) -> Result<Envelope, St
         }
     }
     let rest: Envelope = serde_json::from_value(Json::Object(whole)).map_err(shown)?;
-    Ok(Envelope {
-        key,
-        headers,
-        body,
-        ..rest
-    })
+    Ok(Envelope { headers, ..rest })
 }
 
 fn to_json(value: &Value) -> Json {

@@ -15,10 +15,10 @@ use crate::backoff::Backoff;
 use crate::broker::Returns;
 use crate::flow::publish::{Pending, PublishError, Publisher, WINDOW};
 use crate::flow::{Unit, chain};
-use crate::message::Fault;
+use crate::message::{Envelope, Fault};
 use crate::metrics::Count;
 use crate::spool::failed::{FailedStore, Failure, Which};
-use crate::spool::outbox::{Outbox, Posted};
+use crate::spool::outbox::{Outbox, Posted, Unreadable};
 use crate::spool::{SpoolError, off_thread};
 
 /// How many messages wait.
@@ -27,8 +27,8 @@ pub(super) const GAUGE: &str = "outbox";
 const PART: &str = "outbox";
 /// How long a confirmed message waits for others to be removed with: a commit less for the next that is added.
 const REMOVED_WITHIN: Duration = Duration::from_millis(20);
-/// Between two looks at what an operator wants tried again.
-const REPLAYED_EVERY: Duration = Duration::from_secs(2);
+/// Between two looks at what an operator wants tried again, and at what others have put into the outbox.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 const REPLAYED_AT_ONCE: u32 = 64;
 
 /// Publishes what is in the outbox of a unit.
@@ -54,6 +54,14 @@ struct Flight {
     is_over: bool,
 }
 
+impl Flight {
+    /// This one may leave the outbox.
+    fn is_settled(&mut self, id: i64) {
+        self.settled.push(id);
+        self.remove_at.get_or_insert_with(|| Instant::now() + REMOVED_WITHIN);
+    }
+}
+
 type InFlight = futures_util::future::BoxFuture<'static, (i64, Result<(), PublishError>)>;
 
 impl Posting {
@@ -66,7 +74,8 @@ impl Posting {
 
     async fn publish(&self, flight: &mut Flight) {
         let (mut after, mut may_be_more) = (0, true);
-        let mut replays = tokio::time::interval(REPLAYED_EVERY);
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.unit.state.set_gauge(GAUGE, self.outbox.len());
             let room = WINDOW - flight.pending.len().min(WINDOW);
@@ -97,7 +106,10 @@ impl Posting {
                     return;
                 }
                 () = at(remove_at) => self.remove(flight).await,
-                _ = replays.tick(), if is_idle => may_be_more |= self.replay().await,
+                _ = looks.tick(), if is_idle => {
+                    self.replay().await;
+                    may_be_more = true;
+                }
                 // Nothing of it is reached while there is more to take.
                 () = std::future::ready(()), if may_be_more && !flight.is_over && flight.pending.len() < WINDOW => {}
             }
@@ -117,10 +129,16 @@ impl Posting {
                     .pending
                     .push(Box::pin(async move { (id, pending.await.map(drop)) }));
             }
-            Err(why) => error!(
-                id,
-                "a message in the outbox cannot be published, and stays there: {why}"
-            ),
+            Err(Unreadable { why, rest }) => {
+                error!(
+                    id,
+                    key = rest.key,
+                    "a row of the outbox is no message: {why}; it is in the failed store"
+                );
+                let reason = format!("it was no message in the outbox: {why}");
+                self.keep(posted.exchange, *rest, reason).await;
+                flight.is_settled(id);
+            }
         }
     }
 
@@ -133,8 +151,7 @@ impl Posting {
                 return;
             }
         }
-        flight.settled.push(id);
-        flight.remove_at.get_or_insert_with(|| Instant::now() + REMOVED_WITHIN);
+        flight.is_settled(id);
     }
 
     async fn remove(&self, flight: &mut Flight) {
@@ -151,16 +168,21 @@ impl Posting {
         let Some((posted, Ok(envelope))) = posted.map(|posted| (posted.exchange, posted.envelope)) else {
             return; // somebody has removed it
         };
-        self.unit.metrics.count(Count::Failed);
         error!(
             key = envelope.key,
             "the broker refuses an announcement: {why}; it is in the failed store"
         );
+        self.keep(posted, envelope, format!("the broker refuses it: {why}"))
+            .await;
+    }
+
+    async fn keep(&self, exchange: String, envelope: Envelope, reason: String) {
+        self.unit.metrics.count(Count::Failed);
         let now = Timestamp::now();
         let failure = Failure {
             envelope,
-            queue: posted,
-            reason: format!("the broker refuses it: {why}"),
+            queue: exchange,
+            reason,
             fault: Fault::Message,
             attempts: 1,
             first: now,
@@ -174,15 +196,15 @@ impl Posting {
         .await;
     }
 
-    /// Puts what an operator wants tried again back into the outbox; whether there was any.
-    async fn replay(&self) -> bool {
+    /// Puts what an operator wants tried again back into the outbox.
+    async fn replay(&self) {
         let failed = self.failed.clone();
         let back = async {
             let asked = off_thread(move || failed.replays(REPLAYED_AT_ONCE)).await?;
             let ids: Vec<i64> = asked.iter().map(|(id, _)| *id).collect();
             let messages = asked.into_iter().map(|(_, failure)| (failure.queue, failure.envelope));
             if ids.is_empty() {
-                return Ok(false);
+                return Ok(());
             }
             self.outbox.append(messages.collect()).await?;
             let failed = self.failed.clone();
@@ -190,15 +212,11 @@ impl Posting {
                 ids.into_iter()
                     .try_for_each(|id| failed.drop_entries(Which::One(id)).map(drop))
             })
-            .await?;
-            Ok::<bool, SpoolError>(true)
+            .await
         };
-        match back.await {
-            Ok(is_any) => is_any,
-            Err(error) => {
-                debug!("nothing is replayed: {}", chain(&error));
-                false
-            }
+        let back: Result<(), SpoolError> = back.await;
+        if let Err(error) = back {
+            debug!("nothing is replayed: {}", chain(&error));
         }
     }
 
@@ -233,8 +251,16 @@ mod tests {
     use super::*;
     use crate::config::{Broker, BrokerUrl, Places, UnitDir, UnitName};
     use crate::flow::{State, publish};
-    use crate::message::{Envelope, Topology};
+    use crate::message::Topology;
     use crate::spool::{failed, outbox};
+
+    fn kept_envelope() -> Envelope {
+        Envelope {
+            key: "exp.x".into(),
+            body: b"http://h/x".to_vec(),
+            ..Envelope::default()
+        }
+    }
 
     #[tokio::test]
     async fn what_the_broker_refuses_is_in_the_failed_store_before_it_leaves_the_outbox() {
@@ -259,11 +285,7 @@ mod tests {
             wake: Arc::default(),
             closing: CancellationToken::new(),
         };
-        let envelope = Envelope {
-            key: "exp.x".into(),
-            body: b"http://h/x".to_vec(),
-            ..Envelope::default()
-        };
+        let envelope = kept_envelope();
         outbox.append(vec![("cmc".into(), envelope.clone())]).await.unwrap();
         let (mut flight, id) = (Flight::default(), outbox.take(0, 1).await.unwrap()[0].id);
         let refused = Err(PublishError::Refused("too large".into()));
@@ -274,6 +296,22 @@ mod tests {
         assert_eq!(outbox.len(), 1);
         posting.remove(&mut flight).await;
         assert!(outbox.is_empty());
+        let rubbish = Posted {
+            id: 9,
+            exchange: "cmc".into(),
+            envelope: Err(Unreadable {
+                why: "its properties are odd".into(),
+                rest: Box::new(kept_envelope()),
+            }),
+        };
+        posting.submit(rubbish, &mut flight).await;
+        let all = failed.list(9).unwrap();
+        let reasons: Vec<&str> = all.iter().map(|one| &*one.reason).collect();
+        assert!(
+            all.len() == 2 && reasons.contains(&"it was no message in the outbox: its properties are odd"),
+            "{reasons:?}"
+        );
+        assert_eq!(std::mem::take(&mut flight.settled), [9]);
         posting.settle(id, Err(PublishError::Stopping), &mut flight).await;
         assert!(flight.is_over && flight.settled.is_empty());
     }

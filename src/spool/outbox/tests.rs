@@ -74,6 +74,9 @@ async fn a_full_outbox_refuses_all_of_a_group_and_drops_nothing() {
         error.store_full && error.what.contains("the outbox is full (2 messages"),
         "{error}"
     );
+    let more = [message(4), message(5)];
+    assert!(outbox.find_room(&more).await.unwrap_err().store_full);
+    outbox.find_room(&more[..1]).await.unwrap();
     outbox.append(vec![message(4)]).await.unwrap();
     assert!(outbox.append(vec![message(5)]).await.unwrap_err().store_full);
     let first = ids(&outbox).await[0];
@@ -138,9 +141,13 @@ async fn rows_of_others_are_read_and_one_that_cannot_be_stops_none() {
         (&Value::I64(5), Some("f"))
     );
     for posted in &taken[2..] {
-        let why = posted.envelope.clone().unwrap_err();
+        let Unreadable { why, rest } = posted.envelope.clone().unwrap_err();
         assert!(why.starts_with("its properties"), "{why}");
+        assert_eq!(rest.key, "k");
     }
+    let first = taken[2].envelope.clone().unwrap_err().why;
+    assert!(first.ends_with(": \"no JSON\""), "{first}");
+    assert_eq!(outbox.len(), 6, "they count");
     assert_eq!(taken.len(), 6);
     outbox
         .remove(taken.iter().map(|posted| posted.id).collect())
