@@ -28,4 +28,4 @@ pub use service::{Service, load_unit, service};
 pub use site::{Log, Site};
 pub use sundew::{Client, ClientKind, Route, RoutingTable, clients};
 pub use table::{Item, Table};
-pub use unit::{UnitDir, UnitName, find_among, find_unit, units};
+pub use unit::{UnitDir, UnitName, find_among, find_unit, is_there, units};

@@ -139,6 +139,14 @@ pub fn units(places: &Places) -> (Vec<(UnitName, PathBuf)>, Vec<Stray>) {
     (units, strays)
 }
 
+/// Whether there is such a unit, be it out of service.
+pub fn is_there(places: &Places, name: &UnitName) -> bool {
+    let directory = places.etc.join(name.dir.name());
+    ["conf", "toml", "conf.off", "toml.off", "off"]
+        .iter()
+        .any(|extension| directory.join(format!("{}.{extension}", name.name)).exists())
+}
+
 /// Whether any unit's file is TOML.
 pub(super) fn has_native(places: &Places) -> bool {
     let (units, strays) = units(places);

@@ -38,7 +38,7 @@
 //! Announcements are committed to the unit's outbox, `state/tx_NAME/outbox.db`, and files with URLs are synced, before
 //! the product leaves the queue of the unit. So while the broker is away delivery goes on, and after a crash nothing
 //! that was delivered stays unannounced. They go out in order; what the broker refuses for good goes to the failed
-//! store. `outbox` in `px status` is how many wait; a million or 1 GiB is the most, then the unit pauses.
+//! store. What waits for an exchange that is not there any more goes to the one of today. `outbox` in `px status` is how many wait; a million or 1 GiB is the most, then the unit pauses.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -56,7 +56,7 @@ use super::publish::Unroutable;
 use super::sample::Sampler;
 use super::tell::{self, How, Ready, Told};
 use super::{Unit, publish};
-use crate::config::{Broker, Site, Table, UnitDir, UnitName, options};
+use crate::config::{Broker, Site, Table, UnitDir, UnitName, is_there, options};
 use crate::message::{
     AnnounceAs, ContentHasher, Envelope, Exchange, Keyed, Method, ProductPath, Topology, UnitHeaders, product_name,
     url_file,
@@ -119,7 +119,7 @@ impl Config {
         let mut urls = Vec::new();
         let mut are_good = !has_messages || messages.is_some();
         for mut element in table.tables("url_files") {
-            match read_url_files(&mut element, unit) {
+            match read_url_files(&mut element, site, unit) {
                 Some(files) => urls.push(files),
                 None => are_good = false,
             }
@@ -165,13 +165,19 @@ fn read_messages(table: &mut Table, site: &Site) -> Option<Messages> {
     })
 }
 
-fn read_url_files(table: &mut Table, unit: &str) -> Option<UrlFiles> {
+fn read_url_files(table: &mut Table, site: &Site, unit: &str) -> Option<UrlFiles> {
     let queue = table.required_string("queue");
     let place = Place::read(table);
     let queue = queue?;
     let why = match UnitName::new(UnitDir::Tx, &queue) {
         Ok(_) if queue == unit => "the unit would deliver what it announces, for ever".to_owned(),
-        Ok(_) => {
+        Ok(name) => {
+            if !is_there(&site.places, &name) {
+                table.warn(
+                    "queue",
+                    &format!("there is no unit {name}: nobody announces what waits there"),
+                );
+            }
             return Some(UrlFiles { queue, place: place? });
         }
         Err(why) => why,
@@ -350,21 +356,18 @@ impl Announcer {
     /// queues, announcements are in the outbox. After an error some may be announced, and all may be added again.
     pub async fn add(&self, delivered: Arc<[Delivered]>) -> Result<(), SpoolError> {
         let (shared, urls) = (Arc::clone(&self.shared), self.urls.clone());
-        let in_flight = urls.as_ref().map(|urls| urls.enter());
-        let of_thread = urls.clone();
-        let (messages, written) = off_thread(move || {
-            let messages = shared.messages(&delivered)?;
-            let written = match of_thread {
-                Some(urls) => urls.write(&delivered, Timestamp::now())?,
-                None => urls::Written::default(),
-            };
-            Ok((messages, written))
-        })
-        .await?;
-        if let Some(urls) = &urls {
+        let products = Arc::clone(&delivered);
+        let messages = off_thread(move || shared.messages(&products)).await?;
+        if let Some(urls) = urls {
+            // Tried again for want of room, a file would be written each time, and be announced again.
+            if let Some(outbox) = &self.outbox {
+                outbox.find_room(&messages).await?;
+            }
+            let (in_flight, of_thread) = (urls.enter(), Arc::clone(&urls));
+            let written = off_thread(move || of_thread.write(&delivered, Timestamp::now())).await?;
             urls.sync(written).await?;
+            drop(in_flight);
         }
-        drop(in_flight);
         if let Some(outbox) = &self.outbox
             && !messages.is_empty()
         {
@@ -395,6 +398,7 @@ fn publisher(unit: &Unit, messages: &Messages) -> publish::Publisher {
     let how = publish::Options {
         unroutable: messages.unroutable,
         transient_exchange: !messages.exchange.durable,
+        reroutes: true,
     };
     publish::Publisher::start(unit, messages.broker.clone(), topology, how)
 }
@@ -489,11 +493,14 @@ impl Delivered {
             let count = match self.content.read_at(&mut buffer[..want], at) {
                 Ok(0) => {
                     let what = format!("cannot announce {shown}: it has become shorter since it was delivered");
-                    return Err(SpoolError::unusable(what));
+                    return Err(SpoolError::message(what));
                 }
                 Ok(count) => count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(SpoolError::own(format!("cannot read {shown} to announce it"), error)),
+                Err(error) => {
+                    let what = format!("cannot read {shown} to announce it");
+                    return Err(SpoolError::own(what, error).of_one_file());
+                }
             };
             let both = md5.iter_mut().chain(sha512.iter_mut());
             both.for_each(|hasher| hasher.update(&buffer[..count]));

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Errors, Places, Table, UnitDir, UnitName, file};
+use crate::config::{Errors, Places, Table, UnitDir, UnitName, file, is_there};
 
 /// The script that delivers and leaves the URL of each product for an amqp sender.
 pub(super) const SFTP_AMQP: &str = "sftp_amqp.py";
@@ -40,10 +40,12 @@ impl Settings {
         if let Some(mut scripts) = table.table("sftp_amqp") {
             for name in scripts.keys() {
                 let inside = scripts.within(&name, read_url_files);
-                if UnitName::new(UnitDir::Tx, &name).is_err() {
-                    scripts.refuse(&name, "not a sender's name; accepted: the NAME of a tx/NAME.conf");
-                } else if !has_file(places, UnitDir::Tx, &name) {
-                    scripts.warn(&name, &format!("there is no sender tx/{name}"));
+                match UnitName::new(UnitDir::Tx, &name) {
+                    Err(_) => scripts.refuse(&name, "not a sender's name; accepted: the NAME of a tx/NAME.conf"),
+                    Ok(unit) if !is_there(places, &unit) => {
+                        scripts.warn(&name, &format!("there is no sender {unit}"));
+                    }
+                    Ok(_) => {}
                 }
                 settings.sftp_amqp.extend(inside.map(|inside| (name.clone(), inside)));
             }
@@ -86,7 +88,7 @@ fn sundew(table: &mut Table, places: &Places) -> Settings {
     let hook_host = table.parsed("hook_host", absolute, "the absolute path of a program");
     let keep = table.parsed_list("keep", flow, "a list of tx/NAME and rx/NAME");
     let keep = keep.unwrap_or_default();
-    for name in keep.iter().filter(|name| !has_file(places, name.dir, &name.name)) {
+    for name in keep.iter().filter(|name| !is_there(places, name)) {
         table.warn("keep", &format!("there is no unit {name}"));
     }
     Settings {
@@ -125,14 +127,6 @@ fn is_directory(text: &str) -> Result<String, String> {
         true => Ok(text.to_string()),
         false => Err(String::new()),
     }
-}
-
-/// Whether there is such a flow, be it out of service or in TOML by now.
-fn has_file(places: &Places, dir: UnitDir, name: &str) -> bool {
-    let directory = places.etc.join(dir.name());
-    ["conf", "toml", "conf.off", "off"]
-        .iter()
-        .any(|extension| directory.join(format!("{name}.{extension}")).exists())
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ fn read(text: &str) -> Result<Option<Config>, Vec<String>> {
     let table = Table::parse(Path::new("u.toml"), text, &Errors::default());
     let (config, found) = table.read_whole(|table| Config::read(table, &site, "wxo-b1-oper-dd"));
     match config {
-        Some(config) if found.is_empty() => Ok(config),
+        Some(config) if found.iter().all(|one| one.warning) => Ok(config),
         _ => Err(found.iter().map(ToString::to_string).collect()),
     }
 }
@@ -153,6 +153,38 @@ fn its_options_are_read_and_what_is_wrong_has_its_line() {
         let found = read(text).unwrap_err().join("\n");
         assert!(found.contains(wanted) && !found.contains("canary"), "{text}: {found}");
     }
+}
+
+/// Both where the unit says it and where px.toml says it for a `.conf`.
+#[test]
+fn a_queue_that_no_unit_reads_is_warned_of() {
+    let root = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = root.path().join("etc").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("px.toml", "[sftp_amqp.old]\nqueue = \"nobody\"\nurl = \"http://h/\"\n");
+    let conf = "type script\nsend_script sftp_amqp.py\nprotocol ftp\nhost h\nuser u\npassword p\naccept .*\n";
+    write("tx/old.conf", conf);
+    let native = "type = \"deliver\"\ndestination = \"file:\"\ndirectory = \"/d\"\n[[url_files]]\nqueue = \"nobody\"\n\
+                  url = \"http://h/\"\n";
+    write("tx/new.toml", native);
+    let found = || crate::flow::check(&Places::under(root.path())).to_string();
+    let told = found();
+    let warned: Vec<&str> = told.lines().filter(|line| line.contains("tx/nobody")).collect();
+    assert_eq!(warned.len(), 2, "{told}");
+    assert!(
+        warned[0].contains("tx/new.toml:5: url_files.queue = \"nobody\": warning: "),
+        "{told}"
+    );
+    assert!(
+        warned[1].contains("tx/old.conf:2: url_files.queue = \"nobody\": warning: "),
+        "{told}"
+    );
+    // One that Sundew runs is as good.
+    write("tx/nobody.conf", "type am\n");
+    assert!(!found().contains("tx/nobody:"), "{}", found());
 }
 
 #[test]
@@ -285,6 +317,37 @@ async fn hostile_names_keep_their_url_and_their_directory() {
     assert!(files[0].0.contains("/a#b.c*d++x+%2By z"), "{files:?}");
 }
 
+#[tokio::test]
+async fn what_cannot_be_read_any_more_is_the_fault_of_that_product() {
+    let root = tempfile::tempdir().unwrap();
+    let announcer = announcer(ONE_STEP.replace("exp", "v02").as_str(), root.path()).await;
+    let mut shorter = product(1);
+    shorter.size = 6;
+    let error = announcer.add(Arc::new([product(0), shorter])).await.unwrap_err();
+    assert!(
+        error.fault == crate::message::Fault::Message && error.what.contains("p1.gif"),
+        "{error}"
+    );
+    let mut unreadable = product(2);
+    unreadable.content = File::open(root.path()).unwrap();
+    let error = announcer.add(Arc::new([unreadable])).await.unwrap_err();
+    assert!(error.one_file && error.what.contains("cannot read p2.gif"), "{error}");
+}
+
+#[tokio::test]
+async fn no_file_with_a_url_is_written_where_the_outbox_has_no_room() {
+    let root = tempfile::tempdir().unwrap();
+    let mut announcer = announcer(SEED, root.path()).await;
+    let limits = outbox::Limits {
+        messages: 1,
+        bytes: 1000,
+    };
+    let full = Outbox::open(&root.path().join("full.db"), limits).unwrap();
+    announcer.outbox = Some(full);
+    assert!(announcer.add(seed()).await.unwrap_err().store_full);
+    assert_eq!(queued(root.path()), []);
+}
+
 /// A subscriber of everything on the embedded broker of the site.
 async fn subscriber(root: &Path) -> (Box<dyn Connection>, Box<dyn Subscription>) {
     let cmc = Exchange {
@@ -378,6 +441,57 @@ async fn what_was_added_and_not_published_is_announced_after_a_restart_in_order(
     }
     announcer.finish().await;
     assert!(announcer.outbox.as_ref().unwrap().is_empty());
+}
+
+/// As after a change of the configuration.
+#[tokio::test]
+async fn what_waits_for_an_exchange_that_is_gone_goes_to_the_one_of_today() {
+    let root = tempfile::tempdir().unwrap();
+    let (_connection, mut subscription) = subscriber(root.path()).await;
+    let state = root.path().join("state/tx_wxo-b1-oper-dd");
+    crate::spool::make_directory(&state).unwrap();
+    let outbox = Outbox::open(&state.join("outbox.db"), outbox::Limits::default()).unwrap();
+    let to = |exchange: &str, body: &str| {
+        let envelope = Envelope {
+            key: "exp.x".into(),
+            body: body.into(),
+            ..Envelope::default()
+        };
+        (exchange.to_owned(), envelope)
+    };
+    let waiting = vec![
+        to("gone", "1"),
+        to("cmc", "2"),
+        to("gone", "3"),
+        to(&"x".repeat(300), "4"),
+    ];
+    outbox.append(waiting).await.unwrap();
+    let announcer = announcer(ONE_STEP, root.path()).await;
+    for body in ["1", "2", "3", "4"] {
+        assert_eq!(next_url(&mut subscription).await, body);
+    }
+    announcer.finish().await;
+    assert_eq!(outbox.take(0, 1).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_another_program_inserts_goes_out_by_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let (_connection, mut subscription) = subscriber(root.path()).await;
+    let announcer = announcer(ONE_STEP, root.path()).await;
+    announcer.add(Arc::new([product(0)])).await.unwrap();
+    assert!(next_url(&mut subscription).await.ends_with("p0.gif"));
+    let file = root.path().join("state/tx_wxo-b1-oper-dd/outbox.db");
+    let other = Outbox::open(&file, outbox::Limits::default()).unwrap();
+    let envelope = Envelope {
+        key: "exp.x".into(),
+        body: b"theirs".to_vec(),
+        ..Envelope::default()
+    };
+    other.append(vec![("cmc".into(), envelope)]).await.unwrap();
+    assert_eq!(next_url(&mut subscription).await, "theirs");
+    announcer.finish().await;
+    assert_eq!(other.take(0, 1).await.unwrap(), []);
 }
 
 #[tokio::test]

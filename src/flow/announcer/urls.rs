@@ -120,10 +120,12 @@ impl UrlWriter {
                 },
             }
         }
-        Err(SpoolError::unusable(format!(
+        let what = format!(
             "cannot put a file with the URL {url} into the queue of {}: {STAMPS_MAX} files have its name already",
             files.queue
-        )))
+        );
+        // Later they may be gone.
+        Err(SpoolError::unusable(what).of_one_file())
     }
 
     /// Whether the file of this name holds this URL; `None` where there is no such file. What cannot be read holds

@@ -55,6 +55,18 @@ pub(super) enum Scope {
     Script,
 }
 
+impl Failure {
+    /// This product cannot be dealt with.
+    pub(super) fn of_product(what: String) -> Failure {
+        Failure {
+            fault: Fault::Message,
+            what,
+            scope: Scope::Destination,
+            retry_after: None,
+        }
+    }
+}
+
 impl From<&TransferError> for Failure {
     fn from(error: &TransferError) -> Self {
         Failure {

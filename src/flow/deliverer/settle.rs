@@ -97,10 +97,16 @@ impl Settler {
                     announced.extend(std::mem::replace(&mut delivered, rest));
                     self.unit.state.resume("announcing");
                 }
-                Err(error) if error.fault == Fault::Message && some.len() > 1 => count = 1,
+                Err(error) if (error.fault == Fault::Message || error.one_file) && some.len() > 1 => count = 1,
                 Err(error) if error.fault == Fault::Message => {
                     let (ready, _) = delivered.remove(0);
                     self.set_aside(ready, chain(&error)).await;
+                }
+                // It would hold up all others. Back in its queue it is delivered again, but not for ever.
+                Err(error) if error.one_file => {
+                    let (ready, _) = delivered.remove(0);
+                    let what = format!("it is delivered and cannot be announced: {}", chain(&error));
+                    self.failed(ready, Failure::of_product(what)).await;
                 }
                 Err(error) => {
                     let reason = format!("cannot announce what was delivered: {}", chain(&error));

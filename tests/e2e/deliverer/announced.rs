@@ -1,5 +1,7 @@
 //! What has been delivered is announced, and nothing else.
 
+use px::message::ingest_name;
+
 use super::{LONG, PLAIN, UNIT, World, world};
 use crate::support::{Feed, TestBroker, TestSite};
 
@@ -92,4 +94,31 @@ fn a_file_with_the_url_comes_into_the_queue_of_another_unit() {
     let name = file.file_name().expect("name").to_string_lossy().into_owned();
     assert_eq!(name, "a.b++p.gif:URP:XSS:RADAR:GIF::20261121120000");
     assert_eq!(std::fs::read_to_string(file).expect("url"), "http://dd1/a/b/p.gif");
+}
+
+/// All names for the file with its URL are taken, so it is tried again; the others go on meanwhile.
+#[test]
+fn a_product_that_cannot_be_announced_now_holds_up_no_other() {
+    let files = "[[url_files]]\nqueue = \"dd-notify\"\nurl = \"http://dd1/\"\nroot = \"{root}/data\"\n";
+    let world = world(&format!("{}{files}", PLAIN.replace("data\"", "data/a/b\"")));
+    let (now, second) = (jiff::Timestamp::now(), jiff::SignedDuration::from_secs(1));
+    let first: jiff::Timestamp = "2026-11-21T12:00:00Z".parse().expect("a time");
+    for hour in [now, now + second * 3600] {
+        for n in 0..1000 {
+            let name = ingest_name::stamped(b"a.b++p.gif:URP:XSS:RADAR:GIF:", first + second * n);
+            let (hour, name) = (ingest_name::hour(hour), String::from_utf8(name).expect("text"));
+            world
+                .site
+                .write(&format!("txq/dd-notify/3/{hour}/{name}"), "http://dd1/other");
+        }
+    }
+    let taken = "3/2026112112/p.gif:URP:XSS:RADAR:GIF::20261121120000";
+    world.drop(taken, "x");
+    for n in 0..300 {
+        world.drop(&format!("3/2026112112/q{n}.gif:URP:XSS:RADAR:GIF::20261121120000"), "x");
+    }
+    let _unit = world.site.run_ready(UNIT);
+    world.wait_left(&[taken]);
+    let files = crate::support::files_below(&world.site.path("txq/dd-notify"));
+    assert_eq!(files.len(), 2300);
 }
