@@ -154,3 +154,49 @@ fn a_lock_is_one_that_the_destination_has() {
         assert_eq!(destination.check(&lock).is_ok(), is_possible, "{destination} {lock:?}");
     }
 }
+
+/// Several at once are answered for one by one, in their order: what fails holds up nobody but its own directory.
+#[tokio::test]
+async fn one_bad_product_among_many_fails_alone() {
+    for durability in [Durability::Power, Durability::Crash] {
+        let root = tempfile::tempdir().unwrap();
+        let [good, gone] = ["good", "file"].map(|name| root.path().join(name).display().to_string());
+        std::fs::create_dir_all(root.path().join("good/taken")).unwrap();
+        std::fs::write(&gone, b"no directory").unwrap();
+        let mut options = options(Lock::Suffix(".tmp".into()));
+        options.durability = durability;
+        let mut lane = Deliverer::new(options).unwrap().lane();
+        let mut parcels = [
+            parcel(&good, b"a"),
+            parcel(&good, b"taken"),
+            parcel(&good, b".."),
+            parcel(&gone, b"b"),
+            parcel(&gone, b"c"),
+            parcel(&good, b"d"),
+        ];
+        parcels[5].size = 1;
+        let results = lane.put_all(&parcels.iter().collect::<Vec<_>>()).await;
+        let kinds: Vec<_> = results
+            .iter()
+            .map(|one| one.as_ref().err().map(|err| err.kind))
+            .collect();
+        let wanted = [
+            None,
+            Some(Kind::Rejected),
+            Some(Kind::Rejected),
+            Some(Kind::Forbidden),
+            Some(Kind::Resting),
+            Some(Kind::Local),
+        ];
+        assert_eq!(kinds, wanted, "{results:?}");
+        let mut names: Vec<_> = std::fs::read_dir(&good)
+            .unwrap()
+            .map(|one| one.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["a", "taken"]);
+        parcels[5].size = 0;
+        let results = lane.put_all(&[&parcels[5], &parcels[0]]).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+}
