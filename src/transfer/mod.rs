@@ -231,14 +231,14 @@ impl Fetcher {
                     .fetch(url, &self.shared.options.policy, bounds, expected, open)
                     .await
             }
-            Target::Server(remote) => self.from_server(remote, bounds, expected, open).await,
+            Target::Server(remote) => self.fetch_remote(remote, bounds, expected, open).await,
             Target::File { root, path } => file::fetch(root.clone(), path.clone(), bounds, expected, open).await,
         };
         self.note(&places, url, &result);
         result
     }
 
-    async fn from_server<W, F>(
+    async fn fetch_remote<W, F>(
         &self,
         remote: &Remote,
         bounds: Bounds,

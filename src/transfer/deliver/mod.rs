@@ -379,7 +379,7 @@ enum Session {
     File(local::Session),
     Ftp(Box<ftp::Session>),
     Sftp(Box<sftp::Session>),
-    Http(dav::Session),
+    Http(Box<dav::Session>),
 }
 
 impl Lane {
@@ -508,7 +508,7 @@ impl Session {
             }
             Destination::Ftp(peer, how) => Session::Ftp(Box::new(ftp::Session::connect(peer, *how).await?)),
             Destination::Sftp(peer) => Session::Sftp(Box::new(sftp::Session::connect(peer).await?)),
-            Destination::Http(http) => Session::Http(dav::Session::new(http).await?),
+            Destination::Http(http) => Session::Http(Box::new(dav::Session::new(http).await?)),
         })
     }
 
