@@ -1,9 +1,10 @@
 //! `scripts/bench`: measures px against bare loops of the same library in the same run, and checks the ratios.
 //!
 //! Every round measures both sides one after the other; a figure is the median of the rounds. Exit code 1 when a ratio
-//! or a limit is missed. `--quick` leaves out what takes a minute of silence; `--only PART` measures one of burst,
-//! dispatcher, latency, pull, sender, queue, ingest, idle.
+//! or a limit is missed. `--quick` leaves out what takes a minute of silence, and delivers few files; `--only PART`
+//! measures one of burst, dispatcher, latency, pull, sender, queue, ingest, deliver, idle.
 
+mod deliver;
 mod spool;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -59,6 +60,9 @@ fn main() -> ExitCode {
     }
     if is_wanted("ingest") {
         spool::ingest(&server, &mut report);
+    }
+    if is_wanted("deliver") {
+        runtime.block_on(deliver::deliver(&server, &mut report, is_quick));
     }
     if is_wanted("idle") {
         idle(&server, &mut report, is_quick);

@@ -169,7 +169,7 @@ pub enum Component {
     /// `tx/`, `type = "amqp"`
     Sender(sender::Config),
     /// `tx/`, `type = "deliver"`
-    Deliverer(deliverer::Config),
+    Deliverer(Box<deliverer::Config>),
     /// `rx/`, `type = "amqp"`
     Receiver(receiver::Config),
     /// `rx/`, `type = "single-file"`
@@ -196,7 +196,9 @@ impl Component {
             )? {
                 Tx::Amqp => sender::Config::read(table, site).map(Component::Sender),
                 Tx::Announce => watcher::Config::read_announcer(table, site).map(Component::Watcher),
-                Tx::Deliver => deliverer::Config::read(table, site, &name.name).map(Component::Deliverer),
+                Tx::Deliver => deliverer::Config::read(table, site, &name.name)
+                    .map(Box::new)
+                    .map(Component::Deliverer),
             },
             UnitDir::Process => None,
         }
@@ -239,7 +241,7 @@ impl Component {
             Component::Dispatcher(config) => dispatcher::run(config, unit).await,
             Component::Puller(config) => puller::run(config, unit).await,
             Component::Sender(config) => sender::run(config, unit).await,
-            Component::Deliverer(config) => deliverer::run(config, unit).await,
+            Component::Deliverer(config) => deliverer::run(*config, unit).await,
             Component::Receiver(config) => receiver::run(config, unit).await,
             Component::Dropped(config) => dropped::run(config, unit).await,
         }

@@ -161,7 +161,8 @@ fn a_url_has_what_follows_the_root() {
         let text = format!("[[url_files]]\nqueue = \"q\"\nurl = \"{url}\"\nroot = \"{root}\"\n");
         read(&text).unwrap().unwrap().urls.remove(0).place
     };
-    let table: [(&str, &str, &[u8], Result<&str, &str>); 8] = [
+    type Row<'a> = (&'a str, &'a str, &'a [u8], Result<&'a str, &'a str>);
+    let table: [Row<'_>; 8] = [
         ("http://h/", "", b"a/b", Ok("a/b/n")),
         ("http://h/", "", b"", Ok("n")),
         ("http://h/x/y", "/data/dd", b"//data/./dd/a/", Ok("x/y/a/n")),

@@ -224,7 +224,7 @@ fn what_was_promised_survives_kill_9() {
         let outbox = open(&path);
         let taken = runtime.block_on(outbox.take(0, 100_000)).unwrap();
         assert!(
-            taken.len() as u64 >= promised && taken.len() % 3 == 0,
+            taken.len() as u64 >= promised && taken.len().is_multiple_of(3),
             "{} of {promised}",
             taken.len()
         );

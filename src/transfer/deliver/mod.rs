@@ -421,15 +421,24 @@ impl Lane {
 
     /// Those at the beginning, at least one, up to the first that fails: it may mean a rest for the others.
     async fn put_some(&mut self, parcels: &[&Parcel]) -> Vec<Result<Put, TransferError>> {
-        let is_next =
-            |parcel: &&&Parcel| check(parcel).is_ok() && self.shared.turn(&self.shared.places(parcel), parcel).is_ok();
+        let turn = |parcel: &Parcel| check(parcel).and_then(|()| self.shared.turn(&self.shared.places(parcel), parcel));
+        let mut stopped = None;
+        let is_next = |parcel: &&&Parcel| match turn(parcel) {
+            Ok(()) => true,
+            Err(err) => {
+                stopped = Some(err);
+                false
+            }
+        };
         let some = &parcels[..parcels.iter().take_while(is_next).count()];
         let context = &self.shared.context;
-        let tried = match (some.is_empty(), &context.safety) {
-            (false, Some(safety)) => local::Session::new(safety.clone()).put_some(some, context).await,
-            // It says why.
-            _ => return vec![self.put(parcels[0]).await],
+        let safety = context.safety.clone().unwrap_or(Safety::Crash);
+        let tried = match some.is_empty() {
+            true => Vec::new(),
+            false => local::Session::new(safety).put_some(some, context).await,
         };
+        // After a failure it is asked again whose turn it is.
+        let stopped = stopped.filter(|_| tried.len() == some.len() && tried.iter().all(Result::is_ok));
         let mut results = Vec::with_capacity(tried.len());
         for (parcel, tried) in some.iter().zip(tried) {
             let failed = |err| Failed {
@@ -446,6 +455,7 @@ impl Lane {
                 took,
             }));
         }
+        results.extend(stopped.map(Err));
         results
     }
 

@@ -173,9 +173,12 @@ fn port<'a>(reading: &Reading, line: &'a Line) -> Option<(u16, &'a Line)> {
     port.map(|port| (port, line))
 }
 
-/// Protocol, user with password, and host of a URL in Sundew's narrow reading: one colon, one `@`. One of `sftp` may
+/// Protocol, user with password, host.
+type Parts<'a> = (Protocol, Option<(&'a str, &'a str)>, &'a str);
+
+/// The parts of a URL in Sundew's narrow reading: one colon, one `@`. One of `sftp` may
 /// have no login, for Sundew's own lines had to say it.
-fn destination(url: &str) -> Option<(Protocol, Option<(&str, &str)>, &str)> {
+fn destination(url: &str) -> Option<Parts<'_>> {
     let (scheme, rest) = url.split_once("://")?;
     let protocol = Protocol::of(scheme)?;
     if rest.contains(['?', '#', ';']) {

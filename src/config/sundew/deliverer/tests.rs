@@ -107,60 +107,63 @@ log = { keep = 5 }
     assert_eq!(table, expected);
 }
 
+/// A line, and the options that it becomes.
+const BECOMES: &[(&str, &str)] = &[
+    ("protocol sftp\nport 2222", "destination = \"sftp://u@h:2222\""),
+    ("host [::1]", "destination = \"ftp://u@[::1]\""),
+    ("user a.b@c", "destination = \"ftp://a.b@c@h\""),
+    (
+        "protocol file\ndirectory /a//b/",
+        "destination = \"file:\"\ndirectory = \"/a/b\"",
+    ),
+    (
+        "destination ftp://v:canary@i//abs/dir WHATFN",
+        "destination = \"ftp://v@i\"",
+    ),
+    (
+        "destination ftp://v:canary@i//abs/dir HEADFN",
+        "directory = \"/abs/dir\"\nfilename = \"HEADFN\"",
+    ),
+    ("destination ftp://v:canary@i/rel", "directory = \"rel\""),
+    ("destination ftp://v:canary@i", "directory = \"\""),
+    (
+        "destination file://localhost/rel",
+        "destination = \"file:\"\ndirectory = \"/rel\"",
+    ),
+    ("directory /data/dd/", "directory = \"data/dd\""),
+    ("directory //data/dd", "directory = \"/data/dd\""),
+    ("directory .", "directory = \"\""),
+    ("directory /a$b/{CCCC}", "directory = \"a$b/{CCCC}\""),
+    (
+        "dir_pattern on\ndirectory /a/${0}x${T1}",
+        "directory = \"/a/${0}x${T1}\"",
+    ),
+    ("dir_pattern on\ndirectory /{CCCC}$x", "directory = \"/${CCCC}x\""),
+    ("dir_pattern on", "directory = \"\""),
+    ("filename SENDER:TIME", "filename = \"SENDER:TIME\""),
+    ("lock .part", "lock = \".part\""),
+    ("lock umask", "lock = \"umask\""),
+    ("lock None", "lock = \"none\""),
+    ("chmod 0664", "chmod = \"664\""),
+    ("chmod 5", "chmod = \"005\""),
+    ("kbytes_ps 10", "bandwidth = \"10KiB\""),
+    ("timeout 31", "connect_timeout = \"31s\""),
+    ("timeout 10", "connect_timeout = \"30s\""),
+    ("timeout_send 90", "read_timeout = \"90s\""),
+    ("ftp_mode active", "ftp_mode = \"active\""),
+    ("binary False", "ascii = true"),
+    ("dir_mkdir True", "mkdir = true"),
+    ("cache_size 9", "duplicates = { entries = 9, keep = \"2h\" }"),
+    ("sorter None", "order = \"mtime\""),
+    ("mtime 5", "min_age = \"5s\""),
+    ("batch 7", "batch = 7"),
+    ("purge 5H,3", "purge = [{ priority = [3], after = \"5h\" }]"),
+    ("logrotate 12", "log = { keep = 12 }"),
+];
+
 #[test]
 fn lines_become_options() {
-    for (line, expected) in [
-        ("protocol sftp\nport 2222", "destination = \"sftp://u@h:2222\""),
-        ("host [::1]", "destination = \"ftp://u@[::1]\""),
-        ("user a.b@c", "destination = \"ftp://a.b@c@h\""),
-        (
-            "protocol file\ndirectory /a//b/",
-            "destination = \"file:\"\ndirectory = \"/a/b\"",
-        ),
-        (
-            "destination ftp://v:canary@i//abs/dir WHATFN",
-            "destination = \"ftp://v@i\"",
-        ),
-        (
-            "destination ftp://v:canary@i//abs/dir HEADFN",
-            "directory = \"/abs/dir\"\nfilename = \"HEADFN\"",
-        ),
-        ("destination ftp://v:canary@i/rel", "directory = \"rel\""),
-        ("destination ftp://v:canary@i", "directory = \"\""),
-        (
-            "destination file://localhost/rel",
-            "destination = \"file:\"\ndirectory = \"/rel\"",
-        ),
-        ("directory /data/dd/", "directory = \"data/dd\""),
-        ("directory //data/dd", "directory = \"/data/dd\""),
-        ("directory .", "directory = \"\""),
-        ("directory /a$b/{CCCC}", "directory = \"a$b/{CCCC}\""),
-        (
-            "dir_pattern on\ndirectory /a/${0}x${T1}",
-            "directory = \"/a/${0}x${T1}\"",
-        ),
-        ("dir_pattern on\ndirectory /{CCCC}$x", "directory = \"/${CCCC}x\""),
-        ("dir_pattern on", "directory = \"\""),
-        ("filename SENDER:TIME", "filename = \"SENDER:TIME\""),
-        ("lock .part", "lock = \".part\""),
-        ("lock umask", "lock = \"umask\""),
-        ("lock None", "lock = \"none\""),
-        ("chmod 0664", "chmod = \"664\""),
-        ("chmod 5", "chmod = \"005\""),
-        ("kbytes_ps 10", "bandwidth = \"10KiB\""),
-        ("timeout 31", "connect_timeout = \"31s\""),
-        ("timeout 10", "connect_timeout = \"30s\""),
-        ("timeout_send 90", "read_timeout = \"90s\""),
-        ("ftp_mode active", "ftp_mode = \"active\""),
-        ("binary False", "ascii = true"),
-        ("dir_mkdir True", "mkdir = true"),
-        ("cache_size 9", "duplicates = { entries = 9, keep = \"2h\" }"),
-        ("sorter None", "order = \"mtime\""),
-        ("mtime 5", "min_age = \"5s\""),
-        ("batch 7", "batch = 7"),
-        ("purge 5H,3", "purge = [{ priority = [3], after = \"5h\" }]"),
-        ("logrotate 12", "log = { keep = 12 }"),
-    ] {
+    for (line, expected) in BECOMES {
         let (table, errors) = told(&format!("{line}\n"));
         assert!(errors.is_empty(), "{line}: {errors:?}");
         assert!(table.contains(&format!("\n{expected}\n")), "{line}\n{table}");
@@ -299,80 +302,83 @@ fn px_conf_says_nothing_of_places_below_it() {
     assert!(table.contains(expected) && table.contains("chmod = \"640\""), "{table}");
 }
 
+const HOST: &str = "[sundew]\nhook_host = \"/h\"\n";
+const INSIDE: &str = "[sftp_amqp.x]\nqueue = \"q\"\nurl = \"http://h/\"\n";
+const WITH_HOST: &str = "px runs it with hook_host in [sundew] of px.toml";
+const WITH_INSIDE: &str = "px runs it with [sftp_amqp.x] of px.toml";
+
 /// What the site says, a sender's lines, and whose it is with what would change that.
+const WHOSE: &[(&str, &str, &str, &str)] = &[
+    ("", "host h\n", "", ""),
+    ("", "type single-file\n", "", ""),
+    (
+        "[sundew]\nkeep = [\"tx/x\"]\n",
+        "type single-file\n",
+        "single-file in keep of px.toml",
+        "",
+    ),
+    (
+        "[sundew]\nkeep = [\"tx/x\"]\n",
+        "type amqp\n",
+        "amqp in keep of px.toml",
+        "",
+    ),
+    ("[sundew]\nkeep = [\"rx/x\"]\n", "type single-file\n", "", ""),
+    ("", "fx_script f.py\n", "single-file with fx_script", WITH_HOST),
+    (HOST, "fx_script f.py\ndestfn_script d.py\n", "", ""),
+    ("", "send_script s.py\n", "", ""),
+    ("", "type script\n", "script without send_script", ""),
+    (HOST, "type script\n", "script without send_script", ""),
+    (
+        "",
+        "type script\nsend_script s.py\n",
+        "script with send_script",
+        WITH_HOST,
+    ),
+    (HOST, "type script\nsend_script s.py\n", "", ""),
+    (
+        "",
+        "type script\nsend_script sftp_amqp.py\n",
+        "script with sftp_amqp.py",
+        WITH_INSIDE,
+    ),
+    (
+        HOST,
+        "type script\nsend_script sftp_amqp.py\n",
+        "script with sftp_amqp.py",
+        WITH_INSIDE,
+    ),
+    (INSIDE, "type script\nsend_script sftp_amqp.py\n", "", ""),
+    (
+        "",
+        "accept a DESTFNSCRIPT=s.py\n",
+        "single-file with DESTFNSCRIPT",
+        WITH_HOST,
+    ),
+    (HOST, "accept a DESTFNSCRIPT=s.py\n", "", ""),
+    (
+        HOST,
+        "accept a DESTFNSCRIPT=s.py\naccept b\n",
+        "single-file with DESTFNSCRIPT among other names",
+        "",
+    ),
+    ("", "type am\n", "am", ""),
+];
+
 #[test]
 fn a_sender_is_left_to_sundew_for_its_scripts_alone() {
-    const HOST: &str = "[sundew]\nhook_host = \"/h\"\n";
-    const INSIDE: &str = "[sftp_amqp.x]\nqueue = \"q\"\nurl = \"http://h/\"\n";
-    const WITH_HOST: &str = "px runs it with hook_host in [sundew] of px.toml";
-    const WITH_INSIDE: &str = "px runs it with [sftp_amqp.x] of px.toml";
-    for (site, lines, left, way_out) in [
-        ("", "host h\n", "", ""),
-        ("", "type single-file\n", "", ""),
-        (
-            "[sundew]\nkeep = [\"tx/x\"]\n",
-            "type single-file\n",
-            "single-file in keep of px.toml",
-            "",
-        ),
-        (
-            "[sundew]\nkeep = [\"tx/x\"]\n",
-            "type amqp\n",
-            "amqp in keep of px.toml",
-            "",
-        ),
-        ("[sundew]\nkeep = [\"rx/x\"]\n", "type single-file\n", "", ""),
-        ("", "fx_script f.py\n", "single-file with fx_script", WITH_HOST),
-        (HOST, "fx_script f.py\ndestfn_script d.py\n", "", ""),
-        ("", "send_script s.py\n", "", ""),
-        ("", "type script\n", "script without send_script", ""),
-        (HOST, "type script\n", "script without send_script", ""),
-        (
-            "",
-            "type script\nsend_script s.py\n",
-            "script with send_script",
-            WITH_HOST,
-        ),
-        (HOST, "type script\nsend_script s.py\n", "", ""),
-        (
-            "",
-            "type script\nsend_script sftp_amqp.py\n",
-            "script with sftp_amqp.py",
-            WITH_INSIDE,
-        ),
-        (
-            HOST,
-            "type script\nsend_script sftp_amqp.py\n",
-            "script with sftp_amqp.py",
-            WITH_INSIDE,
-        ),
-        (INSIDE, "type script\nsend_script sftp_amqp.py\n", "", ""),
-        (
-            "",
-            "accept a DESTFNSCRIPT=s.py\n",
-            "single-file with DESTFNSCRIPT",
-            WITH_HOST,
-        ),
-        (HOST, "accept a DESTFNSCRIPT=s.py\n", "", ""),
-        (
-            HOST,
-            "accept a DESTFNSCRIPT=s.py\naccept b\n",
-            "single-file with DESTFNSCRIPT among other names",
-            "",
-        ),
-        ("", "type am\n", "am", ""),
-    ] {
+    for (site, lines, left, way_out) in WHOSE {
         let samples = Samples::new();
         samples.write("px.toml", site);
         samples.write("tx/x.conf", lines);
         let path = samples.places.etc.join("tx/x.conf");
-        let expected = match left {
+        let expected = match *left {
             "" => Service::Served,
             left => Service::LeftToSundew(left.to_string()),
         };
         assert_eq!(service(&samples.places, UnitDir::Tx, &path), expected, "{site}{lines}");
         let way = crate::config::sundew::way_out(&samples.places, UnitDir::Tx, &path);
-        assert_eq!(way.unwrap_or_default(), way_out, "{site}{lines}");
+        assert_eq!(way.unwrap_or_default(), *way_out, "{site}{lines}");
     }
 }
 
