@@ -54,6 +54,8 @@ pub enum Kind {
     TooLarge,
     /// The server wants other credentials for this part of its tree (401, 403).
     Forbidden,
+    /// The server does not take px for who it says it is (401, a wrong password or key): of the whole destination.
+    LoginRefused,
     /// The server is busy or broken (429, 5xx).
     Unavailable,
     /// The server has no room left: disk, quota.
