@@ -544,3 +544,18 @@ async fn products_are_fetched_all_ways() {
         }
     }
 }
+
+/// Operators and clean-up jobs remove directories that a kept connection has entered.
+#[tokio::test]
+async fn a_directory_that_is_removed_is_made_again() {
+    for program in [Ftpd::Proftpd, Ftpd::Python] {
+        let server = FtpServer::start(program, FtpTls::None);
+        let mut lane = lane(options(server.peer(), PASSIVE));
+        for name in ["one", "two"] {
+            let put = lane.put(&parcel(b"a/b", name.as_bytes(), b"x")).await;
+            put.unwrap_or_else(|err| panic!("{program:?} {name}: {err:?}"));
+            assert_eq!(names(server.home()), [format!("a/b/{name}")], "{program:?}");
+            std::fs::remove_dir_all(server.home().join("a")).unwrap();
+        }
+    }
+}

@@ -108,9 +108,13 @@ impl Download<'_> {
         F: FnOnce() -> Result<W, SpoolError> + Send + 'static,
     {
         self.session.wake().await?;
-        self.version = self.ask().await?;
-        bounds.check_length(self.version.size, &self.url)?;
-        self.retrieve().await?;
+        let stood_there = self.session.stands_in(self.directory);
+        self.session.has_lost_place = false;
+        let mut begun = self.begin(&bounds).await;
+        if begun.is_err() && stood_there && self.session.has_lost_place && !self.session.is_torn {
+            begun = self.begin(&bounds).await;
+        }
+        begun?;
         let mut left = bounds.most().saturating_add(1);
         let (first, mut has_ended) = self.gather(&mut left).await?;
         let mut writing = spawn_blocking(move || {
@@ -135,6 +139,12 @@ impl Download<'_> {
         };
         let url = self.url.clone();
         off_thread(move || intake.finish(facts, &url)).await
+    }
+
+    async fn begin(&mut self, bounds: &Bounds) -> Result<(), TransferError> {
+        self.version = self.ask().await?;
+        bounds.check_length(self.version.size, &self.url)?;
+        self.retrieve().await
     }
 
     /// Goes on where it broke off, on a new connection.

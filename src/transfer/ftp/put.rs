@@ -22,7 +22,12 @@ impl Session {
     /// Delivers one product; see [`super`] for the steps.
     pub(in crate::transfer) async fn put(&mut self, parcel: &Parcel, context: &Context) -> Result<(), TransferError> {
         self.wake().await?;
+        let stood_there = self.stands_in(&parcel.directory);
+        self.has_lost_place = false;
         let mut result = self.deliver(parcel, context).await;
+        if result.is_err() && stood_there && self.has_lost_place && !self.is_torn {
+            result = self.deliver(parcel, context).await;
+        }
         if result.is_err() && self.wants_older_tls {
             self.connect_again().await?;
             result = self.deliver(parcel, context).await;
