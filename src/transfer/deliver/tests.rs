@@ -154,3 +154,14 @@ fn a_lock_is_one_that_the_destination_has() {
         assert_eq!(destination.check(&lock).is_ok(), is_possible, "{destination} {lock:?}");
     }
 }
+
+#[test]
+fn a_product_may_have_the_temporary_name_of_another() {
+    let deliverer = Deliverer::new(options(Lock::Suffix(".tmp".to_owned()))).unwrap();
+    let written = |directory: &str, name: &[u8]| deliverer.written_names(&parcel(directory, name));
+    assert_eq!(written("/a//./b/", b"n"), [b"/a/b/n.tmp".to_vec(), b"/a/b/n".to_vec()]);
+    assert_eq!(written("/a/b", b"n.tmp")[1], written("/a/b", b"n")[0]);
+    assert_eq!(written("a/b", b"n")[1], b"a/b/n");
+    let deliverer = Deliverer::new(options(Lock::None)).unwrap();
+    assert_eq!(deliverer.written_names(&parcel("", b"n")), [b"n"]);
+}
