@@ -76,8 +76,6 @@ pub(super) struct Session {
     wants_older_tls: bool,
     /// Whether the next answer belongs to the next command is not certain.
     is_torn: bool,
-    /// A file was refused as if its directory were no more.
-    has_lost_place: bool,
 }
 
 /// A directory as it is asked for.
@@ -147,11 +145,6 @@ impl Session {
         Ok(())
     }
 
-    /// Whether px is in this directory already. It may have been removed, or made anew, since it was entered.
-    fn stands_in(&self, directory: &[u8]) -> bool {
-        self.at.as_ref() == Some(&Place::of(directory))
-    }
-
     /// Goes to a directory, making what is missing where that is allowed.
     async fn enter(&mut self, directory: &[u8], makes: bool, work: &Work<'_>) -> Result<(), TransferError> {
         let wanted = Place::of(directory);
@@ -208,12 +201,6 @@ impl Session {
             && self.versions == Versions::Usual
             && matches!(&err, FtpError::UnexpectedResponse(reply) if reply.status == Status::CannotOpenDataConnection);
         self.is_torn |= !matches!(&err, FtpError::UnexpectedResponse(reply) if reply.status != Status::NotAvailable);
-        if matches!(doing, Doing::Store | Doing::Rename | Doing::Retrieve) {
-            // Perhaps because the directory is there no more: it is entered anew.
-            self.at = None;
-            self.has_lost_place |= matches!(&err, FtpError::UnexpectedResponse(reply)
-                if matches!(reply.status, Status::FileUnavailable | Status::BadFilename));
-        }
         failure(&self.peer, work.what, doing, name, err)
     }
 }
@@ -290,7 +277,6 @@ async fn open(peer: &Peer, how: How, versions: Versions) -> Result<Session, Tran
         versions,
         wants_older_tls: false,
         is_torn: false,
-        has_lost_place: false,
     })
 }
 

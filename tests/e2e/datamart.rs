@@ -150,7 +150,8 @@ impl Datamart {
         let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sundew/seed/tx");
         let read = |name: &str| std::fs::read_to_string(seed.join(name)).expect("the seed's file");
         let deliverer = read("wxo-b1-oper-dd.conf").replace(".gc.ca\n", &format!(".gc.ca:{}\n", self.port));
-        let places = "dir_mkdir True\ndir_pattern True\ndirectory /radar/24_HR_ACCUM/GIF/${0}\naccept .*:URP:(.*):RADAR:GIF.*\n";
+        let places =
+            "dir_mkdir True\ndir_pattern True\ndirectory /radar/24_HR_ACCUM/GIF/${0}\naccept .*:URP:(.*):RADAR:GIF.*\n";
         self.site
             .write("etc/tx/wxo-b1-oper-dd.conf", format!("{deliverer}\n{places}"));
         self.site

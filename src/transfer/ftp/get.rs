@@ -12,7 +12,7 @@ use super::super::idle::Idle;
 use super::super::intake::{Bounds, Expected, Facts, Fetched, Intake};
 use super::super::peer::Peer;
 use super::super::{Kind, TransferError, joined, off_thread};
-use super::{Data, Doing, How, OPENED, Session, Work, answered, argument, shown, within};
+use super::{Data, Doing, How, OPENED, Place, Session, Work, answered, argument, shown, within};
 use crate::message::Fault;
 use crate::spool::SpoolError;
 
@@ -108,11 +108,12 @@ impl Download<'_> {
         F: FnOnce() -> Result<W, SpoolError> + Send + 'static,
     {
         self.session.wake().await?;
-        let stood_there = self.session.stands_in(self.directory);
-        self.session.has_lost_place = false;
-        let mut begun = self.begin(&bounds).await;
-        if begun.is_err() && stood_there && self.session.has_lost_place && !self.session.is_torn {
-            begun = self.begin(&bounds).await;
+        let was_there = self.session.at.as_ref() == Some(&Place::of(self.directory));
+        let mut begun = self.begin(bounds).await;
+        if was_there && !self.session.is_torn && begun.as_ref().is_err_and(|err| err.kind == Kind::Gone) {
+            // The directory may have been taken away, and another put in its place.
+            self.session.at = None;
+            begun = self.begin(bounds).await;
         }
         begun?;
         let mut left = bounds.most().saturating_add(1);
@@ -141,7 +142,7 @@ impl Download<'_> {
         off_thread(move || intake.finish(facts, &url)).await
     }
 
-    async fn begin(&mut self, bounds: &Bounds) -> Result<(), TransferError> {
+    async fn begin(&mut self, bounds: Bounds) -> Result<(), TransferError> {
         self.version = self.ask().await?;
         bounds.check_length(self.version.size, &self.url)?;
         self.retrieve().await
