@@ -138,20 +138,6 @@ async fn products_are_fetched_over_one_connection() {
     assert_eq!(server.asked("USER"), 1, "what is refused keeps the connection");
 }
 
-/// The server stays in the directory that was removed, which a kept connection has entered.
-#[tokio::test]
-async fn a_directory_that_was_made_anew_is_entered_anew() {
-    let (server, idle) = (Server::start(&[]).await, idle());
-    for size in [10, 20] {
-        std::fs::create_dir_all(server.file("a/b")).unwrap();
-        std::fs::write(server.file("a/b/x"), bytes(size)).unwrap();
-        let fetched = server.fetch(&idle, "a/b/x", (None, 1000), Vec::new()).await.unwrap();
-        assert_eq!(content(fetched).len(), size);
-        std::fs::remove_dir_all(server.file("a")).unwrap();
-    }
-    assert_eq!(server.asked("USER"), 1);
-}
-
 #[tokio::test]
 async fn more_than_is_wanted_is_not_taken() {
     let (server, idle) = (Server::start(&[]).await, idle());
