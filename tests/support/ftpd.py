@@ -1,7 +1,8 @@
-"""ftpd.py PORT HOME COMMANDS [PEM] [cut=BYTES] [norename] [nochmod] [umask] [user] -- user u, password pw; commands are written to COMMANDS.
+"""ftpd.py PORT HOME COMMANDS [PEM] [cut=BYTES] [norename] [nochmod] [umask] [user] [login=USER:PASSWORD] -- user u, password pw; commands are written to COMMANDS.
 
 PEM: certificate and key; then nothing goes without TLS. cut: each connection breaks off after so many bytes of files.
-norename: RNTO does not replace. nochmod: no SITE CHMOD. umask: SITE UMASK. user: as uid 1000, which gets the home."""
+norename: RNTO does not replace. nochmod: no SITE CHMOD. umask: SITE UMASK. user: as uid 1000, which gets the home. login: another user of
+the same home."""
 import os
 import sys
 
@@ -65,6 +66,8 @@ if "user" in words:
 os.umask(0o022)
 users = DummyAuthorizer()
 users.add_user("u", "pw", home, perm="elradfmwMT")
+for login in (word[6:] for word in words if word.startswith("login=")):
+    users.add_user(*login.split(":", 1), home, perm="elradfmwMT")
 users.add_anonymous(home, perm="elradfmwMT")
 Control.authorizer = users
 if pem:
