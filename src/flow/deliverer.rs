@@ -86,7 +86,7 @@ use tracing::info;
 use super::duplicates::Memory;
 use super::queued::{self, Passes};
 use super::removal::Remover;
-use super::{Unit, announcer};
+use super::{Unit, announcer, script};
 use crate::config::{Broker, Site, Table};
 use crate::spool::queue::{Queue, Queued};
 use crate::transfer::deliver::Deliverer;
@@ -193,7 +193,7 @@ async fn work(config: Config, unit: Unit, queue: Arc<Queue>, announcer: Option<A
     let remover = Arc::new(Remover::new(&unit, Arc::clone(&queue)));
     let to = match (&config.destination, &config.hooks.send) {
         (Some(destination), _) => destination.options.destination.to_string(),
-        (None, words) => words.iter().flatten().next().cloned().unwrap_or_default(),
+        (None, words) => format!("script:{}", script::short_name(words.as_deref().unwrap_or_default())),
     };
     let failures = Failures::new(&unit, Arc::clone(&queue), Arc::clone(&remover), to.clone());
     let failures = Arc::new(failures);
