@@ -28,7 +28,7 @@ const WAITS: [Duration; ATTEMPTS as usize - 1] = [
 ];
 /// Before a program is asked again that cannot now.
 const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Before a list is asked about again that an `lx_script` has left where it was.
+/// Before files are shown again, all together, of which an `lx_script` has left one where it was for the first time.
 const LEFT_PAUSE: Duration = Duration::from_secs(1);
 /// Files whose attempts are counted.
 const TRIED_MAX: usize = 20_000;
@@ -67,6 +67,8 @@ pub(super) struct Hooks {
     fx: Option<Script>,
     lx: Option<Script>,
     tried: HashMap<Vec<u8>, Tried>,
+    /// What the `lx_script` has left in the queue, by path.
+    left: HashMap<Vec<u8>, Left>,
     /// Replacements that are not ingested yet, by their paths in the queue.
     replacements: HashMap<Vec<u8>, Original>,
     /// No program is asked before.
@@ -78,6 +80,13 @@ pub(super) struct Hooks {
 struct Tried {
     version: Version,
     attempts: u32,
+}
+
+/// How often a program has left this version of a file where it was, with nothing new beside it.
+struct Left {
+    file: Queued,
+    version: Version,
+    times: usize,
 }
 
 /// What goes once its replacement is ingested.
@@ -97,6 +106,7 @@ impl Hooks {
             fx: script(&config.fx, Hook::Fx),
             lx: script(&config.lx, Hook::Lx),
             tried: HashMap::new(),
+            left: HashMap::new(),
             replacements: HashMap::new(),
             rest: None,
             backoff: Backoff::new(REST.0, REST.1),
@@ -127,6 +137,51 @@ impl Hooks {
         }
         tried.attempts += 1;
         tried.attempts
+    }
+
+    /// These were left where they are: they are shown again, later and later. Where one of them is new, it may be what the
+    /// program waits for to take the others: then all are shown again soon, together.
+    fn left(&mut self, queue: &Queue, files: Vec<Ready>) {
+        let (now, is_there) = (Instant::now(), |file: &Queued| {
+            at(queue, file.path()).symlink_metadata().is_ok()
+        });
+        let mut has_new = false;
+        for Ready { file, whole, .. } in files {
+            // Most are seen to by the program, and are gone.
+            if !is_there(&file) {
+                self.left.remove(file.path());
+                continue;
+            }
+            let (path, version) = (file.path().to_vec(), whole.version);
+            match self.left.get_mut(&path).filter(|left| left.version == version) {
+                Some(left) => {
+                    let wait = WAITS.get(left.times).or(WAITS.last()).copied().unwrap_or(LEFT_PAUSE);
+                    left.times += 1;
+                    queue.hold(&left.file, now + wait);
+                }
+                None => {
+                    has_new = true;
+                    if self.left.len() >= TRIED_MAX {
+                        self.left.clear(); // they are shown by themselves, at the time that was set
+                    }
+                    self.left.insert(
+                        path,
+                        Left {
+                            file,
+                            version,
+                            times: 0,
+                        },
+                    );
+                }
+            }
+        }
+        if has_new {
+            self.left.retain(|_, left| is_there(&left.file));
+            for left in self.left.values_mut() {
+                left.times = 0;
+                queue.hold(&left.file, now + LEFT_PAUSE);
+            }
+        }
     }
 
     /// Without the files that go once their replacements are ingested, as long as there are these.
@@ -191,14 +246,18 @@ impl Receiver {
                 return Vec::new();
             };
             info!("{} files process with lx_script", list.len());
-            let mut faults = Faults::default();
+            let (mut faults, mut left) = (Faults::default(), Vec::new());
             for (one, answer) in list.into_iter().zip(answers.files) {
                 match answer {
-                    Ok(true) => ready.push(one),
-                    Ok(false) => self.queue.hold(&one.file, Instant::now() + LEFT_PAUSE),
+                    Ok(true) => {
+                        self.hooks.left.remove(one.file.path());
+                        ready.push(one);
+                    }
+                    Ok(false) => left.push(one),
                     Err(error) => self.failed(&one, error, &mut faults),
                 }
             }
+            self.hooks.left(&self.queue, left);
             self.settle(Hook::Lx, faults);
             ready.extend(self.more(&answers.more).await);
         }
