@@ -15,8 +15,8 @@ struct Page {
     section: u8,
     /// What it describes, after the name in the NAME section.
     about: &'static str,
-    /// Each begins with a part of it.
-    sources: &'static [&'static str],
+    /// Each begins with a part of it, which stands under this heading.
+    sources: &'static [(&'static str, &'static str)],
 }
 
 /// The site file and every component.
@@ -25,52 +25,52 @@ const PAGES: [Page; 8] = [
         name: "px.toml",
         section: 5,
         about: "the site file of px, its secrets and its places",
-        sources: &[include_str!("../config/site.rs")],
+        sources: &[("", include_str!("../config/site.rs"))],
     },
     Page {
         name: "px-watcher",
         section: 5,
         about: "a unit of watch/: announces the files of a tree",
-        sources: &[include_str!("../flow/watcher.rs")],
+        sources: &[("", include_str!("../flow/watcher.rs"))],
     },
     Page {
         name: "px-dispatcher",
         section: 5,
         about: "a unit of dispatch/: lets the first of redundant announcements through",
-        sources: &[include_str!("../flow/dispatcher.rs")],
+        sources: &[("", include_str!("../flow/dispatcher.rs"))],
     },
     Page {
         name: "px-sender",
         section: 5,
         about: "a unit of tx/ with type = \"amqp\": publishes queued files",
-        sources: &[include_str!("../flow/sender.rs")],
+        sources: &[("", include_str!("../flow/sender.rs"))],
     },
     Page {
         name: "px-deliverer",
         section: 5,
         about: "a unit of tx/ with type = \"deliver\": puts queued files on a server, and announces them",
         sources: &[
-            include_str!("../flow/deliverer.rs"),
-            include_str!("../flow/announcer.rs"),
+            ("", include_str!("../flow/deliverer.rs")),
+            ("Announcements", include_str!("../flow/announcer.rs")),
         ],
     },
     Page {
         name: "px-receiver",
         section: 5,
         about: "a unit of rx/ with type = \"amqp\": makes products of messages",
-        sources: &[include_str!("../flow/receiver.rs")],
+        sources: &[("", include_str!("../flow/receiver.rs"))],
     },
     Page {
         name: "px-dropped",
         section: 5,
         about: "a unit of rx/ with type = \"single-file\": takes files that are dropped into its queue",
-        sources: &[include_str!("../flow/dropped.rs")],
+        sources: &[("", include_str!("../flow/dropped.rs"))],
     },
     Page {
         name: "px-puller",
         section: 5,
         about: "a unit of rx/ with type = \"pull\": fetches announced products",
-        sources: &[include_str!("../flow/puller.rs")],
+        sources: &[("", include_str!("../flow/puller.rs"))],
     },
 ];
 
@@ -81,6 +81,42 @@ const AFTER_COMMANDS: &str = "\
 One file under `/etc/px` is one unit: one process, one log, one line of `px status`. The directory says which component
 it is: `watch/`, `dispatch/`, `tx/`, `rx/`. A unit is named `rx/NAME`, or `NAME` where only one directory has it; `rx-NAME`
 is the same unit, for systemd's `px@rx-NAME`.
+
+# Status
+
+`px status` shows the state of each unit, what it has counted since its start and what it has in hand now. What is 0 is
+left out; `--json` has everything. A paused unit is running, exit code 0; for alarms look at `state` of `--json`.
+
+| name | counts |
+| --- | --- |
+| `announced` | files of a tree, or messages about delivered products, that were announced |
+| `forwarded` | announcements that were let through |
+| `ignored` | announcements of what another source has announced first |
+| `fetched`, `from_alternates` | products that were fetched; of these, from another source than the announced one |
+| `delivered` | products that were sent or delivered |
+| `suppressed` | files and products whose content came before |
+| `rejected` | what masks or a script do not want |
+| `invalid` | names without a priority or a stamp, with `validation` |
+| `purged` | files that were too old |
+| `ingested`, `queued` | products that came into the database; links to them in queues of clients |
+| `skipped`, `superseded` | messages with nothing to do; products of which there is a newer version |
+| `parked` | attempts that failed and are made again later |
+| `failed` | what was given up. Messages: `px failed`; files of `tx/`: in `txq/NAME/PROBLEM`; of `rx/`: where they were |
+| `quarantined` | products whose bytes were not the announced ones |
+| `unroutable` | messages that the broker gave back, for no queue is bound for them |
+| `unnameable` | announcements that were left out, for their format has no way to write the name |
+| `reconnects` | connections to a broker that were lost and made again |
+
+| name | how many now |
+| --- | --- |
+| `queued_files` | files in the queue of the unit |
+| `connections` | connections to the destination |
+| `outbox` | announcements that wait for the broker |
+| `in_hand` | messages that are being worked on |
+| `parked_here`, `failed_kept` | messages in the unit's own spool that wait for their next attempt; that `px failed` lists |
+| `left_in_rxq` | files in a receiver's queue that it cannot finish |
+| `unremoved`, `not_set_aside` | files that could not be removed; could not be moved to `PROBLEM` |
+| `p50`, `p99` | seconds from the announcement, or the file's time, in which half, and 99 of 100, were done |
 
 # Old names
 
@@ -141,7 +177,11 @@ fn write(directory: &Path, name: &str, section: u8, text: &str) -> anyhow::Resul
 
 impl Page {
     fn manual(&self) -> String {
-        let parts: Vec<String> = self.sources.iter().map(|source| manual(source)).collect();
+        let part = |(heading, source): &(&str, &str)| match *heading {
+            "" => manual(source),
+            heading => format!("## {heading}\n\n{}", manual(source)),
+        };
+        let parts: Vec<String> = self.sources.iter().map(part).collect();
         parts.join("\n")
     }
 

@@ -44,7 +44,7 @@ pub struct Arguments {
     /// The directory that the URL stands for; this one when absent
     #[arg(long, conflicts_with = "from_db")]
     root: Option<PathBuf>,
-    /// The URL of that directory
+    /// The URL of that directory; keys have its path too: http://h/db/ makes v02.post.db.…
     #[arg(long)]
     url: String,
     /// The exchange; the broker's own when absent
@@ -88,6 +88,10 @@ pub fn run(places: &Places, arguments: &Arguments) -> anyhow::Result<ExitCode> {
         },
         None => Work::of_files(arguments),
     };
+    if work.files.is_empty() {
+        say("0 products");
+        return Ok(ExitCode::from(if work.is_whole { 0 } else { REFUSED }));
+    }
     let prepare = |file: &Path| {
         announce(file, &work.root, &arguments.url, &how).with_context(|| format!("cannot announce {}", file.display()))
     };

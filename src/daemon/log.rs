@@ -301,6 +301,10 @@ impl Visit for Fields {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
+        // That nothing was left unsaid need not be said.
+        if field.name() == "unsaid" && value == 0 {
+            return;
+        }
         self.others.push((field.name(), Scalar::Unsigned(value)));
     }
 

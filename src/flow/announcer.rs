@@ -2,7 +2,9 @@
 //!
 //! A unit that delivers may have a table `[announcements]`, lists of `[[url_files]]`, or both.
 //!
-//! | option of `[announcements]` | default | meaning |
+//! ## `[announcements]`
+//!
+//! | option | default | meaning |
 //! | --- | --- | --- |
 //! | `broker` | | a broker of `px.toml` |
 //! | `exchange` | the broker's | where announcements go |
@@ -15,11 +17,6 @@
 //! | `filename` | see below | header `filename` of exp, v00 and v02, for example `"msg_${FILE}:WXO:LOCAL:FILE:XML"` |
 //! | `unroutable` | `"count"` | `"hold"`: wait while no queue is bound for what is announced |
 //!
-//! | option of `[[url_files]]` | default | meaning |
-//! | --- | --- | --- |
-//! | `queue` | | the unit of `tx/` into whose queue a file with the URL of each product is put |
-//! | `url`, `root` | | as above |
-//!
 //! ```toml
 //! [announcements]
 //! broker   = "bunny"
@@ -27,6 +24,22 @@
 //! announce = ["exp"]
 //! url      = "http://dd1.weather.gc.ca/"
 //! ```
+//!
+//! ## `[[url_files]]`
+//!
+//! | option | default | meaning |
+//! | --- | --- | --- |
+//! | `queue` | | the unit of `tx/` into whose queue a file with the URL of each product is put |
+//! | `url` | | the URL of the directory `root`; it may not hold a password |
+//! | `root` | `""` | as of `[announcements]` |
+//!
+//! ```toml
+//! [[url_files]]
+//! queue = "dd-notify-wxo-b1"
+//! url   = "http://dd1.weather.gc.ca/"
+//! ```
+//!
+//! ## What is announced
 //!
 //! A product that is delivered as `radar/24_HR_ACCUM/GIF/XSS/NAME` is announced there as
 //! `http://dd1.weather.gc.ca/radar/24_HR_ACCUM/GIF/XSS/NAME`, under the key

@@ -1,5 +1,7 @@
 //! The delivering sender: puts every file of its queue on a server, announces it there, and removes it from the queue.
 //!
+//! ## Options
+//!
 //! | option | default | meaning |
 //! | --- | --- | --- |
 //! | `type` | | `"deliver"` |
@@ -14,7 +16,7 @@
 //! | `directory` | `""` | where products go; relative to the login or the URL, `"/…"` from the server's root; see below |
 //! | `filename` | `"WHATFN"` | their names there; see below |
 //! | `masks` | accept all | on the whole file name; first match wins; what they reject **is removed**; each that accepts may have its own `directory` and `filename` |
-//! | `lock` | `".tmp"` | how nobody sees half a product: a suffix until it is whole; `"umask"`: no permissions; `"none"`, the default of http without `webdav` |
+//! | `lock` | `".tmp"` | how nobody sees half a product: a suffix until it is whole; `"umask"`: no permissions, see below; `"none"`, the default of http without `webdav` |
 //! | `chmod` | the server's | permissions of what is delivered: `"664"` |
 //! | `mtime` | `false` | `true`: what is delivered gets the modification time of the file here, where the server sets it; not with http |
 //! | `mkdir` | `true` | `false`: directories that are not there are not made; http makes some with `webdav` only |
@@ -30,7 +32,7 @@
 //! | `order` | `"priority"` | by the priority and stamp in the name, then by path; `"mtime"`: by modification time |
 //! | `fx_script`, `destfn_script`, `send_script` | none | `["/path/program", "argument"]`: changes products, names them, delivers in place of `destination` |
 //! | `script_timeout`, `script_options` | 5 min, none | for one run of a program; a table that programs may ask for |
-//! | `announcements`, `url_files` | none | tables, see below: announce what has been delivered |
+//! | `[announcements]`, `[[url_files]]` | none | tables, see below: announce what has been delivered |
 //! | `log` | the site's | `{ keep = 30, level = "info" }`: days for which old logs are kept, and what is written |
 //!
 //! ```toml
@@ -41,8 +43,13 @@
 //! masks       = [{ accept = '.*:RADAR:', directory = "radar" }, { accept = ".*" }]
 //! ```
 //!
+//! ## The queue
+//!
 //! The queue of the unit `tx/NAME` is `txq/NAME`, and what is seen in it, in which order, is in px-sender(5). With
-//! `connections = 1` products arrive in that order, with more of them nearly so.
+//! `connections = 1` products arrive in that order, save those that were in hand when the destination went away; with
+//! more connections nearly so.
+//!
+//! ## Directories and names
 //!
 //! `directory` may hold `${0}`, `${1}`… for the groups that the masks take from the name, `${T1}` `${T2}` `${A1}` `${A2}`
 //! `${ii}` `${CCCC}` `${YY}` `${GG}` `${Gg}` `${BBB}` for parts of a bulletin's name, `${RYYYY}` `${RMM}` `${RDD}` `${RHH}`
@@ -55,25 +62,40 @@
 //! `px.toml` is asked. `destfn_script` has the last word on every name. Programs are in docs/scripts.md; a file that
 //! `fx_script` makes in place of another is best put under `txq/NAME` where no pass sees it, as in `txq/NAME/work`.
 //!
+//! `lock = "umask"` writes under the final name, without permissions until the product is whole; then it has those of
+//! `chmod`, or where that is absent 644, and with `file:` what the umask of px leaves of 666. FTP servers need
+//! `SITE UMASK` and `SITE CHMOD` for it, which vsftpd has; ProFTPD and pyftpdlib have no `SITE UMASK`, and the unit is
+//! paused: use a suffix there.
+//!
+//! ## Host keys
+//!
 //! The server's host key must be in `known_hosts`, else in `~/.ssh/known_hosts` or `/etc/ssh/ssh_known_hosts`: nobody is
 //! trusted at first sight.
 //!
+//! ## Order and failures
+//!
 //! A product is delivered, announced, then removed from the queue: a crash repeats at most what was in hand, and loses
-//! nothing. With `announcements` or `url_files`, which are described below, a product that cannot be announced is not
-//! delivered.
+//! nothing. With `[announcements]` or `[[url_files]]` a product that cannot be announced is not delivered.
 //!
 //! While the destination is away, files stay and the unit shows `paused: cannot deliver to …`; it is tried again after
 //! 1 s, and further and further apart up to a minute. A directory that the server does not let px into holds up its own
 //! products only. What this host cannot do, as with a full disk, pauses the unit in the same way. A product that the
 //! server refuses is tried four times, 5 s, 1 min and 10 min apart; then, as what can never be delivered, it goes to
-//! `txq/NAME/PROBLEM` under its own name, is told of as an error and counted as failed.
+//! `txq/NAME/PROBLEM` under its own name, is told of as an error and counted as failed. To send
+//! them again, correct the cause and move them to `txq/NAME/3/HOUR`, as in `txq/NAME/3/2026112117`; px failed does not
+//! know them.
+//!
+//! ## Duplicates
 //!
 //! Duplicates are known by the md5 of the content, once the first was delivered. Files in `0` are retransmissions: they
 //! are always delivered. The memory is lost when the unit ends or is reloaded; nothing leaves it until it is full, then
 //! what is older than `keep`, then the older half.
 //!
+//! ## Figures and lines
+//!
 //! In `px status`, `queued_files` is how many files wait, counted every 10 s up to 20000, `connections` how many are open,
-//! and `outbox` how many announcements wait for the broker.
+//! and `outbox` how many announcements wait for the broker. The log names the URL of what was delivered, or for a
+//! `send_script` `script:FILE/DIRECTORY/NAME`.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -88,7 +110,7 @@ use tracing::info;
 use super::duplicates::Memory;
 use super::queued::{self, Passes};
 use super::removal::Remover;
-use super::{Unit, announcer};
+use super::{Unit, announcer, script};
 use crate::config::{Broker, Site, Table};
 use crate::spool::queue::{Queue, Queued};
 use crate::transfer::deliver::Deliverer;
@@ -220,7 +242,7 @@ async fn work(
     let memory = duplicates.map(|options| Arc::new(Mutex::new(Memory::new(options))));
     let to = match (&config.destination, &config.hooks.send) {
         (Some(destination), _) => destination.options.destination.to_string(),
-        (None, words) => words.iter().flatten().next().cloned().unwrap_or_default(),
+        (None, words) => format!("script:{}", script::short_name(words.as_deref().unwrap_or_default())),
     };
     let failures = Failures::new(&unit, Arc::clone(&queue), Arc::clone(&remover), to.clone());
     let failures = Arc::new(failures);

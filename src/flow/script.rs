@@ -258,13 +258,14 @@ impl Script {
     pub async fn lx(&self, files: &[PathBuf]) -> LxAnswers {
         let asked: Vec<&[u8]> = files.iter().map(|file| bytes_of(file)).collect();
         let (answers, end) = self.run(&asked, Key::Path, false).await;
+        let is_good = is_good(&end);
         let judge = |name: &&[u8]| match answers.of(name) {
             Some(Ok(answer)) if answer.result.as_deref() == Some("ingest") && answer.with.is_none() => Ok(true),
             Some(Ok(answer)) => Err(self.unknown(answer, "ingest")),
             Some(Err(why)) => Err(self.bad(why)),
             // A line that cannot be read may have been the answer for this one.
             None if answers.unread > 0 => Err(self.unanswered(&end, &answers)),
-            None if matches!(end, Ok(End::Code(0))) => Ok(false),
+            None if is_good => Ok(false),
             None => Err(self.unanswered(&end, &answers)),
         };
         let known: HashSet<&[u8]> = asked.iter().copied().collect();
@@ -305,7 +306,7 @@ impl Script {
     /// is not to fetch; the program is told and decides.
     pub async fn pull(&self, is_sleeping: bool) -> (Vec<PathBuf>, Option<ScriptError>) {
         let (answers, end) = self.start(Vec::new(), Key::Path, is_sleeping).await;
-        let is_good = matches!(end, Ok(End::Code(0))) && answers.unread == 0;
+        let is_good = is_good(&end) && answers.unread == 0;
         let error = (!is_good).then(|| self.unanswered(&end, &answers));
         (answers.order.into_iter().map(path_of).collect(), error)
     }
@@ -324,7 +325,7 @@ impl Script {
         &self,
         name: &[u8],
         answers: &'a Answers,
-        end: &Result<End, ScriptError>,
+        end: &Result<Ended, ScriptError>,
     ) -> Result<&'a Answer, ScriptError> {
         match answers.of(name) {
             Some(Ok(answer)) => Ok(answer),
@@ -333,14 +334,14 @@ impl Script {
         }
     }
 
-    async fn run(&self, asked: &[&[u8]], key: Key, is_sleeping: bool) -> (Answers, Result<End, ScriptError>) {
+    async fn run(&self, asked: &[&[u8]], key: Key, is_sleeping: bool) -> (Answers, Result<Ended, ScriptError>) {
         let word = if key == Key::Path { "path" } else { "name" };
         let input = asked.iter().flat_map(|name| lines::line(&[(word, name)]));
         self.start(input.collect(), key, is_sleeping).await
     }
 
     /// Runs the program once. Nothing of it is left when this returns, or is dropped.
-    async fn start(&self, files: Vec<u8>, key: Key, is_sleeping: bool) -> (Answers, Result<End, ScriptError>) {
+    async fn start(&self, files: Vec<u8>, key: Key, is_sleeping: bool) -> (Answers, Result<Ended, ScriptError>) {
         let mut input = self.options_line();
         input.extend(files);
         let mut log = said::Log::new(self.hook.name());
@@ -350,7 +351,8 @@ impl Script {
                 if answers.unread > 0 {
                     warn!("{}{}", self.shown(), answers.unread_text());
                 }
-                (answers, Ok(end))
+                let said = log.last().to_owned();
+                (answers, Ok(Ended { end, said }))
             }
             Err(error) => {
                 let error = ScriptError {
@@ -388,10 +390,11 @@ impl Script {
         command
     }
 
-    /// `fx_script /path/program`. Its arguments may hold what is nobody's business.
+    /// `fx_script /path/program FILE.py`. Its other arguments may hold what is nobody's business.
     fn shown(&self) -> String {
         let program = self.words.first().map_or("", String::as_str);
-        format!("{} {program}", self.hook.name())
+        let file = file_run(&self.words).map_or(String::new(), |file| format!(" {file}"));
+        format!("{} {program}{file}", self.hook.name())
     }
 
     fn bad(&self, what: impl std::fmt::Display) -> ScriptError {
@@ -414,17 +417,49 @@ impl Script {
         ))
     }
 
-    fn unanswered(&self, end: &Result<End, ScriptError>, answers: &Answers) -> ScriptError {
-        let end = match end {
-            Ok(end) => *end,
+    fn unanswered(&self, end: &Result<Ended, ScriptError>, answers: &Answers) -> ScriptError {
+        let Ended { end, said } = match end {
+            Ok(ended) => ended,
             Err(error) => return error.clone(),
         };
-        let (fault, what) = classify(end, self.limit);
+        let (fault, what) = classify(*end, self.limit);
+        let said = match (end, said.as_str()) {
+            // What a program says that has ended well is not why it has no answer.
+            (End::Code(0), _) | (_, "") => String::new(),
+            (_, said) => format!("; it said: {said}"),
+        };
         ScriptError {
             fault,
-            what: format!("{} {what}{}", self.shown(), answers.unread_text()),
+            what: format!("{} {what}{said}{}", self.shown(), answers.unread_text()),
         }
     }
+}
+
+/// How a run ended, and what the program said last.
+struct Ended {
+    end: End,
+    said: String,
+}
+
+fn is_good(end: &Result<Ended, ScriptError>) -> bool {
+    end.as_ref().is_ok_and(|ended| ended.end == End::Code(0))
+}
+
+/// How people know the program of these words: the name of the file that it runs, else its own.
+pub fn short_name(words: &[String]) -> &str {
+    let program = words.first().map_or("", |word| file_name(word));
+    file_run(words).unwrap_or(program)
+}
+
+/// The name of the file that a program runs, as an interpreter does: its last word, where that is a path with a suffix.
+fn file_run(words: &[String]) -> Option<&str> {
+    let (_, arguments) = words.split_first()?;
+    let path = arguments.last().filter(|word| word.starts_with('/'))?;
+    Path::new(path).extension().map(|_| file_name(path))
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// Whose fault it is that a file has no answer.

@@ -53,7 +53,9 @@
 //!
 //! What can never be sent goes to `txq/NAME/PROBLEM` under its own name, is told of as an error and counted as failed:
 //! a name from which no key can be made, a message that the broker refuses, a file over 512 MiB. Where it cannot go
-//! there, it stays and holds up nobody: that is an error, shown as `not_set_aside`, and tried again after a minute.
+//! there, it stays and holds up nobody: that is an error, shown as `not_set_aside`, and tried again after a minute. To
+//! send them again, correct the cause and move them to `txq/NAME/3/HOUR`, as in `txq/NAME/3/2026112117`; px failed does
+//! not know them.
 //!
 //! With `level = "debug"` the log also has the key of every message and the name of every file that was sent and removed.
 

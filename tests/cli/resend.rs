@@ -256,6 +256,8 @@ fn products_of_the_database_are_announced_by_hand() {
         &SPAN,
     ]
     .concat();
+    let none = [&post[..5], &["--match", "zzz"], &SPAN].concat();
+    assert_eq!(site.run_ok(&none), "0 products\n");
     let listener = Command::new(env!("CARGO_BIN_EXE_px"))
         .args(["listen", "own", "--bind", "v02.post.#", "--count", "3"])
         .env("PX_ROOT", site.root())

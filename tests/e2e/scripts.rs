@@ -112,6 +112,28 @@ fn the_python_example_of_the_manual_ingests_what_is_complete() {
     assert!(said.contains("[INFO] b is complete\n"), "{said}");
 }
 
+/// Every run writes down what it was shown, and takes all once there are three.
+#[test]
+fn what_an_lx_script_leaves_is_shown_again_soon_with_what_is_new_then_later() {
+    let lx = r#"#!/bin/sh
+list=$(cat)
+echo "$list" | wc -l >> ../../shown
+[ "$(echo "$list" | wc -l)" -lt 3 ] || echo "$list" | sed 's/}$/,"result":"ingest"}/'
+"#;
+    let site = site("lx_script = ['{root}/lx']\n");
+    program(&site, "lx", lx);
+    let shown = || fs::read_to_string(site.path("shown")).unwrap_or_default();
+    site.write("rxq/drop/a", "a");
+    let _unit = site.run_ready(UNIT);
+    site.wait_that("it is shown alone, twice", || shown() == "1\n1\n");
+    let second = std::time::Instant::now();
+    site.wait_that("and once more", || shown() == "1\n1\n1\n");
+    assert!(second.elapsed().as_secs() >= 3, "{:?}", second.elapsed());
+    site.write("rxq/drop/b", "b");
+    site.write("rxq/drop/c", "c");
+    site.wait_that("all are shown together", || ingested(&site) == ["a", "b", "c"]);
+}
+
 /// Files of Sundew's kind: what they return, raise, print and know.
 #[test]
 fn python_files_of_sundew_run_unchanged() {

@@ -20,7 +20,8 @@ pub(super) fn from_markdown(text: &str) -> String {
             page.table(&rows);
         } else if let Some(heading) = line.strip_prefix("## ") {
             page.end_paragraph();
-            page.control("SS", &escape(heading));
+            // Bold already.
+            page.control("SS", &escape(&heading.replace('`', "")));
         } else if let Some(heading) = line.strip_prefix("# ") {
             page.end_paragraph();
             page.control("SH", &escape(&heading.to_uppercase()));
@@ -164,7 +165,7 @@ mod tests {
     fn blocks() {
         for (markdown, roff) in [
             ("one\ntwo\n\nthree", ".PP\none two\n.PP\nthree\n"),
-            ("# Exit status\n## Of old", ".SH EXIT STATUS\n.SS Of old\n"),
+            ("# Exit status\n## Of `[old]`", ".SH EXIT STATUS\n.SS Of [old]\n"),
             ("- a\n- b", ".IP \\(bu 2\na\n.IP \\(bu 2\nb\n"),
             (
                 "```toml\n.a = 1\n\n```\nb",

@@ -23,8 +23,13 @@ use crate::spool::queue::{Queue, Queued, Removed};
 
 /// Before a program is asked again that cannot now.
 const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Before a list is asked about again that an `lx_script` has left where it was.
+/// Before files are shown again, all together, of which an `lx_script` has left one where it was for the first time.
 const LEFT_PAUSE: Duration = Duration::from_secs(1);
+/// And the longest time after which it is shown again.
+const LEFT_LONGEST: Duration = Duration::from_secs(600);
+/// Files that are known to be left.
+const LEFT_MAX: usize = 20_000;
+
 /// `fx_script`, `lx_script`, and what all programs share.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
@@ -59,11 +64,20 @@ pub(super) struct Hooks {
     fx: Option<Script>,
     lx: Option<Script>,
     tried: Attempts,
+    /// What the `lx_script` has left in the queue, by path.
+    left: HashMap<Vec<u8>, Left>,
     /// Replacements that are not ingested yet, by their paths in the queue.
     replacements: HashMap<Vec<u8>, Original>,
     /// No program is asked before.
     rest: Option<Instant>,
     backoff: Backoff,
+}
+
+/// How often a program has left this version of a file where it was, with nothing new beside it.
+struct Left {
+    file: Queued,
+    version: Version,
+    times: u32,
 }
 
 /// What goes once its replacement is ingested.
@@ -83,6 +97,7 @@ impl Hooks {
             fx: script(&config.fx, Hook::Fx),
             lx: script(&config.lx, Hook::Lx),
             tried: Attempts::default(),
+            left: HashMap::new(),
             replacements: HashMap::new(),
             rest: None,
             backoff: Backoff::new(REST.0, REST.1),
@@ -97,6 +112,51 @@ impl Hooks {
     fn apart(&self, files: Vec<Ready>) -> Vec<Vec<Ready>> {
         self.tried
             .apart(files, |ready| (&ready.file, Some(ready.whole.version)))
+    }
+
+    /// These were left where they are: they are shown again, later and later. Where one of them is new, it may be what the
+    /// program waits for to take the others: then all are shown again soon, together.
+    fn left(&mut self, queue: &Queue, files: Vec<Ready>) {
+        let (now, is_there) = (Instant::now(), |file: &Queued| {
+            at(queue, file.path()).symlink_metadata().is_ok()
+        });
+        let mut has_new = false;
+        for Ready { file, whole, .. } in files {
+            // Most are seen to by the program, and are gone.
+            if !is_there(&file) {
+                self.left.remove(file.path());
+                continue;
+            }
+            let (path, version) = (file.path().to_vec(), whole.version);
+            match self.left.get_mut(&path).filter(|left| left.version == version) {
+                Some(left) => {
+                    left.times += 1;
+                    let wait = wait_after(left.times).unwrap_or(LEFT_LONGEST);
+                    queue.hold(&left.file, now + wait);
+                }
+                None => {
+                    has_new = true;
+                    if self.left.len() >= LEFT_MAX {
+                        self.left.clear(); // they are shown by themselves, at the time that was set
+                    }
+                    self.left.insert(
+                        path,
+                        Left {
+                            file,
+                            version,
+                            times: 0,
+                        },
+                    );
+                }
+            }
+        }
+        if has_new {
+            self.left.retain(|_, left| is_there(&left.file));
+            for left in self.left.values_mut() {
+                left.times = 0;
+                queue.hold(&left.file, now + LEFT_PAUSE);
+            }
+        }
     }
 
     /// Without the files that go once their replacements are ingested, as long as there are these.
@@ -158,14 +218,18 @@ impl Receiver {
                 return Vec::new();
             };
             info!("{} files process with lx_script", list.len());
-            let mut faults = Faults::default();
+            let (mut faults, mut left) = (Faults::default(), Vec::new());
             for (one, answer) in list.into_iter().zip(answers.files) {
                 match answer {
-                    Ok(true) => ready.push(one),
-                    Ok(false) => self.queue.hold(&one.file, Instant::now() + LEFT_PAUSE),
+                    Ok(true) => {
+                        self.hooks.left.remove(one.file.path());
+                        ready.push(one);
+                    }
+                    Ok(false) => left.push(one),
                     Err(error) => self.failed(&one, error, &mut faults),
                 }
             }
+            self.hooks.left(&self.queue, left);
             self.settle(Hook::Lx, faults);
             ready.extend(self.more(&answers.more).await);
         }

@@ -9,6 +9,8 @@ use tracing::{debug, error, info, warn};
 const LINE_MAX: usize = 1000;
 /// Of one run.
 const LINES_MAX: usize = 200;
+/// Of the last line, in characters, where it says why a run went wrong.
+const LAST_MAX: usize = 200;
 
 /// The lines of one run. Control characters are escaped by the log.
 pub(super) struct Log {
@@ -16,6 +18,7 @@ pub(super) struct Log {
     line: Vec<u8>,
     is_cut: bool,
     lines: usize,
+    last: String,
 }
 
 impl Log {
@@ -25,7 +28,13 @@ impl Log {
             line: Vec::new(),
             is_cut: false,
             lines: 0,
+            last: String::new(),
         }
+    }
+
+    /// The beginning of the last line that is not empty and no mere detail.
+    pub(super) fn last(&self) -> &str {
+        &self.last
     }
 
     pub(super) fn take(&mut self, bytes: &[u8]) {
@@ -56,12 +65,15 @@ impl Log {
     fn end_line(&mut self) {
         let (line, is_cut) = (std::mem::take(&mut self.line), std::mem::take(&mut self.is_cut));
         self.lines += 1;
-        if self.lines > LINES_MAX {
-            return;
-        }
         let (level, text) = level_of(&line);
         let text = String::from_utf8_lossy(text.strip_suffix(b"\r").unwrap_or(text));
         let cut = if is_cut { "…" } else { "" };
+        if !text.trim().is_empty() && level != Some(7) {
+            self.last = text.trim().chars().take(LAST_MAX).collect();
+        }
+        if self.lines > LINES_MAX {
+            return;
+        }
         match level {
             Some(0..=3) => error!("{text}{cut}"),
             Some(4) => warn!("{text}{cut}"),
@@ -100,5 +112,8 @@ mod tests {
         log.take(&b"\n".repeat(5000));
         log.finish();
         assert_eq!((log.lines, log.line.len()), (5000, 0));
+        assert_eq!(log.last(), "x".repeat(LAST_MAX));
+        log.take(b"<3>cannot reach it\r\n<7>a detail\n \n");
+        assert_eq!(log.last(), "cannot reach it");
     }
 }

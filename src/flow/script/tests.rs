@@ -90,6 +90,40 @@ async fn the_end_of_a_program_says_whose_fault_a_missing_answer_is() {
     assert_eq!(faults(&missing.fx(&files).await), [Some(Fault::Own); 2]);
 }
 
+#[tokio::test]
+async fn an_error_names_the_file_that_is_run_and_what_it_said_last() {
+    let world = World::new();
+    let files = [world.file("a")];
+    let mut script = world.script(Hook::Fx, "echo '<3>x.py: it is not Python 3' >&2; exit 75");
+    let path = world.root.path().join("x.py");
+    std::fs::rename(world.root.path().join("program"), &path).unwrap();
+    script.words = vec!["/bin/sh".into(), path.to_string_lossy().into_owned()];
+    let answers = script.fx(&files).await;
+    let wanted = "fx_script /bin/sh x.py ended with 75: it cannot now; it said: x.py: it is not Python 3";
+    assert_eq!(answers[0].as_ref().unwrap_err().what, wanted);
+    let script = world.script(Hook::Fx, "echo 'all is well' >&2");
+    let what = script.fx(&files).await[0].as_ref().unwrap_err().what.clone();
+    assert!(what.ends_with("gave no answer"), "{what}");
+}
+
+#[test]
+fn no_other_argument_is_shown() {
+    for (words, wanted) in [
+        (
+            &["/usr/lib/px/px-python-hook", "--options", "/etc/px/scripts/x.py"][..],
+            "x.py",
+        ),
+        (&["/opt/send", "-9"], "send"),
+        (&["/opt/send.sh"], "send.sh"),
+        (&["/opt/send", "hush.hush"], "send"),
+        (&["/opt/send", "/c2VjcmV0"], "send"),
+        (&[], ""),
+    ] {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        assert_eq!(short_name(&words), wanted);
+    }
+}
+
 /// A grandchild that ignores SIGTERM and holds all pipes, and a program that does the same: the group is gone in time.
 #[tokio::test]
 async fn a_program_that_takes_too_long_is_ended_with_all_its_children() {
