@@ -54,6 +54,8 @@ pub enum Kind {
     TooLarge,
     /// The server wants other credentials for this part of its tree (401, 403).
     Forbidden,
+    /// The server does not take px for who it says it is (401, a wrong password or key): of the whole destination.
+    LoginRefused,
     /// The server is busy or broken (429, 5xx).
     Unavailable,
     /// The server has no room left: disk, quota.
@@ -231,14 +233,14 @@ impl Fetcher {
                     .fetch(url, &self.shared.options.policy, bounds, expected, open)
                     .await
             }
-            Target::Server(remote) => self.from_server(remote, bounds, expected, open).await,
+            Target::Server(remote) => self.fetch_remote(remote, bounds, expected, open).await,
             Target::File { root, path } => file::fetch(root.clone(), path.clone(), bounds, expected, open).await,
         };
         self.note(&places, url, &result);
         result
     }
 
-    async fn from_server<W, F>(
+    async fn fetch_remote<W, F>(
         &self,
         remote: &Remote,
         bounds: Bounds,

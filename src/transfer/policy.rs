@@ -413,8 +413,8 @@ mod tests {
     fn files_of_servers_with_logins() {
         let any = policy(&["ftp", "sftp"], &[], &[]);
         let one = policy(&["sftp"], &["h:22", "[::1]"], &[]);
-        type Row<'a> = (&'a Policy, &'a str, Option<(&'a str, u16, &'a str)>);
-        let table: [Row<'_>; 15] = [
+        type Is<'a> = Option<(&'a str, u16, &'a str)>;
+        let table: [(&Policy, &str, Is); 15] = [
             (&any, "ftp://h/a/b%20c", Some(("h", 21, "a/b c"))),
             (&any, "ftp://H:2121/%2Fa/b", Some(("h", 2121, "/a/b"))),
             (&any, "sftp://H/a/b", Some(("h", 22, "/a/b"))),

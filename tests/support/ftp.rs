@@ -103,33 +103,26 @@ impl FtpServer {
 
     /// SIGKILL, also for the processes that serve its clients.
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            for child in children(process.id()) {
-                // Nothing lost: it ended meanwhile.
-                let _ = kill_process(child, Signal::KILL);
-            }
-            process.kill().expect("kill");
-            process.wait().expect("wait");
-        }
+        let Some(mut process) = self.process.take() else {
+            return;
+        };
+        // Who is stopped makes no more of them.
+        signal(process.id(), Signal::STOP);
+        signal(process.id(), Signal::KILL);
+        process.wait().expect("wait");
+        wait_until(Duration::from_secs(20), "its port is closed", || {
+            TcpStream::connect(("127.0.0.1", self.port)).is_err()
+        });
     }
 
     /// SIGSTOP: connections stay open and nobody answers.
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
+        signal(self.process.as_ref().expect("it runs").id(), Signal::STOP);
     }
 
     /// SIGCONT.
     pub fn thaw(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().expect("it runs");
-        // Some of its children may have ended meanwhile.
-        for child in children(process.id()) {
-            kill_process(child, signal).ok();
-        }
-        kill_process(Pid::from_child(process), signal).expect("signal");
+        signal(self.process.as_ref().expect("it runs").id(), Signal::CONT);
     }
 
     /// The directory that a login begins in.
@@ -175,10 +168,21 @@ impl Drop for FtpServer {
     }
 }
 
-fn children(parent: u32) -> Vec<Pid> {
+/// To a process, then to those that it made, then to theirs.
+fn signal(process: u32, what: Signal) {
+    let below = children(process);
+    if let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+        // Nothing lost: it ended meanwhile.
+        let _ = kill_process(pid, what);
+    }
+    // Stopped, it has made its last; killed, it has none any more.
+    let below = if what == Signal::STOP { children(process) } else { below };
+    below.into_iter().for_each(|child| signal(child, what));
+}
+
+fn children(parent: u32) -> Vec<u32> {
     let listed = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-    let pids = listed.split_whitespace().filter_map(|pid| pid.parse().ok());
-    pids.filter_map(Pid::from_raw).collect()
+    listed.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 fn make_certificates(path: &Path) {
@@ -196,7 +200,10 @@ fn python(path: &Path, home: &Path, port: u16, tls: FtpTls, more: &[&str]) -> Ve
     );
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/ftpd.py");
     let commands = path.join("commands").display().to_string();
-    let mut words = vec!["/usr/bin/python3".into(), script.into(), port.to_string()];
+    let mut words: Vec<String> = ["setpriv", "--pdeathsig", "KILL", "/usr/bin/python3", script]
+        .map(str::to_owned)
+        .into();
+    words.push(port.to_string());
     words.extend([home.display().to_string(), commands]);
     if tls != FtpTls::None {
         words.push(path.join("both.pem").display().to_string());
@@ -268,7 +275,21 @@ TLSLog {at}/tls.log
     }
     let file = path.join("proftpd.conf");
     std::fs::write(&file, conf).expect("proftpd.conf");
-    ["proftpd", "-n", "-q", "-c", &file.display().to_string()]
-        .map(str::to_owned)
-        .into()
+    // It changes its user, and forgets that it should die with its parent; so a namespace dies.
+    let script = "proftpd -n -q -c \"$0\" & wait";
+    let words = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "sh",
+        "-c",
+        script,
+    ];
+    let mut words: Vec<String> = words.map(str::to_owned).into();
+    words.push(file.display().to_string());
+    words
 }

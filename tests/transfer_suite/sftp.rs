@@ -192,7 +192,7 @@ async fn what_opens_a_key_is_not_told_to_the_server() {
     peer.login.key_file = Some(key);
     // "pw" would be the right password, too.
     let err = put_once(peer, "x").await.unwrap_err();
-    assert_class(&err, Fault::Endpoint, Kind::Forbidden);
+    assert_class(&err, Fault::Endpoint, Kind::LoginRefused);
     assert!(!server.log().contains("Failed password") && !server.log().contains("Accepted password"));
 }
 
@@ -262,17 +262,17 @@ async fn who_is_refused_is_told_so() {
     let mut peer = server.peer();
     peer.login.password = Some(Secret::new("canary"));
     let err = put_once(peer.clone(), "x").await.unwrap_err();
-    assert_class(&err, Fault::Endpoint, Kind::Forbidden);
+    assert_class(&err, Fault::Endpoint, Kind::LoginRefused);
     assert!(err.what.contains("refused: the password"), "{err}");
     peer.login.password = None;
     assert_class(
         &put_once(peer.clone(), "x").await.unwrap_err(),
         Fault::Endpoint,
-        Kind::Forbidden,
+        Kind::LoginRefused,
     );
     peer.login.key_file = Some(server.path().join("host_key"));
     let err = put_once(peer, "x").await.unwrap_err();
-    assert_class(&err, Fault::Endpoint, Kind::Forbidden);
+    assert_class(&err, Fault::Endpoint, Kind::LoginRefused);
     assert!(err.what.contains("host_key"), "{err}");
     assert_eq!(names(server.home()), [""; 0]);
 }

@@ -21,9 +21,11 @@ const CHUNK: u64 = 256 << 10;
 #[derive(Debug)]
 pub(in crate::transfer) struct Chunks {
     source: Option<Source>,
-    ahead: Option<JoinHandle<Result<(Source, Vec<u8>), TransferError>>>,
+    ahead: Option<Reading>,
     bandwidth: Option<Arc<Bandwidth>>,
 }
+
+type Reading = JoinHandle<Result<(Source, Vec<u8>), TransferError>>;
 
 #[derive(Debug)]
 struct Source {

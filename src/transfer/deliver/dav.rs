@@ -156,7 +156,8 @@ fn classify(status: u16, doing: Doing) -> Option<(Fault, Kind, &'static str)> {
         200 | 201 | 204 => None,
         // It is there already.
         405 if doing == Doing::Make => None,
-        401 | 403 | 407 => directory(""),
+        401 | 407 => Some((Fault::Endpoint, Kind::LoginRefused, "")),
+        403 => directory(""),
         404 | 409 => directory(": its directory is missing"),
         405 => directory(": nothing can be put there"),
         423 => directory(": somebody has locked it"),
@@ -187,7 +188,7 @@ mod tests {
             (207, Some((Endpoint, Kind::Broken))),
             (301, Some((Endpoint, Kind::Forbidden))),
             (400, Some((Message, Kind::Rejected))),
-            (401, Some((Endpoint, Kind::Forbidden))),
+            (401, Some((Endpoint, Kind::LoginRefused))),
             (403, Some((Endpoint, Kind::Forbidden))),
             (404, Some((Endpoint, Kind::Forbidden))),
             (405, Some((Endpoint, Kind::Forbidden))),

@@ -388,7 +388,7 @@ fn in_kernel(
 }
 
 fn is_remote(file: &File) -> bool {
-    rustix::fs::fstatfs(file).is_ok_and(|stat| REMOTE.iter().any(|magic| *magic == stat.f_type as u32))
+    rustix::fs::fstatfs(file).is_ok_and(|stat| REMOTE.contains(&(stat.f_type as u32)))
 }
 
 /// The mode of a new file by this process's umask, which only the kernel can tell without changing it.

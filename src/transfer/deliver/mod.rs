@@ -311,15 +311,15 @@ impl Shared {
         Ok(())
     }
 
-    fn note(&self, places: &[String; 2], parcel: &Parcel, result: &Result<(), Failed>) {
+    fn note(&self, places: &[String; 2], parcel: &Parcel, result: &Result<(), TransferError>) {
         let mut resting = self.resting();
         let [whole, directory] = places;
         match result {
             Ok(()) => places.iter().for_each(|place| resting.note_success(place)),
-            Err(failed) => match whose(failed) {
-                Rests::Whole => resting.note_fault(whole, parcel.hash(), failed.err.retry_after, Instant::now()),
+            Err(err) => match whose(err) {
+                Rests::Whole => resting.note_fault(whole, parcel.hash(), err.retry_after, Instant::now()),
                 Rests::Directory => {
-                    resting.note_fault(directory, parcel.hash(), failed.err.retry_after, Instant::now());
+                    resting.note_fault(directory, parcel.hash(), err.retry_after, Instant::now());
                     resting.note_success(whole);
                 }
                 Rests::IsWell => resting.note_success(whole),
@@ -327,14 +327,6 @@ impl Shared {
             },
         }
     }
-}
-
-/// A put that did not happen.
-#[derive(Debug)]
-struct Failed {
-    err: TransferError,
-    /// There was no session yet: who px is, and not one directory, was in question.
-    while_connecting: bool,
 }
 
 /// What a failure says of the destination.
@@ -346,11 +338,11 @@ enum Rests {
     NotKnown,
 }
 
-fn whose(failed: &Failed) -> Rests {
-    match failed.err.fault {
-        Fault::Endpoint if failed.err.kind == Kind::Forbidden && !failed.while_connecting => Rests::Directory,
+fn whose(err: &TransferError) -> Rests {
+    match err.fault {
+        Fault::Endpoint if err.kind == Kind::Forbidden => Rests::Directory,
         Fault::Endpoint => Rests::Whole,
-        Fault::Message if is_spoilt_content(&failed.err) => Rests::NotKnown,
+        Fault::Message if is_spoilt_content(err) => Rests::NotKnown,
         // An answer that refuses this one product: the server is well.
         Fault::Message => Rests::IsWell,
         Fault::Own => Rests::NotKnown,
@@ -379,7 +371,7 @@ enum Session {
     File(local::Session),
     Ftp(Box<ftp::Session>),
     Sftp(Box<sftp::Session>),
-    Http(dav::Session),
+    Http(Box<dav::Session>),
 }
 
 impl Lane {
@@ -394,7 +386,7 @@ impl Lane {
         let begun = Instant::now();
         let result = self.try_put(parcel).await;
         self.shared.note(&places, parcel, &result);
-        result.map_err(|failed| failed.err).map(|()| Put {
+        result.map(|()| Put {
             bytes: parcel.size,
             took: begun.elapsed(),
         })
@@ -441,16 +433,12 @@ impl Lane {
         let stopped = stopped.filter(|_| tried.len() == some.len() && tried.iter().all(Result::is_ok));
         let mut results = Vec::with_capacity(tried.len());
         for (parcel, tried) in some.iter().zip(tried) {
-            let failed = |err| Failed {
-                err,
-                while_connecting: false,
-            };
             let (took, result) = match tried {
                 Ok(took) => (took, Ok(())),
-                Err(err) => (Duration::ZERO, Err(failed(err))),
+                Err(err) => (Duration::ZERO, Err(err)),
             };
             self.shared.note(&self.shared.places(parcel), parcel, &result);
-            results.push(result.map_err(|failed| failed.err).map(|()| Put {
+            results.push(result.map(|()| Put {
                 bytes: parcel.size,
                 took,
             }));
@@ -460,13 +448,17 @@ impl Lane {
     }
 
     /// The session is taken out meanwhile: one that was left in the middle must not be used again.
-    async fn try_put(&mut self, parcel: &Parcel) -> Result<(), Failed> {
+    async fn try_put(&mut self, parcel: &Parcel) -> Result<(), TransferError> {
         let context = &self.shared.context;
         let mut session = match self.session.take().filter(|session| !session.is_over()) {
             Some(session) => session,
-            None => Session::connect(context).await.map_err(|err| Failed {
-                err,
-                while_connecting: true,
+            None => Session::connect(context).await.map_err(|err| TransferError {
+                // Who px is was in question, and not one directory.
+                kind: match err.kind {
+                    Kind::Forbidden => Kind::LoginRefused,
+                    kind => kind,
+                },
+                ..err
             })?,
         };
         let result = match &mut session {
@@ -478,10 +470,7 @@ impl Lane {
         if !result.as_ref().is_err_and(spoils) {
             self.session = Some(session);
         }
-        result.map_err(|err| Failed {
-            err,
-            while_connecting: false,
-        })
+        result
     }
 
     /// Whether there is a connection, as far as is known.
@@ -508,7 +497,7 @@ impl Session {
             }
             Destination::Ftp(peer, how) => Session::Ftp(Box::new(ftp::Session::connect(peer, *how).await?)),
             Destination::Sftp(peer) => Session::Sftp(Box::new(sftp::Session::connect(peer).await?)),
-            Destination::Http(http) => Session::Http(dav::Session::new(http).await?),
+            Destination::Http(http) => Session::Http(Box::new(dav::Session::new(http).await?)),
         })
     }
 

@@ -32,19 +32,19 @@ fn err(fault: Fault, kind: Kind) -> TransferError {
 #[test]
 fn what_rests_after_a_failure_and_what_goes_on() {
     let table = [
-        (Fault::Endpoint, Kind::Unreachable, true, Rests::Whole, true),
-        (Fault::Endpoint, Kind::Forbidden, true, Rests::Whole, false),
-        (Fault::Endpoint, Kind::Forbidden, false, Rests::Directory, false),
-        (Fault::Endpoint, Kind::TimedOut, false, Rests::Whole, true),
-        (Fault::Endpoint, Kind::Unavailable, false, Rests::Whole, true),
-        (Fault::Message, Kind::Rejected, false, Rests::IsWell, false),
-        (Fault::Message, Kind::Local, false, Rests::NotKnown, true),
-        (Fault::Own, Kind::Local, false, Rests::NotKnown, true),
+        (Fault::Endpoint, Kind::Unreachable, Rests::Whole, true),
+        (Fault::Endpoint, Kind::LoginRefused, Rests::Whole, true),
+        (Fault::Endpoint, Kind::Forbidden, Rests::Directory, false),
+        (Fault::Endpoint, Kind::TimedOut, Rests::Whole, true),
+        (Fault::Endpoint, Kind::Unavailable, Rests::Whole, true),
+        (Fault::Message, Kind::Rejected, Rests::IsWell, false),
+        (Fault::Message, Kind::Local, Rests::NotKnown, true),
+        (Fault::Own, Kind::Local, Rests::NotKnown, true),
     ];
-    for (fault, kind, while_connecting, rests, is_spoilt) in table {
+    for (fault, kind, rests, is_spoilt) in table {
         let err = err(fault, kind);
         assert_eq!(spoils(&err), is_spoilt, "{fault:?} {kind:?}");
-        assert_eq!(whose(&Failed { err, while_connecting }), rests, "{fault:?} {kind:?}");
+        assert_eq!(whose(&err), rests, "{fault:?} {kind:?}");
     }
 }
 
@@ -54,22 +54,17 @@ fn a_refused_directory_rests_alone_and_a_dead_server_wholly() {
     let shared = &deliverer.shared;
     let (one, other) = (parcel("a", b"1"), parcel("b", b"2"));
     let (of_one, of_other) = (shared.places(&one), shared.places(&other));
-    let failed = |kind, while_connecting| {
-        Err(Failed {
-            err: err(Fault::Endpoint, kind),
-            while_connecting,
-        })
-    };
-    shared.note(&of_one, &one, &failed(Kind::Forbidden, false));
+    let failed = |kind| Err(err(Fault::Endpoint, kind));
+    shared.note(&of_one, &one, &failed(Kind::Forbidden));
     assert_eq!(shared.turn(&of_one, &one).unwrap_err().kind, Kind::Resting);
     assert!(shared.turn(&of_other, &other).is_ok() && deliverer.rests().is_none());
-    shared.note(&of_other, &other, &failed(Kind::Broken, false));
+    shared.note(&of_other, &other, &failed(Kind::Broken));
     let err = shared.turn(&of_other, &other).unwrap_err();
     assert!(err.retry_after.unwrap() > Duration::from_secs(50), "{err:?}");
     assert!(deliverer.rests().is_some());
     shared.note(&of_other, &other, &Ok(()));
     assert!(deliverer.rests().is_none());
-    shared.note(&of_other, &other, &failed(Kind::Forbidden, true));
+    shared.note(&of_other, &other, &failed(Kind::LoginRefused));
     assert!(deliverer.rests().is_some(), "a refused login concerns everything");
 }
 
@@ -152,5 +147,51 @@ fn a_lock_is_one_that_the_destination_has() {
     ];
     for (destination, lock, is_possible) in table {
         assert_eq!(destination.check(&lock).is_ok(), is_possible, "{destination} {lock:?}");
+    }
+}
+
+/// Several at once are answered for one by one, in their order: what fails holds up nobody but its own directory.
+#[tokio::test]
+async fn one_bad_product_among_many_fails_alone() {
+    for durability in [Durability::Power, Durability::Crash] {
+        let root = tempfile::tempdir().unwrap();
+        let [good, gone] = ["good", "file"].map(|name| root.path().join(name).display().to_string());
+        std::fs::create_dir_all(root.path().join("good/taken")).unwrap();
+        std::fs::write(&gone, b"no directory").unwrap();
+        let mut options = options(Lock::Suffix(".tmp".into()));
+        options.durability = durability;
+        let mut lane = Deliverer::new(options).unwrap().lane();
+        let mut parcels = [
+            parcel(&good, b"a"),
+            parcel(&good, b"taken"),
+            parcel(&good, b".."),
+            parcel(&gone, b"b"),
+            parcel(&gone, b"c"),
+            parcel(&good, b"d"),
+        ];
+        parcels[5].size = 1;
+        let results = lane.put_all(&parcels.iter().collect::<Vec<_>>()).await;
+        let kinds: Vec<_> = results
+            .iter()
+            .map(|one| one.as_ref().err().map(|err| err.kind))
+            .collect();
+        let wanted = [
+            None,
+            Some(Kind::Rejected),
+            Some(Kind::Rejected),
+            Some(Kind::Forbidden),
+            Some(Kind::Resting),
+            Some(Kind::Local),
+        ];
+        assert_eq!(kinds, wanted, "{results:?}");
+        let mut names: Vec<_> = std::fs::read_dir(&good)
+            .unwrap()
+            .map(|one| one.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["a", "taken"]);
+        parcels[5].size = 0;
+        let results = lane.put_all(&[&parcels[5], &parcels[0]]).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 }

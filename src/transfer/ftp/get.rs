@@ -12,7 +12,7 @@ use super::super::idle::Idle;
 use super::super::intake::{Bounds, Expected, Facts, Fetched, Intake};
 use super::super::peer::Peer;
 use super::super::{Kind, TransferError, joined, off_thread};
-use super::{Data, Doing, How, OPENED, Session, Work, answered, argument, shown, within};
+use super::{Data, Doing, How, OPENED, Place, Session, Work, answered, argument, shown, within};
 use crate::message::Fault;
 use crate::spool::SpoolError;
 
@@ -108,9 +108,14 @@ impl Download<'_> {
         F: FnOnce() -> Result<W, SpoolError> + Send + 'static,
     {
         self.session.wake().await?;
-        self.version = self.ask().await?;
-        bounds.check_length(self.version.size, &self.url)?;
-        self.retrieve().await?;
+        let was_there = self.session.at.as_ref() == Some(&Place::of(self.directory));
+        let mut begun = self.begin(bounds).await;
+        if was_there && !self.session.is_torn && begun.as_ref().is_err_and(|err| err.kind == Kind::Gone) {
+            // The directory may have been taken away, and another put in its place.
+            self.session.at = None;
+            begun = self.begin(bounds).await;
+        }
+        begun?;
         let mut left = bounds.most().saturating_add(1);
         let (first, mut has_ended) = self.gather(&mut left).await?;
         let mut writing = spawn_blocking(move || {
@@ -135,6 +140,12 @@ impl Download<'_> {
         };
         let url = self.url.clone();
         off_thread(move || intake.finish(facts, &url)).await
+    }
+
+    async fn begin(&mut self, bounds: Bounds) -> Result<(), TransferError> {
+        self.version = self.ask().await?;
+        bounds.check_length(self.version.size, &self.url)?;
+        self.retrieve().await
     }
 
     /// Goes on where it broke off, on a new connection.

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use suppaftp::types::Response;
 use suppaftp::{FtpError, FtpResult, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::warn;
 
 use super::super::deliver::{Chunks, Context, Lock, Parcel};
 use super::super::{Kind, TransferError};
-use super::{Data, Doing, OPENED, Session, Work, answered, argument, is_unknown, shown, text, within};
+use super::{Data, Doing, OPENED, Place, Session, Work, answered, argument, is_unknown, shown, text, within};
 use crate::message::Fault;
 
 /// For a server to close its side of a data connection after px has closed its own.
@@ -22,9 +23,13 @@ impl Session {
     /// Delivers one product; see [`super`] for the steps.
     pub(in crate::transfer) async fn put(&mut self, parcel: &Parcel, context: &Context) -> Result<(), TransferError> {
         self.wake().await?;
+        let was_there = self.at.as_ref() == Some(&Place::of(&parcel.directory));
         let mut result = self.deliver(parcel, context).await;
         if result.is_err() && self.wants_older_tls {
             self.connect_again().await?;
+            result = self.deliver(parcel, context).await;
+        } else if was_there && !self.is_torn && result.as_ref().is_err_and(|err| err.kind == Kind::Forbidden) {
+            // The directory may have been taken away, and another put in its place.
             result = self.deliver(parcel, context).await;
         }
         self.used = Instant::now();
@@ -55,6 +60,10 @@ impl Session {
             if answered(within(self.peer.read_timeout, self.client.rm(&written)).await).is_err() {
                 self.is_torn = true;
             }
+        }
+        if done.is_err() {
+            // What is refused there may be in order where the way begins.
+            self.at = None;
         }
         done
     }
@@ -126,6 +135,9 @@ impl Session {
             // The content could not be read: what the server has of it is removed.
             (Err(err), answer) => {
                 self.is_torn |= answered(answer).is_err();
+                if !self.is_torn && context.options.lock == Lock::None {
+                    self.is_torn = answered(within(limit, self.client.rm(name)).await).is_err();
+                }
                 Err(err)
             }
             // It says why.
@@ -191,16 +203,17 @@ impl Session {
 
     async fn rename(&mut self, from: &str, to: &str, work: &Work<'_>) -> Result<(), TransferError> {
         let limit = self.peer.read_timeout;
-        let renamed = answered(within(limit, self.client.rename(from, to)).await);
-        let refused = match renamed.map_err(|err| self.fail(work, Doing::Rename, to, err))? {
-            Ok(()) => return Ok(()),
-            Err(refused) => refused,
+        let Err(refused) = self.try_rename(from, to, work).await? else {
+            return Ok(());
         };
+        // What is there is touched only where it may be what is in the way.
+        if !matches!(refused.status, Status::FileUnavailable | Status::BadFilename) {
+            return Err(self.fail(work, Doing::Rename, to, FtpError::UnexpectedResponse(refused)));
+        }
         let removed = answered(within(limit, self.client.rm(to)).await);
         if removed.map_err(|err| self.fail(work, Doing::Rename, to, err))?.is_err() {
             // Not because of an older file, then; of a directory servers say all sorts of things.
             if within(limit, self.client.cwd(to)).await.is_ok() {
-                self.at = None;
                 // Nothing lost: what was written stays there under its temporary name.
                 let _ = within(limit, self.client.cdup()).await;
                 let what = format!("{}: there is a directory of that name", work.what);
@@ -208,8 +221,33 @@ impl Session {
             }
             return Err(self.fail(work, Doing::Rename, to, FtpError::UnexpectedResponse(refused)));
         }
-        let renamed = within(limit, self.client.rename(from, to)).await;
-        renamed.map_err(|err| self.fail(work, Doing::Rename, to, err))
+        let renamed = self.try_rename(from, to, work).await?;
+        renamed.map_err(|refused| self.fail(work, Doing::Rename, to, FtpError::UnexpectedResponse(refused)))
+    }
+
+    /// The inner error is that the server does not take the new name; that it does not have the old one is the outer.
+    async fn try_rename(
+        &mut self,
+        from: &str,
+        to: &str,
+        work: &Work<'_>,
+    ) -> Result<Result<(), Response>, TransferError> {
+        let limit = self.peer.read_timeout;
+        let command = format!("RNFR {from}");
+        let begun = within(
+            limit,
+            self.client.custom_command(command, &[Status::RequestFilePending]),
+        )
+        .await;
+        begun.map_err(|err| self.fail(work, Doing::Rename, from, err))?;
+        let command = format!("RNTO {to}");
+        let ended = within(
+            limit,
+            self.client.custom_command(command, &[Status::RequestedFileActionOk]),
+        )
+        .await;
+        let ended = answered(ended).map_err(|err| self.fail(work, Doing::Rename, to, err))?;
+        Ok(ended.map(drop))
     }
 }
 

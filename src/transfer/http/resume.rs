@@ -102,8 +102,8 @@ mod tests {
     #[test]
     fn a_version_is_known_by_what_no_other_version_has() {
         let (noon, later) = ("Sat, 21 Nov 2026 12:00:00 GMT", "Sat, 21 Nov 2026 12:00:01 GMT");
-        type Row<'a> = (&'a [(&'static str, &'a str)], Option<&'a str>);
-        let table: [Row<'_>; 8] = [
+        type Headers = [(&'static str, &'static str)];
+        let table: [(&Headers, Option<&str>); 8] = [
             (&[("etag", "\"v1\"")], Some("\"v1\"")),
             (&[("etag", "W/\"v1\"")], None),
             (&[("etag", "W/\"v1\""), ("last-modified", noon), ("date", later)], None),

@@ -243,11 +243,13 @@ impl<'a> Upload<'a> {
             self.session.ask(posix_rename(sftp, from, to)).await
         } else {
             match self.session.ask(sftp.rename(from, to)).await.map(drop) {
-                // Plain SFTP replaces nothing.
-                Err(err) if code(&err) == Some(StatusCode::Failure) => match self.session.ask(sftp.remove(to)).await {
-                    Ok(_) => self.session.ask(sftp.rename(from, to)).await.map(drop),
-                    Err(_) => Err(err),
-                },
+                // Plain SFTP replaces nothing. Only what is in the way is removed, and only for what is there to replace it.
+                Err(err) if code(&err) == Some(StatusCode::Failure) && self.are_both_there().await => {
+                    match self.session.ask(sftp.remove(to)).await {
+                        Ok(_) => self.session.ask(sftp.rename(from, to)).await.map(drop),
+                        Err(_) => Err(err),
+                    }
+                }
                 other => other,
             }
         };
@@ -255,6 +257,13 @@ impl<'a> Upload<'a> {
             Ok(()) => Ok(()),
             Err(err) => Err(self.explained(err, Step::Rename).await),
         }
+    }
+
+    /// Whether the file that was written is there, and another under the final name.
+    async fn are_both_there(&self) -> bool {
+        let sftp = &self.session.sftp;
+        self.session.ask(sftp.lstat(self.written.as_str())).await.is_ok()
+            && self.session.ask(sftp.lstat(self.path.as_str())).await.is_ok()
     }
 
     fn failed(&self, err: SftpError, step: Step) -> TransferError {

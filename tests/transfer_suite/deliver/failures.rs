@@ -126,7 +126,7 @@ async fn a_wrong_password_is_the_endpoints_and_never_shown() {
         let err = lane.put(&row.parcel("", b"x", b"x")).await.unwrap_err();
         assert_eq!(
             (err.fault, err.kind),
-            (Fault::Endpoint, Kind::Forbidden),
+            (Fault::Endpoint, Kind::LoginRefused),
             "{}: {err}",
             row.name()
         );
