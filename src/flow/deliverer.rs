@@ -16,6 +16,7 @@
 //! | `masks` | accept all | on the whole file name; first match wins; what they reject **is removed**; each that accepts may have its own `directory` and `filename` |
 //! | `lock` | `".tmp"` | how nobody sees half a product: a suffix until it is whole; `"umask"`: no permissions; `"none"`, the default of http without `webdav` |
 //! | `chmod` | the server's | permissions of what is delivered: `"664"` |
+//! | `mtime` | `false` | `true`: what is delivered gets the modification time of the file here, where the server sets it; not with http |
 //! | `mkdir` | `true` | `false`: directories that are not there are not made; http makes some with `webdav` only |
 //! | `sync` | `"power"` | file: `"crash"`: written and renamed, not synced |
 //! | `bandwidth` | none | `"10MB"` a second, all connections together |
@@ -79,6 +80,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tracing::info;
@@ -98,6 +100,8 @@ mod lanes;
 mod place;
 mod prepare;
 mod ready;
+mod refused;
+mod scripted;
 mod settle;
 mod taker;
 
@@ -105,10 +109,12 @@ use announcer::Announcer;
 use failures::Failures;
 use hooks::Hooks;
 use prepare::Rules;
-use ready::InHand;
+use ready::{InHand, Leftovers, Names};
 use settle::Settler;
 use taker::{Out, ROOM, Taker};
 
+/// For a script that delivers to end, and for what it has delivered to be settled, once the unit is abandoned.
+const SCRIPT_GRACE: Duration = Duration::from_millis(1500);
 /// Opened products that wait for a connection.
 const WAITING: usize = 32;
 
@@ -177,20 +183,41 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     };
     let abandon = unit.abandon.clone();
     let counting = queued::count(unit.state.clone(), Arc::clone(&queue));
-    let work = work(config, unit, queue, announcer);
-    tokio::select! {
+    let remover = Arc::new(Remover::new(&unit, Arc::clone(&queue)));
+    let leftovers = Leftovers::default();
+    let grace = match config.destination {
+        Some(_) => Duration::ZERO,
+        None => SCRIPT_GRACE,
+    };
+    let work = work(
+        config,
+        unit,
+        (queue, Arc::clone(&remover), leftovers.clone()),
+        announcer,
+    );
+    let abandoned = async {
+        abandon.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    let ended = tokio::select! {
         ended = work => ended,
         // What is in hand is let go of: it stays in the queue.
-        () = abandon.cancelled() => Ok(()),
+        () = abandoned => Ok(()),
         never = counting => match never {},
-    }
+    };
+    leftovers.sweep(&remover).await;
+    ended
 }
 
 /// Delivers until the unit is told to stop, and finishes what is in hand then.
-async fn work(config: Config, unit: Unit, queue: Arc<Queue>, announcer: Option<Arc<Announcer>>) -> anyhow::Result<()> {
+async fn work(
+    config: Config,
+    unit: Unit,
+    (queue, remover, leftovers): (Arc<Queue>, Arc<Remover>, Leftovers),
+    announcer: Option<Arc<Announcer>>,
+) -> anyhow::Result<()> {
     let duplicates = config.rules.queued.duplicates;
     let memory = duplicates.map(|options| Arc::new(Mutex::new(Memory::new(options))));
-    let remover = Arc::new(Remover::new(&unit, Arc::clone(&queue)));
     let to = match (&config.destination, &config.hooks.send) {
         (Some(destination), _) => destination.options.destination.to_string(),
         (None, words) => words.iter().flatten().next().cloned().unwrap_or_default(),
@@ -223,6 +250,7 @@ async fn work(config: Config, unit: Unit, queue: Arc<Queue>, announcer: Option<A
     let settler = Settler {
         unit: unit.clone(),
         remover: Arc::clone(&remover),
+        leftovers: leftovers.clone(),
         failures: Arc::clone(&failures),
         memory: memory.clone(),
         deliverer,
@@ -239,6 +267,9 @@ async fn work(config: Config, unit: Unit, queue: Arc<Queue>, announcer: Option<A
         failures,
         memory,
         in_hand: InHand::default(),
+        leftovers,
+        names: Names::default(),
+        keeps_time: config.destination.is_some_and(|destination| destination.keeps_time),
         room: Arc::new(Semaphore::new(ROOM)),
         out,
         announcer: announcer.clone(),
@@ -261,7 +292,7 @@ fn path_of(queue: &Path, file: &Queued) -> PathBuf {
 /// A file of the queue by its whole path.
 fn file_of(queue: &Queue, path: &Path) -> Option<Queued> {
     let below = path.strip_prefix(queue.path()).ok()?;
-    Some(queue.file_at(below.as_os_str().as_bytes()))
+    Some(queue.file(below.as_os_str().as_bytes()))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 
 pub mod alternates;
 pub mod announcer;
+pub mod attempts;
 pub mod consume;
 pub mod deliverer;
 pub mod dispatcher;

@@ -66,6 +66,8 @@ struct Job {
     exchange: Arc<str>,
     envelope: Envelope,
     returns: Returns,
+    /// It was returned once, and is tried again.
+    was_returned: bool,
     answer: oneshot::Sender<Result<Confirmed, PublishError>>,
 }
 
@@ -104,6 +106,7 @@ impl Publisher {
             is_drained: false,
             again: VecDeque::new(),
             not_before: None,
+            waiting: VecDeque::new(),
             unconfirmed: BTreeMap::new(),
             published: 0,
             refusals: link::reconnect_backoff(),
@@ -122,6 +125,7 @@ impl Publisher {
             exchange: exchange.into(),
             envelope,
             returns,
+            was_returned: false,
             answer,
         };
         // A closed queue drops the job, and with it the answer: the pending publish then says Stopping.
@@ -154,8 +158,11 @@ struct Task {
     is_drained: bool,
     /// Goes out before anything from the queue: what a broken generation left, in its old order.
     again: VecDeque<Job>,
-    /// A returned message rests until then.
+    /// A returned message that is held, and everything behind it, rests until then.
     not_before: Option<Instant>,
+    /// Returned during the grace, and tried again from then on, the first that is due first. Others overtake them, but
+    /// none of the same key.
+    waiting: VecDeque<(Instant, Job)>,
     /// Published and not yet confirmed, in publishing order.
     unconfirmed: BTreeMap<u64, Job>,
     published: u64,
@@ -178,6 +185,9 @@ impl Task {
             self.link.broken(&error);
             let unconfirmed = std::mem::take(&mut self.unconfirmed);
             for job in unconfirmed.into_values().rev() {
+                self.again.push_front(job);
+            }
+            for (_, job) in std::mem::take(&mut self.waiting).into_iter().rev() {
                 self.again.push_front(job);
             }
             if error.fault == Fault::Own {
@@ -218,12 +228,12 @@ impl Task {
         let closed = connection.closed();
         tokio::pin!(closed);
         loop {
-            if self.is_drained && self.again.is_empty() && confirms.is_empty() {
+            let has_more = !(self.is_drained && self.again.is_empty() && self.waiting.is_empty());
+            if !has_more && confirms.is_empty() {
                 return End::Finished;
             }
             let alone = self.goes_alone(since);
             let has_room = confirms.len() < if alone { 1 } else { WINDOW };
-            let has_more = !(self.is_drained && self.again.is_empty());
             tokio::select! {
                 biased;
                 Some((number, result)) = confirms.next() => {
@@ -270,10 +280,39 @@ impl Task {
             tokio::time::sleep_until(at.into()).await;
             self.not_before = None;
         }
-        match self.again.pop_front() {
-            Some(job) => Some(job),
-            None => self.queue.recv().await,
+        loop {
+            let due = self.waiting.front().map(|(due, _)| *due);
+            if due.is_some_and(|due| due <= Instant::now()) {
+                return self.waiting.pop_front().map(|(_, job)| job);
+            }
+            let is_drained = self.is_drained && self.again.is_empty();
+            let may_take = self.waiting.len() < WINDOW && !(is_drained && due.is_some());
+            let next = async {
+                match self.again.pop_front() {
+                    Some(job) => Some(job),
+                    None => self.queue.recv().await,
+                }
+            };
+            let job = tokio::select! {
+                biased;
+                job = next, if may_take => job,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => continue,
+            };
+            match job {
+                Some(job) if self.is_behind_a_waiting_one(&job) => self.wait(job),
+                job => return job,
+            }
         }
+    }
+
+    /// Whether the same key is tried again: what was published later must not come first.
+    fn is_behind_a_waiting_one(&self, job: &Job) -> bool {
+        let is_of_it = |other: &Job| other.exchange == job.exchange && other.envelope.key == job.envelope.key;
+        job.returns == Returns::Counted && self.waiting.iter().any(|(_, other)| is_of_it(other))
+    }
+
+    fn wait(&mut self, job: Job) {
+        self.waiting.push_back((Instant::now() + RETURNED_AGAIN, job));
     }
 
     /// Whether a returned message must be known and tried again, so that publishes go one at a time.
@@ -291,21 +330,16 @@ impl Task {
     ) -> Result<(), BrokerError> {
         match result {
             Ok(Confirmed::Returned) if alone && self.is_for_anybody(number) => {
-                self.returned.count(&self.unit);
-                if self.options.unroutable == Unroutable::Hold {
-                    let reason = "no queue is bound for what this unit publishes (unroutable = \"hold\")";
-                    self.unit.state.pause("publishing", reason);
-                }
-                self.not_before = Some(Instant::now() + RETURNED_AGAIN);
                 if let Some(job) = self.unconfirmed.remove(&number) {
-                    self.again.push_front(job);
+                    self.try_again(job);
                 }
                 Ok(())
             }
             Ok(confirmed) => {
                 self.refusals.reset();
                 self.unit.state.resume("publishing");
-                if confirmed == Confirmed::Returned {
+                let is_counted = self.unconfirmed.get(&number).is_some_and(|job| job.was_returned);
+                if confirmed == Confirmed::Returned && !is_counted {
                     self.returned.count(&self.unit);
                 }
                 self.answer(number, Ok(confirmed));
@@ -316,6 +350,21 @@ impl Task {
                 Ok(())
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Nobody is bound for it yet.
+    fn try_again(&mut self, mut job: Job) {
+        if !std::mem::replace(&mut job.was_returned, true) {
+            self.returned.count(&self.unit);
+        }
+        if self.options.unroutable == Unroutable::Hold {
+            let reason = "no queue is bound for what this unit publishes (unroutable = \"hold\")";
+            self.unit.state.pause("publishing", reason);
+            self.not_before = Some(Instant::now() + RETURNED_AGAIN);
+            self.again.push_front(job);
+        } else {
+            self.wait(job);
         }
     }
 

@@ -50,11 +50,10 @@ impl Remover {
     }
 
     /// Removes what must not be handled, each for its reason, and tells of it.
-    pub async fn erase(&self, files: Vec<(Queued, Why)>) {
-        let removed = self
-            .remove(files.iter().map(|(file, _)| (file.clone(), None)).collect())
-            .await;
-        for ((file, why), removed) in files.into_iter().zip(removed) {
+    pub async fn erase(&self, files: Vec<(Queued, Option<Version>, Why)>) {
+        let removed = files.iter().map(|(file, version, _)| (file.clone(), *version));
+        let removed = self.remove(removed.collect()).await;
+        for ((file, _, why), removed) in files.into_iter().zip(removed) {
             if removed == Removed::Gone {
                 self.unit.metrics.count(why.count());
                 let line = why.line(&self.queue.shown(&file));

@@ -7,7 +7,7 @@
 //! | end | files without an answer |
 //! | --- | --- |
 //! | 0 | message fault: no answer is never taken for one |
-//! | 75, a signal, the time-out | endpoint fault: later |
+//! | 75, a signal, the time-out, the end of its unit | endpoint fault: later |
 //! | 126, 127, cannot be started | own fault: the program is not there or may not run |
 //! | any other code | message fault |
 //!
@@ -18,6 +18,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Cause, Unit};
@@ -129,6 +130,7 @@ pub struct Script {
     options: Option<Secret>,
     queue: PathBuf,
     variables: Vec<(&'static str, String)>,
+    end: CancellationToken,
 }
 
 impl Script {
@@ -145,6 +147,7 @@ impl Script {
             hook,
             limit,
             options: None,
+            end: CancellationToken::new(),
             variables: vec![
                 ("PX_HOOK", hook.name().to_owned()),
                 ("PX_UNIT", unit.name.to_string()),
@@ -161,6 +164,12 @@ impl Script {
     #[must_use]
     pub fn with_options(self, options: Option<Secret>) -> Script {
         Script { options, ..self }
+    }
+
+    /// Whose runs are ended when that is cancelled: asked to, then made to soon after. Answers given by then count.
+    #[must_use]
+    pub fn with_end(self, end: CancellationToken) -> Script {
+        Script { end, ..self }
     }
 
     /// What becomes of each of these files, in their order.
@@ -335,7 +344,7 @@ impl Script {
         let mut input = self.options_line();
         input.extend(files);
         let mut log = said::Log::new(self.hook.name());
-        match program::run(self.command(is_sleeping), &input, self.limit, &mut log).await {
+        match program::run(self.command(is_sleeping), &input, (self.limit, &self.end), &mut log).await {
             Ok(Ran { answers, end }) => {
                 let answers = Answers::read(&answers, key);
                 if answers.unread > 0 {
@@ -430,6 +439,7 @@ fn classify(end: End, limit: Duration) -> (Fault, String) {
         End::Code(code) => (Fault::Message, format!("ended with {code}")),
         End::Signal(signal) => (Fault::Endpoint, format!("was killed by signal {signal}")),
         End::TimedOut => (Fault::Endpoint, format!("did not end within {limit:?}")),
+        End::Stopped => (Fault::Endpoint, "was ended, for its unit ends".to_owned()),
         End::TooMuch => (Fault::Message, "was ended, for its answers are without end".to_owned()),
     }
 }

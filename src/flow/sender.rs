@@ -278,7 +278,7 @@ impl Sender {
         for (file, decision) in decided {
             match decision {
                 Decision::Send(letter) => letters.push((file, letter)),
-                Decision::Erase(why) => erased.push((file, why)),
+                Decision::Erase(why) => erased.push((file, None, why)),
                 Decision::SetAside(why) => hopeless.push((file, None, why)),
             }
         }

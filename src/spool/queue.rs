@@ -171,7 +171,7 @@ impl Queue {
         &self.path
     }
 
-    /// The file at this path in the queue.
+    /// The file at this path in the queue, whether passes show it or not.
     pub fn file(&self, path: &[u8]) -> Queued {
         Queued::new(path.to_vec(), self.options.shape)
     }
@@ -181,11 +181,6 @@ impl Queue {
         use std::os::unix::ffi::OsStrExt;
         let path = self.path.join(std::ffi::OsStr::from_bytes(file.path()));
         path.to_string_lossy().into_owned()
-    }
-
-    /// The file at this path in the queue, whether passes show it or not.
-    pub fn file_at(&self, path: &[u8]) -> Queued {
-        Queued::new(path.to_vec(), self.options.shape)
     }
 
     /// Looks at the queue: its first [`PASS_MAX`] files.

@@ -154,3 +154,40 @@ fn a_frozen_broker_is_left_for_the_next_candidate() {
     // A stop does not wait for the frozen one either.
     node.thaw();
 }
+
+/// After a reconnect to an exchange that is not durable consumers may have to bind again. What waits for them holds up
+/// nobody else, and keeps its order.
+#[test]
+fn what_nobody_is_bound_for_yet_holds_up_no_other_key() {
+    const SENDER: &str = "tx/out";
+    let node = RabbitServer::start();
+    let broker = TestBroker::on(&node, "grace");
+    let open = || {
+        let feed = Feed::new(&broker.config());
+        feed.queue("b", &["exp.b"]);
+        feed
+    };
+    drop(open());
+    let site = TestSite::new(&broker);
+    site.unit(
+        SENDER,
+        "type = \"amqp\"\nbroker = \"main\"\nexchange = { name = \"xp\", durable = false }\nkey = \"exp.${0}\"\n\
+         masks = [{ accept = '^(.)_' }]\n",
+    );
+    let _unit = site.run_ready(SENDER);
+    node.ctl(&["close_all_connections", "--global", "a test"]);
+    site.wait_count(SENDER, "reconnects", 1);
+    let feed = open();
+    for name in ["a_1", "a_2", "b_1"] {
+        site.write(&format!("txq/out/3/2026112200/{name}"), name);
+    }
+    assert_eq!(feed.reader("b").take(1).remove(0).body, b"b_1");
+    feed.queue("a", &["exp.a"]);
+    let bodies: Vec<Vec<u8>> = feed.reader("a").take(2).into_iter().map(|one| one.body).collect();
+    assert_eq!(bodies, [b"a_1", b"a_2"]);
+    assert_eq!(
+        site.count(SENDER, "unroutable"),
+        1,
+        "messages are counted, and not tries"
+    );
+}

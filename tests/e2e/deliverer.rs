@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use crate::support::{TestSite, files_below};
 
 mod announced;
+mod changed;
 mod scripted;
 mod servers;
 mod trouble;

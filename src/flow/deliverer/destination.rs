@@ -27,6 +27,8 @@ const REST_LONGEST: Duration = Duration::from_secs(60);
 pub(super) struct Config {
     pub(super) options: Options,
     pub(super) connections: usize,
+    /// What is delivered gets the time of the file here.
+    pub(super) keeps_time: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +55,7 @@ impl Scheme {
 }
 
 /// Options that not every destination has, and those that have them.
-const FITTING: [(&str, &[Scheme]); 17] = [
+const FITTING: [(&str, &[Scheme]); 18] = [
     ("password", &[Ftp, Sftp, Http, Https]),
     ("password_file", &[Ftp, Sftp, Http, Https]),
     ("key_file", &[Sftp]),
@@ -67,6 +69,7 @@ const FITTING: [(&str, &[Scheme]); 17] = [
     ("webdav", &[Http, Https]),
     ("lock", &[File, Ftp, Sftp, Http, Https]),
     ("chmod", &[File, Ftp, Sftp]),
+    ("mtime", &[File, Ftp, Sftp]),
     ("mkdir", &[File, Ftp, Sftp, Http, Https]),
     ("sync", &[File]),
     ("connect_timeout", &[Ftp, Sftp, Http, Https]),
@@ -122,6 +125,7 @@ impl Config {
         let lock = read_lock(table, destination.as_ref());
         let mode = table.parsed("chmod", parse_mode, CHMOD);
         is_good &= mode.is_some() == table.has("chmod");
+        let keeps_time = table.boolean("mtime").unwrap_or(false);
         let mkdir = table.boolean("mkdir");
         let durability = options::sync(table, Durability::Power, Durability::Crash);
         let destination = destination?;
@@ -141,7 +145,11 @@ impl Config {
             table.refuse("mkdir", "plain PUT makes no directories; that needs webdav = true");
             is_good = false;
         }
-        is_good.then_some(Config { options, connections })
+        is_good.then_some(Config {
+            options,
+            connections,
+            keeps_time,
+        })
     }
 }
 

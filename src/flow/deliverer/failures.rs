@@ -1,12 +1,13 @@
 //! What follows a failure: whose fault it is decides, whether a server or a script has failed.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::refused::Refusals;
 use crate::backoff::Backoff;
+use crate::flow::attempts::{Attempts, wait_after};
 use crate::flow::removal::Remover;
 use crate::flow::sample::Sampler;
 use crate::flow::{ATTEMPTS, Unit, chain};
@@ -16,21 +17,9 @@ use crate::spool::inventory::Version;
 use crate::spool::queue::{Queue, Queued};
 use crate::transfer::{Kind, TransferError};
 
-/// Before the second attempt, the third and the fourth.
-const RUNGS: [Duration; ATTEMPTS as usize - 1] = [
-    Duration::from_secs(5),
-    Duration::from_secs(60),
-    Duration::from_secs(600),
-];
-/// Files whose attempts are counted.
-const COUNTED_MAX: usize = 10_000;
-/// An attempt that was followed by none for so long was the last: the file has gone by itself.
-const FORGOTTEN: Duration = Duration::from_secs(1800);
-/// Directories that are remembered as refused.
-const REFUSED_MAX: usize = 1000;
 /// The rest of a unit, or of a directory, where nobody else says how long.
-const REST_FIRST: Duration = Duration::from_secs(1);
-const REST_LONGEST: Duration = Duration::from_secs(60);
+pub(super) const REST_FIRST: Duration = Duration::from_secs(1);
+pub(super) const REST_LONGEST: Duration = Duration::from_secs(60);
 
 /// Why a product was not delivered.
 #[derive(Debug)]
@@ -70,26 +59,9 @@ impl From<&TransferError> for Failure {
     }
 }
 
-/// What is done with a product whose fault it is, after so many attempts.
-fn rung(attempts: u32) -> Option<Duration> {
-    RUNGS.get(attempts.checked_sub(1)? as usize).copied()
-}
-
-struct Attempts {
-    count: u32,
-    version: Option<Version>,
-    last: Instant,
-}
-
-struct Refused {
-    until: Instant,
-    waits: Backoff,
-    why: String,
-}
-
 struct Inner {
-    attempts: HashMap<Vec<u8>, Attempts>,
-    refused: HashMap<Vec<u8>, Refused>,
+    attempts: Attempts,
+    refused: Refusals,
     /// Until when the unit rests, for a reason of its own or of a script.
     until: Option<Instant>,
     waits: Backoff,
@@ -114,8 +86,8 @@ impl Failures {
             remover,
             to,
             inner: Mutex::new(Inner {
-                attempts: HashMap::new(),
-                refused: HashMap::new(),
+                attempts: Attempts::default(),
+                refused: Refusals::default(),
                 until: None,
                 waits: Backoff::new(REST_FIRST, REST_LONGEST),
             }),
@@ -131,17 +103,16 @@ impl Failures {
 
     /// Until when nothing may be put into this directory.
     pub(super) fn refused_until(&self, directory: &[u8]) -> Option<Instant> {
-        let until = self.inner().refused.get(directory)?.until;
-        (until > Instant::now()).then_some(until)
+        self.inner().refused.until(directory, Instant::now())
     }
 
     /// A product is delivered.
     pub(super) fn succeeded(&self, file: &Queued, directory: &[u8]) {
         let mut inner = self.inner();
-        inner.attempts.remove(file.path());
+        inner.attempts.forget(file);
         inner.until = None;
         inner.waits.reset();
-        if inner.refused.remove(directory).is_some() {
+        if inner.refused.forget(directory) {
             self.show_refused(&inner);
         }
         drop(inner);
@@ -211,55 +182,42 @@ impl Failures {
     /// The destination does not let us into one directory: its files wait, others do not.
     fn refuse(&self, file: &Queued, directory: &[u8], failure: Failure) {
         let mut inner = self.inner();
-        let now = Instant::now();
-        if !inner.refused.contains_key(directory) && inner.refused.len() >= REFUSED_MAX {
-            inner.refused.retain(|_, refused| refused.until > now);
-        }
-        if inner.refused.len() < REFUSED_MAX || inner.refused.contains_key(directory) {
-            let refused = inner.refused.entry(directory.to_vec()).or_insert_with(|| Refused {
-                until: now,
-                waits: Backoff::new(REST_FIRST, REST_LONGEST),
-                why: String::new(),
-            });
-            if refused.until <= now {
-                let wait = refused.waits.next_wait();
-                refused.until = now + failure.retry_after.unwrap_or_default().max(wait);
-            }
-            refused.why = failure.what;
-            self.queue.hold(file, refused.until);
-        } else {
-            self.queue.hold(file, now + REST_LONGEST);
-        }
+        let (why, asked) = (failure.what, failure.retry_after);
+        let until = inner.refused.note(directory, why, asked, Instant::now());
+        self.queue.hold(file, until);
         self.show_refused(&inner);
     }
 
     fn show_refused(&self, inner: &Inner) {
-        let first = inner.refused.iter().min_by(|one, other| one.0.cmp(other.0));
-        let Some((directory, refused)) = first else {
-            return self.unit.state.resume("directory");
-        };
-        let more = match inner.refused.len() {
-            1 => String::new(),
-            count => format!(" and {} more directories", count - 1),
-        };
-        let directory = String::from_utf8_lossy(directory);
-        let reason = format!(
-            "cannot deliver into {directory:?}{more} of {}: {}",
-            self.to, refused.why
-        );
-        self.unit.state.pause("directory", reason);
+        match inner.refused.reason(&self.to) {
+            Some(reason) => self.unit.state.pause("directory", reason),
+            None => self.unit.state.resume("directory"),
+        }
+    }
+
+    /// What was refused long ago, and no product waits for, is shown no more.
+    pub(super) fn forget_old(&self) {
+        let mut inner = self.inner();
+        if inner.refused.forget_old(Instant::now()) {
+            self.show_refused(&inner);
+        }
+    }
+
+    /// Lists for a program; see [`Attempts::apart`].
+    pub(super) fn apart<T>(&self, files: Vec<T>, key: impl Fn(&T) -> (&Queued, Option<Version>)) -> Vec<Vec<T>> {
+        self.inner().attempts.apart(files, key)
     }
 
     /// It is the product's fault: it may be tried again, but not for ever.
     async fn count(&self, file: &Queued, version: Option<Version>, what: &str) {
-        let count = self.note_attempt(file, version);
+        let count = self.inner().attempts.note(file, version, Instant::now());
         let path = self.queue.shown(file);
         let Some(count) = count else {
             // Too many to be counted: none is set aside for that.
             self.queue.hold(file, Instant::now() + REST_LONGEST);
             return;
         };
-        match rung(count) {
+        match wait_after(count) {
             Some(wait) => {
                 self.queue.hold(file, Instant::now() + wait);
                 self.unit.metrics.count(Count::Parked);
@@ -275,48 +233,14 @@ impl Failures {
             None => {
                 let aside = vec![(file.clone(), version, what.to_string())];
                 if self.remover.set_aside(aside).await {
-                    self.inner().attempts.remove(file.path());
+                    self.inner().attempts.forget(file);
                 }
             }
         }
     }
 
-    /// How many attempts this version of a file has had by now; `None` where too many files are counted.
-    fn note_attempt(&self, file: &Queued, version: Option<Version>) -> Option<u32> {
-        let (mut inner, now) = (self.inner(), Instant::now());
-        let attempts = &mut inner.attempts;
-        if !attempts.contains_key(file.path()) && attempts.len() >= COUNTED_MAX {
-            attempts.retain(|_, one| now.duration_since(one.last) < FORGOTTEN);
-            if attempts.len() >= COUNTED_MAX {
-                return None;
-            }
-        }
-        let one = attempts.entry(file.path().to_vec()).or_insert(Attempts {
-            count: 0,
-            version,
-            last: now,
-        });
-        if one.version != version {
-            (one.count, one.version) = (0, version);
-        }
-        one.count += 1;
-        one.last = now;
-        Some(one.count)
-    }
-
     /// Every change is complete in itself.
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_product_has_four_attempts_further_and_further_apart() {
-        let waits: Vec<Option<u64>> = (1..=5).map(|n| rung(n).map(|wait| wait.as_secs())).collect();
-        assert_eq!(waits, [Some(5), Some(60), Some(600), None, None]);
     }
 }

@@ -46,7 +46,9 @@ impl Config {
 
     /// The program that delivers.
     pub(super) fn sender(&self, unit: &Unit) -> Option<Script> {
-        Some(self.script(self.send.clone()?, Hook::Send, unit))
+        let script = self.script(self.send.clone()?, Hook::Send, unit);
+        // What it has delivered by then is not delivered again.
+        Some(script.with_end(unit.abandon.clone()))
     }
 }
 

@@ -129,7 +129,7 @@ async fn send(unit: Unit, script: Script, mut lists: Receiver<Vec<Ready>>, notes
         let requests: Vec<SendRequest> = list
             .iter()
             .map(|ready| SendRequest {
-                path: super::path_of(&queue, ready.instead.as_ref().unwrap_or(&ready.file)),
+                path: super::path_of(&queue, ready.source()),
                 directory: ready.parcel.directory.clone(),
                 name: ready.parcel.name.clone(),
             })

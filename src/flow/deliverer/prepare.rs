@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
 use super::place::{self, Decision};
-use super::ready::{Hold, InHand, Ready};
+use super::ready::{Hold, InHand, Mark, Ready, Taken};
 use crate::flow::duplicates::Digest;
 use crate::flow::queued::{self, Why};
 use crate::message::Scripted;
@@ -15,12 +15,9 @@ use crate::transfer::deliver::Parcel;
 
 /// A product with its place.
 pub(super) struct Wanted {
-    pub(super) file: Queued,
-    /// What a script put into its place.
-    pub(super) instead: Option<Queued>,
+    pub(super) taken: Taken,
     pub(super) directory: Vec<u8>,
     pub(super) name: Vec<u8>,
-    pub(super) hold: Hold,
 }
 
 /// What is done with a file, as far as its name tells.
@@ -74,8 +71,14 @@ pub(super) enum Opened {
     Ready(Box<Ready>),
     Written(Queued),
     Unread(Queued, Errno),
-    /// Of a file that has gone only what a script made of it is left.
-    Orphan(Queued),
+}
+
+/// What is needed of each product.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Needs {
+    pub(super) digest: bool,
+    /// The time of the file here, for the one at the destination.
+    pub(super) time: bool,
 }
 
 /// Which of these files nobody writes. What is gone is left out.
@@ -88,57 +91,69 @@ pub(super) fn look(queue: &Queue, files: Vec<Queued>) -> Result<Vec<(Queued, Loo
     Ok(looked.filter(|(_, look)| !matches!(look, Look::Gone)).collect())
 }
 
-/// Opens files, each once. What is gone, or in hand already, is left out.
+/// Opens files, each once. What is gone, in hand already, or another product by now is left out.
 pub(super) fn open(
     queue: &Queue,
     in_hand: &InHand,
     files: Vec<Wanted>,
-    needs_digest: bool,
+    needs: Needs,
 ) -> Result<Vec<Opened>, SpoolError> {
     let mut reader = queue.reader()?;
     let mut opened = Vec::with_capacity(files.len());
-    for mut wanted in files {
-        let Some(mark) = in_hand.mark(&wanted.file) else {
+    for wanted in files {
+        let Some(mark) = in_hand.mark(&wanted.taken.file) else {
             continue;
         };
-        wanted.hold.marks.push(mark);
-        opened.extend(open_one(queue, &mut reader, wanted, needs_digest));
+        opened.extend(open_one(queue, &mut reader, wanted, needs, mark));
     }
     Ok(opened)
 }
 
-fn open_one(queue: &Queue, reader: &mut Reader<'_>, wanted: Wanted, needs_digest: bool) -> Option<Opened> {
-    let needs_md5 = needs_digest && wanted.file.priority() != Some(0);
-    let source = wanted.instead.as_ref().unwrap_or(&wanted.file);
-    let (content, whole) = match reader.open_whole(source, needs_md5) {
+fn open_one(
+    queue: &Queue,
+    reader: &mut Reader<'_>,
+    Wanted { taken, directory, name }: Wanted,
+    needs: Needs,
+    mark: Mark,
+) -> Option<Opened> {
+    let needs_md5 = needs.digest && taken.file.priority() != Some(0);
+    let (content, whole) = match reader.open_whole(taken.source(), needs_md5) {
         Opening::Whole(content, whole) => (content, whole),
-        Opening::Written => return Some(Opened::Written(wanted.file)),
-        Opening::Unread(cause) => return Some(Opened::Unread(wanted.file, cause)),
-        Opening::Gone if wanted.instead.is_some() => return Some(Opened::Unread(wanted.file, Errno::NOENT)),
+        Opening::Written => return Some(Opened::Written(taken.file)),
+        Opening::Unread(cause) => return Some(Opened::Unread(taken.file, cause)),
+        Opening::Gone if taken.made.is_some() => return Some(Opened::Unread(taken.file, Errno::NOENT)),
         Opening::Gone => return None,
     };
-    let version = match &wanted.instead {
+    let version = match &taken.made {
         None => whole.version,
-        Some(instead) => match reader.look(&wanted.file, false) {
+        Some(_) => match reader.look(&taken.file, false) {
             Look::Whole(whole) => whole.version,
-            Look::Written => return Some(Opened::Written(wanted.file)),
-            Look::Unread(cause) => return Some(Opened::Unread(wanted.file, cause)),
-            Look::Gone => return Some(Opened::Orphan(instead.clone())),
+            Look::Written => return Some(Opened::Written(taken.file)),
+            Look::Unread(cause) => return Some(Opened::Unread(taken.file, cause)),
+            Look::Gone => return None,
         },
     };
+    if taken.version.is_some_and(|asked| asked != version) {
+        // A script has not seen this one: a later pass asks it.
+        return None;
+    }
+    let modified = i128::from(version.mtime_ns);
     Some(Opened::Ready(Box::new(Ready {
-        shown: queue.shown(&wanted.file),
+        shown: queue.shown(&taken.file),
         version,
         digest: whole.md5.map(Digest::from),
         parcel: Parcel {
             content,
             size: whole.version.size,
-            directory: wanted.directory,
-            name: wanted.name,
-            modified: None,
+            directory,
+            name,
+            modified: needs.time.then(|| Timestamp::from_nanosecond(modified).ok()).flatten(),
         },
-        file: wanted.file,
-        instead: wanted.instead,
-        hold: wanted.hold,
+        file: taken.file,
+        made: taken.made,
+        hold: Hold {
+            _mark: Some(mark),
+            ..Hold::default()
+        },
     })))
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::debug;
 
 use super::failures::{Failure, Failures};
-use super::ready::Ready;
+use super::ready::{Leftovers, Made, Ready};
 use crate::backoff::Backoff;
 use crate::flow::announcer::{Announcer, Delivered};
 use crate::flow::duplicates::Memory;
@@ -38,6 +38,7 @@ pub(super) type Note = (Ready, Result<Duration, Failure>);
 pub(super) struct Settler {
     pub(super) unit: Unit,
     pub(super) remover: Arc<Remover>,
+    pub(super) leftovers: Leftovers,
     pub(super) failures: Arc<Failures>,
     pub(super) memory: Option<Arc<Mutex<Memory>>>,
     /// `None` where a script delivers.
@@ -63,6 +64,7 @@ impl Settler {
                 let announced = self.announce(delivered).await;
                 self.settle(announced).await;
             }
+            self.leftovers.sweep(&self.remover).await;
         }
     }
 
@@ -74,10 +76,6 @@ impl Settler {
         let file = (&ready.file, Some(ready.version));
         let directory = &ready.parcel.directory;
         self.failures.failed(file, directory, failure, is_resting).await;
-        // A script makes it again when it is asked again.
-        if let Some(instead) = &ready.instead {
-            self.remover.remove(vec![(instead.clone(), None)]).await;
-        }
     }
 
     /// Those that are announced for good, or need not be.
@@ -143,22 +141,23 @@ impl Settler {
         let aside = vec![(ready.file.clone(), Some(ready.version), why)];
         // Where it stays all the same, that is told of.
         self.remover.set_aside(aside).await;
-        if let Some(instead) = &ready.instead {
-            self.remover.remove(vec![(instead.clone(), None)]).await;
-        }
     }
 
-    async fn settle(&self, delivered: Vec<(Ready, Duration)>) {
-        let mut gone = Vec::with_capacity(delivered.len());
-        for (ready, took) in &delivered {
+    async fn settle(&self, mut delivered: Vec<(Ready, Duration)>) {
+        let (mut gone, mut all_made) = (Vec::with_capacity(delivered.len()), Vec::new());
+        for (ready, took) in &mut delivered {
             self.failures.succeeded(&ready.file, &ready.parcel.directory);
             self.tell(ready, *took);
             // Before the file itself: left alone it would be another product.
-            gone.extend(ready.instead.clone().map(|instead| (instead, None)));
+            if let Some(made) = ready.made.take() {
+                gone.push((made.file().clone(), None));
+                all_made.push(made);
+            }
             gone.push((ready.file.clone(), Some(ready.version)));
         }
         let names: Vec<Vec<u8>> = gone.iter().map(|(file, _)| file.name().to_vec()).collect();
         let removed = self.remover.remove(gone).await;
+        all_made.into_iter().for_each(Made::forget);
         for (name, removed) in names.iter().zip(removed) {
             if removed == Removed::Gone {
                 debug!("{} has been erased", String::from_utf8_lossy(name));

@@ -6,22 +6,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Sender;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::failures::{Failure, Failures};
+use super::failures::Failures;
 use super::hooks::Hooks;
-use super::prepare::{self, Opened, Rules, Step, Wanted};
-use super::ready::{Hold, InHand, Ready};
+use super::prepare::{self, Needs, Opened, Rules, Wanted};
+use super::ready::{InHand, Leftovers, Names, Ready, Taken};
+use super::scripted::Unfit;
 use crate::flow::Unit;
 use crate::flow::announcer::Announcer;
 use crate::flow::duplicates::{Digest, Memory};
-use crate::flow::queued::{Passes, Why};
+use crate::flow::queued::Passes;
 use crate::flow::removal::Remover;
-use crate::flow::script::FxAnswer;
-use crate::message::Scripted;
-use crate::spool::inventory::Version;
 use crate::spool::off_thread;
-use crate::spool::queue::{Look, Pass, Queue, Queued};
+use crate::spool::queue::{Pass, Queue, Queued};
 use crate::transfer::deliver::Deliverer;
 
 /// Products in hand: opened and not yet settled.
@@ -50,6 +48,10 @@ pub(super) struct Taker {
     pub(super) failures: Arc<Failures>,
     pub(super) memory: Option<Arc<Mutex<Memory>>>,
     pub(super) in_hand: InHand,
+    pub(super) leftovers: Leftovers,
+    pub(super) names: Names,
+    /// What is delivered gets the time of the file here.
+    pub(super) keeps_time: bool,
     /// One for each product in hand.
     pub(super) room: Arc<Semaphore>,
     pub(super) out: Out,
@@ -58,26 +60,12 @@ pub(super) struct Taker {
     pub(super) in_flight: HashSet<Digest>,
 }
 
-/// Files to be removed, and to be set aside.
-#[derive(Default)]
-struct Unfit {
-    erased: Vec<(Queued, Why)>,
-    hopeless: Vec<(Queued, Option<Version>, String)>,
-}
-
-/// A complete file on its way to a place, which a script may have to name.
-struct Going {
-    file: Queued,
-    instead: Option<Queued>,
-    step: Step,
-    hold: Hold,
-}
-
 impl Taker {
     /// Until the unit is told to stop. What was handed out by then is nobody's concern here.
     pub(super) async fn run(mut self) {
         let stop = self.unit.stop.clone();
         while !stop.is_cancelled() {
+            self.leftovers.sweep(&self.remover).await;
             if let Some(rest) = self.rests() {
                 if stop.run_until_cancelled(tokio::time::sleep(rest)).await.is_none() {
                     return;
@@ -97,7 +85,7 @@ impl Taker {
     }
 
     /// How long nothing is worth trying.
-    fn rests(&self) -> Option<Duration> {
+    pub(super) fn rests(&self) -> Option<Duration> {
         let theirs = match &self.out {
             Out::Lanes(deliverer, _) => deliverer.rests(),
             Out::Script(_) => None,
@@ -118,6 +106,7 @@ impl Taker {
         if pass.files.is_empty() && pass.is_whole && pass.unread.is_empty() && self.queue.holds_nothing() {
             self.failures.nothing_waits();
         }
+        self.failures.forget_old();
         pass.files.retain(|file| !in_hand.contains(file.path()));
         let mut is_idle = pass.files.is_empty();
         while !pass.files.is_empty() {
@@ -142,8 +131,10 @@ impl Taker {
     }
 
     /// Hands out some files; whether all of them are dealt with.
-    async fn batch(&mut self, files: Vec<Queued>) -> Result<bool, Stopped> {
-        let (rules, stop) = (Arc::clone(&self.rules), self.unit.stop.clone());
+    async fn batch(&mut self, mut files: Vec<Queued>) -> Result<bool, Stopped> {
+        let (rules, stop, in_hand) = (Arc::clone(&self.rules), self.unit.stop.clone(), self.in_hand.snapshot());
+        // What has overtaken others may be what a script has made of one of them.
+        files.retain(|file| !in_hand.contains(file.path()));
         // Masks may take long, and there may be many files.
         let decided = off_thread(move || Ok(rules.decide(files, &stop)));
         let decided = match decided.await {
@@ -155,7 +146,12 @@ impl Taker {
         };
         let (mut unfit, mut going) = (Unfit::default(), Vec::new());
         for (file, step) in decided {
-            unfit.sort_out(&mut going, file, None, step, Hold::default());
+            let taken = Taken {
+                file,
+                version: None,
+                made: None,
+            };
+            unfit.sort_out(&mut going, taken, step);
         }
         if self.hooks.fx.is_some() {
             going = self.change(going, &mut unfit).await?;
@@ -177,193 +173,21 @@ impl Taker {
         }
     }
 
-    /// Lets `fx_script` have its say about complete files.
-    async fn change(&mut self, going: Vec<Going>, unfit: &mut Unfit) -> Result<Vec<Going>, Stopped> {
-        let Some(script) = self.hooks.fx.clone() else {
-            return Ok(going);
-        };
-        let (queue, files) = (Arc::clone(&self.queue), going.into_iter().map(|one| one.file).collect());
-        let looked = match off_thread(move || prepare::look(&queue, files)).await {
-            Ok(looked) => looked,
-            Err(error) => {
-                self.passes.refused(&error);
-                return Ok(Vec::new());
-            }
-        };
-        let mut files = Vec::new();
-        for (file, look) in looked {
-            match look {
-                Look::Whole(whole) => files.push((file, whole.version)),
-                Look::Written => self.passes.leave_to_its_writer(&file),
-                Look::Unread(cause) => {
-                    let own = self.passes.leave_unread(&file, cause);
-                    self.passes.note_read(own);
-                }
-                Look::Gone => {}
-            }
-        }
-        if files.is_empty() {
-            return Ok(Vec::new());
-        }
-        let root = self.queue.path();
-        let paths: Vec<_> = files.iter().map(|(file, _)| super::path_of(root, file)).collect();
-        let asked = self.unit.stop.run_until_cancelled(script.fx(&paths));
-        let answers = asked.await.ok_or(Stopped)?;
-        let mut changed = Vec::new();
-        for ((file, version), answer) in files.into_iter().zip(answers) {
-            self.take_answer((file, version), answer, &mut changed, unfit).await;
-        }
-        Ok(changed)
-    }
-
-    async fn take_answer(
-        &self,
-        (file, version): (Queued, Version),
-        answer: Result<FxAnswer, crate::flow::script::ScriptError>,
-        changed: &mut Vec<Going>,
-        unfit: &mut Unfit,
-    ) {
-        let name = String::from_utf8_lossy(file.name()).into_owned();
-        if answer.is_ok() {
-            self.failures.script_works();
-        }
-        match answer {
-            Ok(FxAnswer::Keep) => {
-                warn!("FX script kept the file as is : {name}");
-                let step = self.rules.place(file.name(), None);
-                unfit.sort_out(changed, file, None, step, Hold::default());
-            }
-            Ok(FxAnswer::Drop) => unfit.erased.push((file, Why::Dropped)),
-            Ok(FxAnswer::Replace(with)) => {
-                info!("FX script modified {} to {} ", self.queue.shown(&file), with.display());
-                let instead = super::file_of(&self.queue, &with);
-                let mut hold = Hold::default();
-                hold.marks
-                    .extend(instead.as_ref().and_then(|instead| self.in_hand.mark(instead)));
-                let step = self.rules.place(instead.as_ref().unwrap_or(&file).name(), None);
-                if matches!(step, Step::Erase(_) | Step::SetAside(_)) {
-                    self.remover
-                        .remove(instead.clone().map(|instead| (instead, None)).into_iter().collect())
-                        .await;
-                }
-                unfit.sort_out(changed, file, instead, step, hold);
-            }
-            Err(error) => {
-                let failure = Failure::from(error);
-                self.failures.failed((&file, Some(version)), b"", failure, false).await;
-            }
-        }
-    }
-
-    /// Lets scripts name what they have to.
-    async fn name(&mut self, mut going: Vec<Going>, unfit: &mut Unfit) -> Result<Vec<Wanted>, Stopped> {
-        let scripts: HashSet<String> = going.iter().filter_map(Going::script).map(str::to_string).collect();
-        for script in scripts {
-            let (asking, others): (Vec<_>, Vec<_>) =
-                going.into_iter().partition(|one| one.script() == Some(script.as_str()));
-            going = others;
-            going.extend(self.ask(&script, asking, unfit).await?);
-        }
-        if self.hooks.destfn.is_some() {
-            going = self.rename(going).await?;
-        }
-        let mut wanted = Vec::with_capacity(going.len());
-        for one in going {
-            let ingest_name = one.source().name().to_vec();
-            let Step::Put { directory, name } = one.step else {
-                continue;
-            };
-            // Known before it is delivered: nothing that is there stays unannounced.
-            let announced = self
-                .announcer
-                .as_ref()
-                .map(|announcer| announcer.check(&ingest_name, &directory, &name));
-            if let Some(Err(why)) = announced {
-                unfit.hopeless.push((one.file, None, why));
-                self.remover
-                    .remove(one.instead.map(|instead| (instead, None)).into_iter().collect())
-                    .await;
-                continue;
-            }
-            wanted.push(Wanted {
-                file: one.file,
-                instead: one.instead,
-                directory,
-                name,
-                hold: one.hold,
-            });
-        }
-        Ok(wanted)
-    }
-
-    /// Asks a script that a `filename` names, with the names in the queue.
-    async fn ask(&self, script: &str, asking: Vec<Going>, unfit: &mut Unfit) -> Result<Vec<Going>, Stopped> {
-        let Some(script) = self.hooks.named.get(script) else {
-            return Ok(Vec::new());
-        };
-        let names: Vec<Vec<u8>> = asking.iter().map(|one| one.source().name().to_vec()).collect();
-        let answers = self.unit.stop.run_until_cancelled(script.destfn(&names)).await;
-        let mut named = Vec::new();
-        for (one, answer) in asking.into_iter().zip(answers.ok_or(Stopped)?) {
-            match answer {
-                Ok(name) => {
-                    self.failures.script_works();
-                    let own = one.source().name().to_vec();
-                    let scripted = if name == own {
-                        Scripted::Keep
-                    } else {
-                        Scripted::Name(&name)
-                    };
-                    let step = self.rules.place(&own, Some(scripted));
-                    unfit.sort_out(&mut named, one.file, one.instead, step, one.hold);
-                }
-                Err(error) => self.unnamed(one, Failure::from(error)).await,
-            }
-        }
-        Ok(named)
-    }
-
-    /// Asks `destfn_script` with the names at the destination.
-    async fn rename(&self, going: Vec<Going>) -> Result<Vec<Going>, Stopped> {
-        let (Some(script), false) = (&self.hooks.destfn, going.is_empty()) else {
-            return Ok(going);
-        };
-        let names: Vec<Vec<u8>> = going.iter().map(|one| one.destination().to_vec()).collect();
-        let answers = self.unit.stop.run_until_cancelled(script.destfn(&names)).await;
-        let mut named = Vec::new();
-        for (mut one, answer) in going.into_iter().zip(answers.ok_or(Stopped)?) {
-            match answer {
-                Ok(made) => {
-                    self.failures.script_works();
-                    if let Step::Put { name, .. } = &mut one.step {
-                        *name = made;
-                    }
-                    named.push(one);
-                }
-                Err(error) => self.unnamed(one, Failure::from(error)).await,
-            }
-        }
-        Ok(named)
-    }
-
-    async fn unnamed(&self, one: Going, failure: Failure) {
-        self.failures.failed((&one.file, None), b"", failure, false).await;
-        let made = one.instead.clone().map(|instead| (instead, None));
-        self.remover.remove(made.into_iter().collect()).await;
-    }
-
     /// Opens some files and hands them out; whether all of them are dealt with.
     async fn open(&mut self, mut handful: Vec<Wanted>) -> Result<bool, Stopped> {
         handful.retain(|wanted| match self.failures.refused_until(&wanted.directory) {
             Some(until) => {
-                self.queue.hold(&wanted.file, until);
+                self.queue.hold(&wanted.taken.file, until);
                 false
             }
             None => true,
         });
         let (queue, in_hand) = (Arc::clone(&self.queue), self.in_hand.clone());
-        let needs_digest = self.memory.is_some();
-        let opened = off_thread(move || prepare::open(&queue, &in_hand, handful, needs_digest)).await;
+        let needs = Needs {
+            digest: self.memory.is_some(),
+            time: self.keeps_time,
+        };
+        let opened = off_thread(move || prepare::open(&queue, &in_hand, handful, needs)).await;
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -371,7 +195,7 @@ impl Taker {
                 return Ok(false);
             }
         };
-        let (mut new, mut suppressed, mut orphans) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut new, mut suppressed) = (Vec::new(), Vec::new());
         let mut own_fault = None;
         for one in opened {
             match one {
@@ -390,19 +214,14 @@ impl Taker {
                 }
                 Opened::Written(file) => self.passes.leave_to_its_writer(&file),
                 Opened::Unread(file, cause) => own_fault = self.passes.leave_unread(&file, cause).or(own_fault),
-                Opened::Orphan(instead) => orphans.push((instead, None)),
             }
         }
         self.hand_out(new).await?;
         self.passes.note_read(own_fault);
-        orphans.extend(
-            suppressed
-                .iter()
-                .filter_map(|ready| Some((ready.instead.clone()?, None))),
-        );
-        self.remover.remove(orphans).await;
         let known = suppressed.iter().map(|ready| (ready.file.clone(), ready.version));
         self.remover.suppress(known.collect()).await;
+        drop(suppressed);
+        self.leftovers.sweep(&self.remover).await;
         Ok(own_fault.is_none())
     }
 
@@ -456,7 +275,10 @@ impl Taker {
             // Nobody closes it.
             ready.hold.place = place.await.ok_or(Stopped)?.ok();
             match &self.out {
-                Out::Lanes(_, lanes) => {
+                Out::Lanes(deliverer, lanes) => {
+                    let names = self.names.take(deliverer.written_names(&ready.parcel));
+                    // Two at once under one name would become half of each, and the older one might be the last.
+                    ready.hold.names = Some(stop.run_until_cancelled(names).await.ok_or(Stopped)?);
                     let taken = stop.run_until_cancelled(lanes.send(ready)).await;
                     // The connections end early only when the unit does; the file stays.
                     drop(taken.ok_or(Stopped)?);
@@ -464,48 +286,11 @@ impl Taker {
                 Out::Script(_) => list.push(ready),
             }
         }
-        if let (Out::Script(lists), false) = (&self.out, list.is_empty()) {
-            drop(stop.run_until_cancelled(lists.send(list)).await.ok_or(Stopped)?); // as above
+        if let Out::Script(lists) = &self.out {
+            for list in self.failures.apart(list, |ready| (&ready.file, Some(ready.version))) {
+                drop(stop.run_until_cancelled(lists.send(list)).await.ok_or(Stopped)?); // as above
+            }
         }
         Ok(())
-    }
-}
-
-impl Unfit {
-    /// Sorts out what does not go anywhere; the rest goes on.
-    fn sort_out(&mut self, going: &mut Vec<Going>, file: Queued, instead: Option<Queued>, step: Step, hold: Hold) {
-        match step {
-            Step::Erase(why) => self.erased.push((file, why)),
-            Step::SetAside(why) => self.hopeless.push((file, None, why)),
-            step @ (Step::Put { .. } | Step::Ask(_)) => going.push(Going {
-                file,
-                instead,
-                step,
-                hold,
-            }),
-        }
-    }
-}
-
-impl Going {
-    /// The script that has to name it.
-    fn script(&self) -> Option<&str> {
-        match &self.step {
-            Step::Ask(script) => Some(script),
-            Step::Put { .. } | Step::Erase(_) | Step::SetAside(_) => None,
-        }
-    }
-
-    /// What its name is made of.
-    fn source(&self) -> &Queued {
-        self.instead.as_ref().unwrap_or(&self.file)
-    }
-
-    /// Its name at the destination, where it has one.
-    fn destination(&self) -> &[u8] {
-        match &self.step {
-            Step::Put { name, .. } => name,
-            Step::Ask(_) | Step::Erase(_) | Step::SetAside(_) => b"",
-        }
     }
 }

@@ -1,5 +1,4 @@
 use std::path::Path;
-use std::time::Duration;
 
 use super::*;
 use crate::config::{Errors, Places};

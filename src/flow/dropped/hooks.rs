@@ -12,27 +12,19 @@ use tracing::{error, info, warn};
 use super::{Ready, Receiver, look};
 use crate::backoff::Backoff;
 use crate::config::{Secret, Table, options};
+use crate::flow::attempts::{Attempts, wait_after};
 use crate::flow::script::{FxAnswer, Hook, Script, ScriptError};
-use crate::flow::{ATTEMPTS, Unit, chain};
+use crate::flow::{Unit, chain};
 use crate::message::Fault;
 use crate::metrics::Count;
 use crate::spool::inventory::Version;
 use crate::spool::off_thread;
 use crate::spool::queue::{Queue, Queued, Removed};
 
-/// Before the next attempt for a file whose program has failed with it.
-const WAITS: [Duration; ATTEMPTS as usize - 1] = [
-    Duration::from_secs(5),
-    Duration::from_secs(60),
-    Duration::from_secs(600),
-];
 /// Before a program is asked again that cannot now.
 const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Before a list is asked about again that an `lx_script` has left where it was.
 const LEFT_PAUSE: Duration = Duration::from_secs(1);
-/// Files whose attempts are counted.
-const TRIED_MAX: usize = 20_000;
-
 /// `fx_script`, `lx_script`, and what all programs share.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
@@ -66,18 +58,12 @@ impl Config {
 pub(super) struct Hooks {
     fx: Option<Script>,
     lx: Option<Script>,
-    tried: HashMap<Vec<u8>, Tried>,
+    tried: Attempts,
     /// Replacements that are not ingested yet, by their paths in the queue.
     replacements: HashMap<Vec<u8>, Original>,
     /// No program is asked before.
     rest: Option<Instant>,
     backoff: Backoff,
-}
-
-/// How often a program has failed with this version of a file.
-struct Tried {
-    version: Version,
-    attempts: u32,
 }
 
 /// What goes once its replacement is ingested.
@@ -96,7 +82,7 @@ impl Hooks {
         Hooks {
             fx: script(&config.fx, Hook::Fx),
             lx: script(&config.lx, Hook::Lx),
-            tried: HashMap::new(),
+            tried: Attempts::default(),
             replacements: HashMap::new(),
             rest: None,
             backoff: Backoff::new(REST.0, REST.1),
@@ -108,25 +94,9 @@ impl Hooks {
         self.rest.is_some_and(|until| until > Instant::now())
     }
 
-    fn is_tried(&self, ready: &Ready) -> bool {
-        let tried = self.tried.get(ready.file.path());
-        tried.is_some_and(|tried| tried.version == ready.whole.version)
-    }
-
-    /// How many attempts a file has had with this one.
-    fn count_attempt(&mut self, file: &Queued, version: Version) -> u32 {
-        if self.tried.len() >= TRIED_MAX {
-            self.tried.clear(); // some get more attempts than others
-        }
-        let tried = self
-            .tried
-            .entry(file.path().to_vec())
-            .or_insert(Tried { version, attempts: 0 });
-        if tried.version != version {
-            *tried = Tried { version, attempts: 0 };
-        }
-        tried.attempts += 1;
-        tried.attempts
+    fn apart(&self, files: Vec<Ready>) -> Vec<Vec<Ready>> {
+        self.tried
+            .apart(files, |ready| (&ready.file, Some(ready.whole.version)))
     }
 
     /// Without the files that go once their replacements are ingested, as long as there are these.
@@ -151,7 +121,7 @@ impl Hooks {
 
     /// What is to go now that this replacement is ingested.
     pub(super) fn ingested(&mut self, file: &Queued) -> Option<Original> {
-        self.tried.remove(file.path());
+        self.tried.forget(file);
         self.replacements.remove(file.path())
     }
 
@@ -179,11 +149,8 @@ impl Receiver {
         let (mut ready, files): (Vec<Ready>, Vec<Ready>) = files
             .into_iter()
             .partition(|ready| self.hooks.original_of(&ready.file).is_some());
-        let (again, fresh) = files
-            .into_iter()
-            .partition::<Vec<Ready>, _>(|ready| self.hooks.is_tried(ready));
-        for list in std::iter::once(fresh).chain(again.into_iter().map(|one| vec![one])) {
-            if list.is_empty() || self.hooks.is_resting() {
+        for list in self.hooks.apart(files) {
+            if self.hooks.is_resting() {
                 continue;
             }
             let paths: Vec<_> = list.iter().map(|ready| at(&self.queue, ready.file.path())).collect();
@@ -246,12 +213,9 @@ impl Receiver {
         let (mut ready, files): (Vec<Ready>, Vec<Ready>) = files
             .into_iter()
             .partition(|ready| self.hooks.original_of(&ready.file).is_some());
-        let (again, fresh) = files
-            .into_iter()
-            .partition::<Vec<Ready>, _>(|ready| self.hooks.is_tried(ready));
         let mut dropped = Vec::new();
-        for list in std::iter::once(fresh).chain(again.into_iter().map(|one| vec![one])) {
-            if list.is_empty() || self.hooks.is_resting() {
+        for list in self.hooks.apart(files) {
+            if self.hooks.is_resting() {
                 continue;
             }
             let paths: Vec<_> = list.iter().map(|ready| at(&self.queue, ready.file.path())).collect();
@@ -294,7 +258,7 @@ impl Receiver {
         let removed = self.remove(removed.collect()).await;
         let mut has_left = false;
         for (ready, removed) in files.into_iter().zip(removed) {
-            self.hooks.tried.remove(ready.file.path());
+            self.hooks.tried.forget(&ready.file);
             if removed == Removed::Gone {
                 has_left = true;
                 self.unit.metrics.count(Count::Rejected);
@@ -325,14 +289,18 @@ impl Receiver {
             faults.trouble = Some(error.what);
             return;
         }
-        let attempts = self.hooks.count_attempt(file, ready.whole.version);
-        match WAITS.get(attempts as usize - 1) {
+        let (version, now) = (Some(ready.whole.version), Instant::now());
+        let Some(attempts) = self.hooks.tried.note(file, version, now) else {
+            // Too many to be counted: none is left for that.
+            return self.queue.hold(file, now + REST.1);
+        };
+        match wait_after(attempts) {
             Some(wait) => {
-                self.queue.hold(file, Instant::now() + *wait);
+                self.queue.hold(file, now + wait);
                 self.warn(&error.what, &self.queue.shown(file));
             }
             None => {
-                self.hooks.tried.remove(file.path());
+                self.hooks.tried.forget(file);
                 self.leave(file, Some(ready.whole.version), &error.what);
             }
         }

@@ -10,11 +10,14 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::said::Log;
 
 /// Between being asked to end and being made to.
 const GRACE: Duration = Duration::from_secs(5);
+/// The same where its unit ends, which is not waited for much longer.
+const GRACE_AT_END: Duration = Duration::from_millis(500);
 /// For what is still in the pipes once a program has ended. Only who has left its group can keep them open.
 const DRAIN: Duration = Duration::from_millis(500);
 /// Of all answers of one run.
@@ -27,6 +30,8 @@ pub(super) enum End {
     Code(i32),
     Signal(i32),
     TimedOut,
+    /// Its unit has ended.
+    Stopped,
     /// It was ended, for its answers had no end.
     TooMuch,
 }
@@ -71,7 +76,12 @@ impl Drop for Group {
 ///
 /// To be called on a thread that lives as long as the process, as those of the runtime do: the kernel ends the program
 /// with the thread that started it.
-pub(super) async fn run(mut command: Command, input: &[u8], limit: Duration, log: &mut Log) -> io::Result<Ran> {
+pub(super) async fn run(
+    mut command: Command,
+    input: &[u8],
+    (limit, end): (Duration, &CancellationToken),
+    log: &mut Log,
+) -> io::Result<Ran> {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -104,6 +114,11 @@ pub(super) async fn run(mut command: Command, input: &[u8], limit: Duration, log
                         why = Some(End::TooMuch);
                         group.signal(Signal::KILL);
                     }
+                }
+                () = end.cancelled(), if why.is_none() => {
+                    deadline = Instant::now() + GRACE_AT_END;
+                    group.signal(Signal::TERM);
+                    why = Some(End::Stopped);
                 }
                 () = sleep_until(deadline) => {
                     deadline += GRACE;

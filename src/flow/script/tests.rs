@@ -105,6 +105,35 @@ async fn a_program_that_takes_too_long_is_ended_with_all_its_children() {
     assert_gone(&world, "child").await;
 }
 
+/// A delivered file is not delivered again because px was told to end meanwhile.
+#[tokio::test]
+async fn answers_that_were_given_count_when_the_unit_ends() {
+    let world = World::new();
+    let request = |name: &str| SendRequest {
+        path: world.file(name),
+        directory: Vec::new(),
+        name: name.into(),
+    };
+    let requests = [request("a"), request("b")];
+    let path = requests[0].path.display();
+    let body = format!(
+        "trap '' TERM; echo '{{\"path\": \"{path}\", \"result\": \"delivered\"}}'; touch ../../sent; sleep 600"
+    );
+    let end = CancellationToken::new();
+    let script = world.script(Hook::Send, &body).with_end(end.clone());
+    let begun = Instant::now();
+    let sending = script.send(&requests);
+    let ending = async {
+        while !world.root.path().join("sent").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        end.cancel();
+    };
+    let (answers, ()) = tokio::join!(sending, ending);
+    assert_eq!(faults(&answers), [None, Some(Fault::Endpoint)], "{answers:?}");
+    assert!(begun.elapsed() < LIMIT / 2, "{:?}", begun.elapsed());
+}
+
 /// Its number is free again, or a zombie's that init has not reaped yet.
 async fn assert_gone(world: &World, name: &str) {
     let pid = world.said(name).trim().to_owned();

@@ -279,6 +279,17 @@ impl Deliverer {
         }
     }
 
+    /// The paths that a delivery of this parcel writes: of the final name, and of the temporary one where there is one.
+    /// No two deliveries may have one in common at the same time.
+    pub fn written_names(&self, parcel: &Parcel) -> Vec<Vec<u8>> {
+        let root: &[u8] = if parcel.is_absolute() { b"/" } else { b"" };
+        let directory = parcel.parts().flat_map(|part| [part, b"/"]);
+        let directory: Vec<u8> = std::iter::once(root).chain(directory).flatten().copied().collect();
+        let temporary = self.shared.context.temporary_name(parcel);
+        let names = temporary.into_iter().chain([parcel.name.clone()]);
+        names.map(|name| [directory.as_slice(), &name].concat()).collect()
+    }
+
     /// How long the whole destination still rests.
     pub fn rests(&self) -> Option<Duration> {
         self.shared.resting().left(&self.shared.place, Instant::now())
@@ -378,7 +389,8 @@ impl Lane {
     /// Delivers one product. `Ok`: it is there under its final name, whole; with `durability` power and a destination
     /// on this host also after a power cut. On an error nothing new is seen under the final name, or, without a lock,
     /// possibly half of it; the next try begins anew. A destination that rests is not tried ([`Kind::Resting`]). When
-    /// the future is dropped, the connection is. Two lanes must not put one name into one directory at the same time.
+    /// the future is dropped, the connection is. Two lanes must not put at the same time what has one of its
+    /// [`Deliverer::written_names`] in common.
     pub async fn put(&mut self, parcel: &Parcel) -> Result<Put, TransferError> {
         check(parcel)?;
         let places = self.shared.places(parcel);

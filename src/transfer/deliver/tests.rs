@@ -150,6 +150,17 @@ fn a_lock_is_one_that_the_destination_has() {
     }
 }
 
+#[test]
+fn a_product_may_have_the_temporary_name_of_another() {
+    let deliverer = Deliverer::new(options(Lock::Suffix(".tmp".to_owned()))).unwrap();
+    let written = |directory: &str, name: &[u8]| deliverer.written_names(&parcel(directory, name));
+    assert_eq!(written("/a//./b/", b"n"), [b"/a/b/n.tmp".to_vec(), b"/a/b/n".to_vec()]);
+    assert_eq!(written("/a/b", b"n.tmp")[1], written("/a/b", b"n")[0]);
+    assert_eq!(written("a/b", b"n")[1], b"a/b/n");
+    let deliverer = Deliverer::new(options(Lock::None)).unwrap();
+    assert_eq!(deliverer.written_names(&parcel("", b"n")), [b"n"]);
+}
+
 /// Several at once are answered for one by one, in their order: what fails holds up nobody but its own directory.
 #[tokio::test]
 async fn one_bad_product_among_many_fails_alone() {

@@ -6,7 +6,7 @@ use super::{PLAIN, UNIT, World, world};
 use crate::support::TestSite;
 
 /// A program of the site, in Python.
-fn program(site: &TestSite, name: &str, body: &str) {
+pub fn program(site: &TestSite, name: &str, body: &str) {
     let head = "#!/usr/bin/python3\nimport json, os, sys\n\ndef answer(**what):\n    print(json.dumps(what))\n\n\
                 for line in sys.stdin:\n    asked = json.loads(line)\n";
     let path = format!("etc/scripts/{name}");
