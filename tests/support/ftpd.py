@@ -1,8 +1,8 @@
-"""ftpd.py PORT HOME COMMANDS [PEM] [cut=BYTES] [norename] [nochmod] [umask] [user] [login=USER:PASSWORD] -- user u, password pw; commands are written to COMMANDS.
+"""ftpd.py PORT HOME COMMANDS [PEM] [WORD...] -- user u, password pw; commands are written to COMMANDS.
 
-PEM: certificate and key; then nothing goes without TLS. cut: each connection breaks off after so many bytes of files.
-norename: RNTO does not replace. nochmod: no SITE CHMOD. umask: SITE UMASK. user: as uid 1000, which gets the home. login: another user of
-the same home."""
+PEM: certificate and key; then nothing goes without TLS. cut=BYTES: each connection breaks off after so many bytes of
+files. norename: RNTO does not replace. nochmod: no SITE CHMOD. umask: SITE UMASK. user: as uid 1000, which gets the
+home. login=USER:PASSWORD: another user of the same home."""
 import os
 import sys
 
