@@ -47,7 +47,7 @@
 //!
 //! The queue of the unit `tx/NAME` is `txq/NAME`, and what is seen in it, in which order, is in px-sender(5). With
 //! `connections = 1` products arrive in that order, save those that were in hand when the destination went away; with
-//! more connections nearly so.
+//! more connections nearly so, and those of one name always.
 //!
 //! ## Directories and names
 //!
@@ -105,6 +105,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tracing::info;
 
 use super::duplicates::Memory;
@@ -244,30 +245,20 @@ async fn work(
         (Some(destination), _) => destination.options.destination.to_string(),
         (None, words) => format!("script:{}", script::short_name(words.as_deref().unwrap_or_default())),
     };
-    let failures = Failures::new(&unit, Arc::clone(&queue), Arc::clone(&remover), to.clone());
-    let failures = Arc::new(failures);
+    let failures = Arc::new(Failures::new(
+        &unit,
+        Arc::clone(&queue),
+        Arc::clone(&remover),
+        to.clone(),
+    ));
     let (notes, done) = mpsc::unbounded_channel(); // bounded by the room of the taker
-    let deliverer = match &config.destination {
-        Some(destination) => Some(Deliverer::new(destination.options.clone())?),
-        None => None,
-    };
+    let options = config
+        .destination
+        .as_ref()
+        .map(|destination| destination.options.clone());
+    let deliverer = options.map(Deliverer::new).transpose()?;
     let hooks = Hooks::new(&config.hooks, config.rules.place.scripts(), &unit);
-    let waiting = config.rules.queued.batch.min(WAITING);
-    let (out, lanes) = match (&deliverer, config.hooks.sender(&unit)) {
-        (None, Some(script)) => {
-            let (lists, taken) = mpsc::channel(1);
-            (Out::Script(lists), lanes::start_script(&unit, script, taken, &notes))
-        }
-        (Some(deliverer), _) => {
-            let (products, taken) = mpsc::channel(waiting);
-            let server = config.destination.as_ref();
-            let count = server.map_or(1, |destination| destination.connections);
-            let is_local = server.is_some_and(destination::Config::is_local);
-            let lanes = lanes::start(&unit, deliverer, (count, is_local), taken, &notes);
-            (Out::Lanes(deliverer.clone(), products), lanes)
-        }
-        (None, None) => anyhow::bail!("neither a destination nor a script"),
-    };
+    let (out, lanes) = start(&config, &unit, deliverer.as_ref(), &notes)?;
     drop(notes);
     let settler = Settler {
         unit: unit.clone(),
@@ -304,6 +295,31 @@ async fn work(
         announcer.finish().await;
     }
     Ok(())
+}
+
+/// Starts what delivers: connections, or a script.
+fn start(
+    config: &Config,
+    unit: &Unit,
+    deliverer: Option<&Deliverer>,
+    notes: &mpsc::UnboundedSender<settle::Note>,
+) -> anyhow::Result<(Out, JoinSet<()>)> {
+    let waiting = config.rules.queued.batch.min(WAITING);
+    Ok(match (deliverer, config.hooks.sender(unit)) {
+        (None, Some(script)) => {
+            let (lists, taken) = mpsc::channel(1);
+            (Out::Script(lists), lanes::start_script(unit, script, taken, notes))
+        }
+        (Some(deliverer), _) => {
+            let (products, taken) = mpsc::channel(waiting);
+            let server = config.destination.as_ref();
+            let count = server.map_or(1, |destination| destination.connections);
+            let is_local = server.is_some_and(destination::Config::is_local);
+            let lanes = lanes::start(unit, deliverer, (count, is_local), taken, notes);
+            (Out::Lanes(deliverer.clone(), products), lanes)
+        }
+        (None, None) => anyhow::bail!("neither a destination nor a script"),
+    })
 }
 
 /// The path of a queued file.

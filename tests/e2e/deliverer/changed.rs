@@ -82,7 +82,7 @@ if body == "second":
 elif name == "drop":
     answer(path=path, result="drop")
 else:
-    made = os.environ["PX_QUEUE"] + "/work/" + name
+    made = os.environ["PX_QUEUE"] + "/made/" + name
     os.makedirs(os.path.dirname(made), exist_ok=True)
     with open(made, "w") as out:
         out.write("made of " + body)
@@ -130,7 +130,7 @@ fn a_replacement_that_is_in_hand_is_refused_and_asked_for_again() {
     program(
         &world.site,
         "fx",
-        r#"made = os.environ["PX_QUEUE"] + "/work/out"
+        r#"made = os.environ["PX_QUEUE"] + "/made/out"
 os.makedirs(os.path.dirname(made), exist_ok=True)
 with open(made + ".new", "w") as out:
     out.write(open(asked["path"]).read())
@@ -146,7 +146,7 @@ answer(path=asked["path"], result="replace", **{"with": made})
     assert!(world.arrived()["out"] == vec![b'b'; 200_000]);
     world.site.wait_count(UNIT, "delivered", 2);
     let said = world.site.said(UNIT);
-    assert!(said.contains("work/out is in hand for another file"), "{said}");
+    assert!(said.contains("made/out is in hand for another file"), "{said}");
     assert_eq!(world.site.count(UNIT, "failed"), 0);
 }
 
@@ -188,7 +188,8 @@ time.sleep(600)
     let mut unit = world.site.run_ready(UNIT);
     let sent = world.site.path("sent");
     world.site.wait_that_for(LONG, "it is delivered", || sent.exists());
-    unit.signal(rustix::process::Signal::TERM);
+    // Not the same signal twice: two that wait are one.
+    unit.signal(rustix::process::Signal::INT);
     unit.terminate();
     assert_eq!(world.left(), ["3/2026112112/b"]);
 }
