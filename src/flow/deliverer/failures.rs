@@ -70,6 +70,17 @@ impl From<&TransferError> for Failure {
     }
 }
 
+/// Without the product that has met with it: one cause is one reason, and one line of the log, whichever product is next.
+fn cause_of(what: &str) -> &str {
+    let is_of_product = ["cannot put ", "cannot deliver "]
+        .iter()
+        .any(|doing| what.starts_with(doing));
+    match what.split_once(": ") {
+        Some((_, cause)) if is_of_product => cause,
+        _ => what,
+    }
+}
+
 /// What is done with a product whose fault it is, after so many attempts.
 fn rung(attempts: u32) -> Option<Duration> {
     RUNGS.get(attempts.checked_sub(1)? as usize).copied()
@@ -176,7 +187,10 @@ impl Failures {
         match (failure.fault, failure.scope) {
             (Fault::Message, _) => self.count(file, version, &failure.what).await,
             (Fault::Own, Scope::Script) => self.rest("script", failure.what),
-            (Fault::Own, _) => self.rest("delivering", format!("cannot deliver to {}: {}", self.to, failure.what)),
+            (Fault::Own, _) => {
+                let reason = format!("cannot deliver to {}: {}", self.to, cause_of(&failure.what));
+                self.rest("delivering", reason);
+            }
             (Fault::Endpoint, Scope::Script) => self.rest("script", failure.what),
             (Fault::Endpoint, Scope::Resting) => {
                 if let (false, Some(left)) = (is_resting, failure.retry_after) {
@@ -185,7 +199,7 @@ impl Failures {
             }
             (Fault::Endpoint, Scope::Directory) if !is_resting => self.refuse(file, directory, failure),
             (Fault::Endpoint, _) => {
-                let reason = format!("cannot deliver to {}: {}", self.to, failure.what);
+                let reason = format!("cannot deliver to {}: {}", self.to, cause_of(&failure.what));
                 if is_resting {
                     self.unit.state.pause("destination", reason);
                 } else {
@@ -245,7 +259,8 @@ impl Failures {
         let directory = String::from_utf8_lossy(directory);
         let reason = format!(
             "cannot deliver into {directory:?}{more} of {}: {}",
-            self.to, refused.why
+            self.to,
+            cause_of(&refused.why)
         );
         self.unit.state.pause("directory", reason);
     }
@@ -313,6 +328,33 @@ impl Failures {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_cause_is_one_reason_whichever_product_is_next() {
+        let table = [
+            (
+                "cannot put a/b on sftp://u@h:22: no space left there",
+                "no space left there",
+            ),
+            ("cannot put ftp://u@h:2121/a/b: 552 quota: full", "552 quota: full"),
+            (
+                "cannot deliver /a/b: no file descriptors left",
+                "no file descriptors left",
+            ),
+            (
+                "cannot connect to ftp://u@h: refused",
+                "cannot connect to ftp://u@h: refused",
+            ),
+            (
+                "cannot use the private key in /k: no such file",
+                "cannot use the private key in /k: no such file",
+            ),
+            ("cannot put it", "cannot put it"),
+        ];
+        for (what, cause) in table {
+            assert_eq!(cause_of(what), cause);
+        }
+    }
 
     #[test]
     fn a_product_has_four_attempts_further_and_further_apart() {
