@@ -86,7 +86,12 @@ pub(super) fn shown(text: &str) -> String {
 /// Like [`shown`], for what should be a URL: where it is none, nothing of it is shown, for any part may be a password.
 /// A query is shown only where its values are numbers.
 pub(super) fn shown_url(text: &str) -> String {
-    if text.contains([':', '@']) && !text.contains("://") && !text.starts_with("embedded:") && text != "file:" {
+    if text.contains([':', '@'])
+        && !text.contains("://")
+        && !text.starts_with("embedded:")
+        && !text.starts_with("file:/")
+        && text != "file:"
+    {
         return "***".to_string();
     }
     let text = without_password(text);

@@ -74,6 +74,11 @@ impl Fault {
         self.why == MISSING
     }
 
+    /// Whether another day, or another user, may be able to read it.
+    pub(super) fn may_pass(&self) -> bool {
+        self.is_missing() || self.why.starts_with(UNREADABLE)
+    }
+
     /// The finding about the file.
     pub(super) fn of(self, path: &Path) -> ConfigError {
         ConfigError {
@@ -102,9 +107,10 @@ fn fault(why: impl Into<String>) -> Fault {
 }
 
 fn unreadable(error: std::io::Error) -> Fault {
-    fault(format!("cannot read: {error}"))
+    fault(format!("{UNREADABLE}: {error}"))
 }
 
+const UNREADABLE: &str = "cannot read";
 const MISSING: &str = "no such file";
 
 fn table(path: &Path, text: Result<String, Fault>, errors: &Errors) -> Option<Table> {

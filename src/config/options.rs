@@ -10,9 +10,11 @@ use crate::message::{
     Verdict,
 };
 
+mod named_file;
 mod password;
 mod script;
 
+pub use named_file::{Wanted, check_program, named_file};
 pub use password::password;
 pub use script::{script, script_options, script_timeout};
 

@@ -175,10 +175,7 @@ impl Table {
     }
 
     fn nearest(&self, key: &str) -> Option<&str> {
-        let limit = (key.chars().count() / 3).max(1);
-        let distance = |known: &String| strsim::damerau_levenshtein(&key.to_lowercase(), known);
-        let near = self.known.iter().map(|known| (distance(known), known)).min()?;
-        (near.0 <= limit).then_some(near.1.as_str())
+        near(key, self.known.iter().map(String::as_str))
     }
 
     /// The file this table is in.
@@ -342,8 +339,14 @@ impl Table {
     /// One word of several.
     pub fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
-        let find = |text: &str| choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        self.parsed(key, |text| find(text).ok_or_else(String::new), &words.join(", "))
+        let find = |text: &str| match choices.iter().find(|(word, _)| *word == text) {
+            Some((_, value)) => Ok(*value),
+            None => Err(match near(text, choices.iter().map(|(word, _)| *word)) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => String::new(),
+            }),
+        };
+        self.parsed(key, find, &words.join(", "))
     }
 
     /// Text that `parse` understands. Its error, if it is not empty, says what is wrong; `accepted` says what is right.
@@ -509,6 +512,14 @@ impl Table {
             warning,
         });
     }
+}
+
+/// The word of a few that another may be meant to be.
+fn near<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (text.chars().count() / 3).max(1);
+    let distance = |word: &str| strsim::damerau_levenshtein(&text.to_lowercase(), word);
+    let near = words.map(|word| (distance(word), word)).min()?;
+    (near.0 <= limit).then_some(near.1)
 }
 
 #[cfg(test)]

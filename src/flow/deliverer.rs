@@ -178,6 +178,12 @@ impl Config {
         let place = place::Config::read(table, is_local);
         let queued = queued::Options::read(table);
         let announcer = announcer::Config::read(table, site, name);
+        if let (Some(hooks), Some(place)) = (&hooks, &place) {
+            let has_all = hooks.check(table, &site.places.etc, place.scripts());
+            if !place.check_roots(table) || !has_all {
+                return None;
+            }
+        }
         let config = Config {
             destination: destination?,
             rules: Rules {

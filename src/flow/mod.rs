@@ -272,6 +272,10 @@ fn kind<T: Copy>(table: &mut Table, kinds: &[(&str, T)]) -> Option<T> {
         let words: Vec<String> = kinds.iter().map(|(word, _)| format!("{word:?}")).collect();
         table.reject("type", &words.join(", "));
     }
+    if kind.is_none() {
+        // Nobody knows whose keys the others are.
+        table.know_all();
+    }
     kind
 }
 

@@ -127,6 +127,28 @@ impl DirectoryTemplate {
         self.pieces.iter().any(|piece| matches!(piece, Piece::Group(_)))
     }
 
+    /// The highest `${n}` that it has.
+    pub fn last_group(&self) -> Option<usize> {
+        let groups = self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Group(index) => Some(*index),
+            _ => None,
+        });
+        groups.max()
+    }
+
+    /// The names that every path made of it begins with: what stands before the first `${`, whole names only; and
+    /// whether that is all of it.
+    pub fn known_beginning(&self) -> (Vec<&str>, bool) {
+        let is_plain = self.is_plain();
+        let text = match self.pieces.first() {
+            Some(Piece::Text(text)) if is_plain => text.as_str(),
+            Some(Piece::Text(text)) => text.rsplit_once('/').map_or("", |(whole, _)| whole),
+            _ => "",
+        };
+        let names = text.split('/').filter(|name| !matches!(*name, "" | "."));
+        (names.collect(), is_plain)
+    }
+
     /// The directory for an ingest name and the groups that the masks took from it ([`super::Masks::groups`]). It has no
     /// `..`, no control character, no slash at its end.
     pub fn expand(&self, name: &[u8], groups: Option<&[Vec<u8>]>, now: Timestamp) -> Result<Vec<u8>, DirectoryError> {
@@ -206,6 +228,23 @@ mod tests {
         let groups: Vec<Vec<u8>> = groups.iter().map(|group| group.as_bytes().to_vec()).collect();
         let made = template.expand(name, Some(&groups), now)?;
         Ok(String::from_utf8(made).unwrap())
+    }
+
+    #[test]
+    fn what_is_known_before_any_product_comes() {
+        let table: [(&str, &[&str], bool, Option<usize>); 6] = [
+            ("", &[], true, None),
+            ("/a//b/./", &["a", "b"], true, None),
+            ("a/b${0}/c", &["a"], false, Some(0)),
+            ("/a/b/${1}/${0}", &["a", "b"], false, Some(1)),
+            ("${CCCC}/a", &[], false, None),
+            ("x${3}", &[], false, Some(3)),
+        ];
+        for (text, names, is_all, last) in table {
+            let template = DirectoryTemplate::parse(text).unwrap();
+            assert_eq!(template.known_beginning(), (names.to_vec(), is_all), "{text}");
+            assert_eq!(template.last_group(), last, "{text}");
+        }
     }
 
     #[test]

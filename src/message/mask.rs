@@ -119,6 +119,13 @@ impl Masks {
         Ok(None)
     }
 
+    /// How many groups [`Masks::groups`] can give for a name whose first match is this mask, at most.
+    pub fn groups_from(&self, index: usize) -> usize {
+        let later = self.0.iter().skip(index);
+        let accepting = later.filter(|(verdict, matcher)| *verdict == Verdict::Accept && !matcher.is_glob());
+        accepting.map(|(_, matcher)| matcher.group_count()).max().unwrap_or(0)
+    }
+
     /// Whether there is any regular expression among them; globs give no groups and no routing key.
     pub fn has_regex(&self) -> bool {
         self.0.iter().any(|(_, matcher)| !matcher.is_glob())

@@ -68,6 +68,8 @@ pub enum Kind {
     Broken,
     /// Not tried: the host rests after a failure.
     Resting,
+    /// What px is known by cannot be used: a key, a certificate, the agent; or what the server is known by.
+    Credentials,
     /// This host: no descriptors, no CA certificates, the sink refused.
     Local,
 }
@@ -236,6 +238,14 @@ impl Fetcher {
             Target::Server(remote) => self.fetch_remote(remote, bounds, expected, open).await,
             Target::File { root, path } => file::fetch(root.clone(), path.clone(), bounds, expected, open).await,
         };
+        // One of `[[credentials]]` that cannot be used holds up what it is for, and nothing else.
+        let result = result.map_err(|err| match err.kind {
+            Kind::Credentials => TransferError {
+                fault: Fault::Endpoint,
+                ..err
+            },
+            _ => err,
+        });
         self.note(&places, url, &result);
         result
     }
@@ -288,7 +298,7 @@ impl Fetcher {
             .max()
     }
 
-    /// The places are the host and the directory on it; a refusal of rights concerns the directory only.
+    /// The places are the host and the directory on it; what concerns rights, or who px is, is of the directory only.
     fn note<W>(&self, places: &[String; 2], url: u64, result: &Result<Fetched<W>, TransferError>) {
         let now = Instant::now();
         let mut resting = self.resting();
@@ -296,7 +306,10 @@ impl Fetcher {
             Ok(_) => places.iter().for_each(|place| resting.note_success(place)),
             Err(err) if err.fault == Fault::Endpoint => {
                 let [host, directory] = places;
-                let place = if err.kind == Kind::Forbidden { directory } else { host };
+                let place = match err.kind {
+                    Kind::Forbidden | Kind::Credentials => directory,
+                    _ => host,
+                };
                 resting.note_fault(place, url, err.retry_after, now);
             }
             // A 404 is an answer: the host is well.
@@ -351,6 +364,31 @@ async fn joined<T>(work: tokio::task::JoinHandle<Result<T, TransferError>>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_credential_that_cannot_be_used_holds_up_what_it_is_for_only() {
+        let login = Login {
+            certificate_file: Some("/no/such.pem".into()),
+            ..Login::default()
+        };
+        let prefix = url::Url::parse("https://h.invalid/a/").unwrap();
+        let fetcher = Fetcher::new(Options {
+            credentials: vec![Credential::new(prefix, login)],
+            ..Options::default()
+        });
+        let fetcher = fetcher.unwrap();
+        let wanted = |url: &str| Wanted {
+            url: url.into(),
+            size: None,
+            identity: None,
+        };
+        let fetched = fetcher.fetch(&wanted("https://h.invalid/a/x"), || Ok(Vec::new())).await;
+        let err = fetched.map(|_| ()).unwrap_err();
+        assert_eq!((err.fault, err.kind), (Fault::Endpoint, Kind::Credentials), "{err}");
+        assert!(err.what.contains("/no/such.pem"), "{err}");
+        assert!(fetcher.rests("https://h.invalid/a/x").is_some());
+        assert!(fetcher.rests("https://h.invalid/b/x").is_none());
+    }
 
     #[test]
     fn a_source_that_is_newer_or_changes_has_superseded_the_announcement() {

@@ -22,6 +22,24 @@ pub struct Peer {
     pub read_timeout: Duration,
 }
 
+impl Peer {
+    /// `scheme://user@host`, with the port where it is not the `usual` one; without the password.
+    pub(super) fn shown(&self, scheme: &str, usual: u16) -> String {
+        let user = match self.login.user.as_str() {
+            "" => "anonymous",
+            user => user,
+        };
+        let mut url = match self.host.contains(':') {
+            true => format!("{scheme}://{user}@[{}]", self.host),
+            false => format!("{scheme}://{user}@{}", self.host),
+        };
+        if self.port != usual {
+            url += &format!(":{}", self.port);
+        }
+        url
+    }
+}
+
 /// Who px is. What the protocol cannot use is refused where the configuration is read.
 #[derive(Debug, Clone, Default)]
 pub struct Login {

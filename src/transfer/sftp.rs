@@ -37,6 +37,8 @@ const PIECE_MAX: usize = 128 << 10;
 const NEVER_S: u64 = 24 * 3600;
 /// The longest packet that is taken.
 const PACKET_MAX: u32 = 256 << 10;
+/// Of SSH, where nobody says another.
+pub(super) const PORT: u16 = 22;
 /// For the words at the end of a connection.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -114,15 +116,7 @@ impl Session {
 
 /// `sftp://user@host`, with the port where it is not the usual one.
 fn place(peer: &Peer) -> String {
-    let host = if peer.host.contains(':') {
-        format!("[{}]", peer.host)
-    } else {
-        peer.host.clone()
-    };
-    match peer.port {
-        22 => format!("sftp://{}@{host}", peer.login.user),
-        port => format!("sftp://{}@{host}:{port}", peer.login.user),
-    }
+    peer.shown("sftp", PORT)
 }
 
 async fn begin(peer: &Peer, place: &str) -> Result<Session, TransferError> {

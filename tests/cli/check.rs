@@ -221,3 +221,98 @@ fn a_whole_sundew_site_is_accepted_as_it_is() {
                     stopped\n";
     assert_eq!((said.code, said.out.as_str()), (3, expected), "{said:?}");
 }
+
+/// What may come later is a warning; a file that is something else, and what no product can ever meet, is an error.
+#[test]
+fn mistakes_that_would_show_with_the_first_product_are_told_before() {
+    let site = Site::new();
+    site.write("public", "ssh-ed25519 AAAA px@here\n");
+    site.write("scripts/plain.py", "#!/usr/bin/python3\n");
+    site.write("password", "pw\n");
+    let etc = site.root().join("etc").display().to_string();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(site.root().join("etc/password"), open).unwrap();
+    let sftp = "destination = \"sftp://u@h\"\n";
+    let announced = "[announcements]\nbroker = \"own\"\nannounce = [\"exp\"]\nurl = \"http://dd/\"\n";
+    let table = [
+        (
+            format!("{sftp}key_file = \"/no/such\""),
+            0,
+            "key_file = \"/no/such\": warning: no such file",
+        ),
+        (
+            format!("{sftp}key_file = \"{etc}/public\""),
+            1,
+            ": a public key; accepted: ",
+        ),
+        (
+            format!("{sftp}agent = true\nknown_hosts = \"{etc}\""),
+            1,
+            ": a directory, not a file",
+        ),
+        (
+            format!("{sftp}password_file = \"{etc}/password\""),
+            0,
+            "warning: others can get at it (mode 0644)",
+        ),
+        (
+            format!("{sftp}agent = true\nfx_script = \"/no/such\""),
+            0,
+            "warning: there is no \"/no/such\"",
+        ),
+        (
+            format!("{sftp}agent = true\nfx_script = \"{etc}/scripts/plain.py\""),
+            0,
+            "is not executable",
+        ),
+        (
+            format!("{sftp}agent = true\nfilename = \"DESTFNSCRIPT=x.py\""),
+            0,
+            "/scripts/x.py\"",
+        ),
+        (
+            format!("{sftp}agent = true\nscript_timeout = \"5s\""),
+            1,
+            "the unit has no fx_script",
+        ),
+        (
+            format!("{sftp}agent = true\ndirectory = \"${{2}}\"\nmasks = [{{ accept = \"a(b)\" }}]"),
+            1,
+            "wants ${2}",
+        ),
+        (
+            format!("{sftp}agent = true\n{announced}root = \"/elsewhere\""),
+            1,
+            "announcements.root = \"/elsewhere\": no product",
+        ),
+        ("destination = \"ftps://u@h\"".to_string(), 1, "tls = true"),
+    ];
+    for (text, code, part) in table {
+        site.write("tx/u.toml", &format!("type = \"deliver\"\n{text}\n"));
+        let said = site.run(&["check"]);
+        assert_eq!(said.code, code, "{text}\n{said:?}");
+        let (here, there) = if code == 0 {
+            (&said.out, &said.err)
+        } else {
+            (&said.err, &said.out)
+        };
+        assert!(here.contains(part) && there.is_empty(), "{text}\n{said:?}");
+        assert_eq!(here.lines().count(), 1, "{text}\n{said:?}");
+    }
+}
+
+#[test]
+fn a_mistyped_type_is_one_error() {
+    let site = Site::new();
+    site.write(
+        "tx/u.toml",
+        "type = \"delivr\"\ndestination = \"file:\"\ndirectory = \"/a\"\n",
+    );
+    let said = site.run(&["check"]);
+    assert_eq!((said.code, said.err.lines().count()), (1, 1), "{said:?}");
+    assert!(
+        said.err
+            .contains("type = \"delivr\": did you mean \"deliver\"?; accepted: "),
+        "{said:?}"
+    );
+}

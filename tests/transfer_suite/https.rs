@@ -125,6 +125,7 @@ async fn https_trusts_the_configured_ca_and_no_other() {
         .await
         .unwrap_err();
     assert_eq!((err.fault, err.kind), (Fault::Endpoint, Kind::Unreachable));
+    assert!(err.what.contains("ca_file names the CAs"), "{err}");
     for bad in ["missing.pem", "product"] {
         let err = fetcher(bad).fetch(&wanted, || Ok(Vec::new())).await.unwrap_err();
         assert_eq!((err.fault, err.kind), (Fault::Own, Kind::Local), "{err}");

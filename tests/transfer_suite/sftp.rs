@@ -176,7 +176,7 @@ async fn private_keys_let_px_in() {
             assert_class(
                 &put_once(peer.clone(), "no").await.unwrap_err(),
                 Fault::Own,
-                Kind::Local,
+                Kind::Credentials,
             );
         }
     }
@@ -249,7 +249,11 @@ async fn inside_with_an_agent() {
 #[tokio::test]
 async fn inside_without_an_agent() {
     if let Some(mut peer) = peer_of_environment() {
-        assert_class(&put_once(peer.clone(), "y").await.unwrap_err(), Fault::Own, Kind::Local);
+        assert_class(
+            &put_once(peer.clone(), "y").await.unwrap_err(),
+            Fault::Own,
+            Kind::Credentials,
+        );
         // Where there is more to try, it is tried.
         peer.login.password = Some(Secret::new("pw"));
         put_once(peer, "y").await.unwrap();
@@ -307,7 +311,7 @@ async fn servers_that_are_not_known_get_nothing() {
     }
     let mut peer = server.peer();
     peer.trust.known_hosts = Some(server.path().join("missing"));
-    assert_class(&put_once(peer, "x").await.unwrap_err(), Fault::Own, Kind::Local);
+    assert_class(&put_once(peer, "x").await.unwrap_err(), Fault::Own, Kind::Credentials);
     assert!(
         !server.log().contains("Failed") && !server.log().contains("Accepted"),
         "{}",

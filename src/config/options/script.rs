@@ -1,10 +1,11 @@
 //! Programs that a unit runs: which, for how long, and what they are told of the site.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
-use super::positive_duration;
+use super::{check_program, positive_duration};
 use crate::config::value::{Entry, Value};
 use crate::config::{Secret, Table};
 
@@ -23,6 +24,9 @@ pub fn script(table: &mut Table, key: &str) -> Option<Vec<String>> {
     if !has_program || words.iter().any(|word| word.contains('\0')) {
         table.reject(key, PROGRAM);
         return None;
+    }
+    if let Some(program) = words.first() {
+        check_program(table, key, Path::new(program));
     }
     Some(words)
 }
@@ -76,8 +80,6 @@ fn json(value: &Value) -> Option<Json> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::config::ConfigError;
     use crate::config::error::Errors;

@@ -62,7 +62,7 @@ fn a_units_exchange_overrides_its_brokers() {
         ("exchange = [\"x\"]", "exchange = […]: accepted: a string or a table"),
         (
             "exchange = { name = \"x\", type = \"topics\" }",
-            "exchange.type = \"topics\": accepted: \"topic\", \"direct\"",
+            "exchange.type = \"topics\": did you mean \"topic\"?; accepted: \"topic\", \"direct\"",
         ),
         (
             "exchange = { name = \"x\", durabel = true }",

@@ -119,7 +119,7 @@ depth = "deep"
             r#"x.toml:5: most = 50: accepted: a size such as "512B", "50MB" (decimal) or "50MiB" (binary)"#,
             r#"x.toml:8: bind = 7: accepted: a list of strings"#,
             r#"x.toml:10: by = "size": accepted: "name", "path""#,
-            r#"x.toml:11: seen.by = "nam": accepted: "name""#,
+            r#"x.toml:11: seen.by = "nam": did you mean "name"?; accepted: "name""#,
             r#"x.toml:13: table = {…}: accepted: a string"#,
             r#"x.toml:19: tree.path: missing; accepted: a string that is not empty"#,
             r#"x.toml:20: tree.depth = "deep": accepted: a whole number from 0 to 9"#,

@@ -1,21 +1,20 @@
 //! `destination`, and the options that go with one scheme or another.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
 
-use crate::config::{Table, options};
+use crate::config::Table;
+use crate::config::options::{self, Wanted, named_file};
 use crate::spool::Durability;
 use crate::transfer::deliver::{Destination, HttpDestination, Lock, Options};
 use crate::transfer::ftp::How;
 use crate::transfer::peer::{Login, Peer, Trust};
 
-const DESTINATION: &str = "\"file:\", \"ftp://USER@HOST\", \"sftp://USER@HOST\", \"http://HOST/PATH/\" or \
-                           \"https://HOST/PATH/\", without a password; directory is an option of its own";
+const DESTINATION: &str = "\"file:\", \"ftp://USER@HOST\", \"sftp://USER@HOST\", \
+                           \"http://USER@HOST/PATH/\" or \"https://USER@HOST/PATH/\", of which http and https need no USER, without a password; directory is an option of its own";
 const LOCK: &str = "\".tmp\" or another suffix that begins with a dot, \"umask\", \"none\"";
 const CHMOD: &str = "three octal digits, such as \"664\"";
-const ABSOLUTE: &str = "an absolute path";
 const CONNECTIONS_MAX: i64 = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -211,21 +210,31 @@ fn read_destination(table: &mut Table, address: &Address) -> Option<Destination>
 }
 
 fn read_peer(table: &mut Table, address: &Address) -> Option<Peer> {
-    let absolute = |text: &str| match text.starts_with('/') && !text.contains('\0') {
-        true => Ok(PathBuf::from(text)),
-        false => Err(String::new()),
-    };
     let password = options::password(table);
-    let mut path = |key: &str| table.parsed(key, absolute, ABSOLUTE);
-    let (key_file, certificate_file) = (path("key_file"), path("certificate_file"));
-    let (known_hosts, ca_file) = (path("known_hosts"), path("ca_file"));
+    let has_password = table.has("password") || table.has("password_file");
+    let mut path = |key: &str, wanted| named_file(table, key, wanted);
+    let key_file = path("key_file", Wanted::PrivateKey { has_password });
+    let certificate_file = path("certificate_file", Wanted::CertificateAndKey);
+    let (known_hosts, ca_file) = (
+        path("known_hosts", Wanted::HostKeys),
+        path("ca_file", Wanted::Certificates),
+    );
     let agent = table.boolean("agent").unwrap_or(false);
     let connect_timeout = options::positive_duration(table, "connect_timeout");
     let read_timeout = options::positive_duration(table, "read_timeout");
     let password = password?;
     let needs_user = address.scheme == Sftp || password.is_some() || key_file.is_some() || agent;
     if needs_user && address.user.is_empty() {
-        table.refuse("destination", "it names no user: \"sftp://USER@HOST\"");
+        let path = if matches!(address.scheme, Http | Https) {
+            "/PATH/"
+        } else {
+            ""
+        };
+        let why = format!(
+            "it names no user; accepted: \"{}USER@HOST{path}\"",
+            address.scheme.name()
+        );
+        table.refuse("destination", &why);
         return None;
     }
     if address.scheme == Sftp && password.is_none() && key_file.is_none() && !agent {
@@ -280,7 +289,7 @@ fn read_lock(table: &mut Table, destination: Option<&Destination>) -> Option<Loc
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {
-    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    let is_octal = text.len() == 3 && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
     match u32::from_str_radix(text, 8) {
         Ok(mode) if is_octal => Ok(mode),
         _ => Err(String::new()),
@@ -296,8 +305,15 @@ fn parse(text: &str) -> Result<Address, String> {
         "sftp" => Sftp,
         "http" => Http,
         "https" => Https,
+        "ftps" => return Err("with TLS it is ftp:// and tls = true".to_string()),
         _ => return bad(),
     };
+    if text
+        .split_once("://")
+        .is_some_and(|(_, rest)| rest.split('/').next().unwrap_or_default().ends_with(':'))
+    {
+        return Err("there is no port behind the colon".to_string());
+    }
     if url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
         return bad();
     }
@@ -308,7 +324,7 @@ fn parse(text: &str) -> Result<Address, String> {
     }
     let is_web = matches!(scheme, Http | Https);
     if !is_web && !matches!(url.path(), "" | "/") {
-        return bad();
+        return Err(format!("its path goes into directory: directory = {:?}", url.path()));
     }
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_string();
     if (scheme == File) != host.is_empty() || (scheme == File && !user.is_empty()) {

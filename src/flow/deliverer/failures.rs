@@ -71,6 +71,17 @@ impl From<&TransferError> for Failure {
     }
 }
 
+/// Without the product that has met with it: one cause is one reason, and one line of the log, whichever product is next.
+fn cause_of(what: &str) -> &str {
+    let is_of_product = ["cannot put ", "cannot deliver "]
+        .iter()
+        .any(|doing| what.starts_with(doing));
+    match what.split_once(": ") {
+        Some((_, cause)) if is_of_product => cause,
+        _ => what,
+    }
+}
+
 struct Inner {
     attempts: Attempts,
     refused: Refusals,
@@ -159,7 +170,10 @@ impl Failures {
         match (failure.fault, failure.scope) {
             (Fault::Message, _) => self.count(file, version, &failure.what).await,
             (Fault::Own, Scope::Script) => self.rest("script", failure.what),
-            (Fault::Own, _) => self.rest("delivering", format!("cannot deliver to {}: {}", self.to, failure.what)),
+            (Fault::Own, _) => {
+                let reason = format!("cannot deliver to {}: {}", self.to, cause_of(&failure.what));
+                self.rest("delivering", reason);
+            }
             (Fault::Endpoint, Scope::Script) => self.rest("script", failure.what),
             (Fault::Endpoint, Scope::Resting) => {
                 if let (false, Some(left)) = (is_resting, failure.retry_after) {
@@ -168,7 +182,7 @@ impl Failures {
             }
             (Fault::Endpoint, Scope::Directory) if !is_resting => self.refuse(file, directory, failure),
             (Fault::Endpoint, _) => {
-                let reason = format!("cannot deliver to {}: {}", self.to, failure.what);
+                let reason = format!("cannot deliver to {}: {}", self.to, cause_of(&failure.what));
                 if is_resting {
                     self.unit.state.pause("destination", reason);
                 } else {
@@ -194,7 +208,7 @@ impl Failures {
     /// The destination does not let us into one directory: its files wait, others do not.
     fn refuse(&self, file: &Queued, directory: &[u8], failure: Failure) {
         let mut inner = self.inner();
-        let (why, asked) = (failure.what, failure.retry_after);
+        let (why, asked) = (cause_of(&failure.what).to_owned(), failure.retry_after);
         let until = inner.refused.note(directory, why, asked, Instant::now());
         self.queue.hold(file, until);
         self.show_refused(&inner);
@@ -254,5 +268,37 @@ impl Failures {
     /// Every change is complete in itself.
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_cause_is_one_reason_whichever_product_is_next() {
+        let table = [
+            (
+                "cannot put a/b on sftp://u@h:22: no space left there",
+                "no space left there",
+            ),
+            ("cannot put ftp://u@h:2121/a/b: 552 quota: full", "552 quota: full"),
+            (
+                "cannot deliver /a/b: no file descriptors left",
+                "no file descriptors left",
+            ),
+            (
+                "cannot connect to ftp://u@h: refused",
+                "cannot connect to ftp://u@h: refused",
+            ),
+            (
+                "cannot use the private key in /k: no such file",
+                "cannot use the private key in /k: no such file",
+            ),
+            ("cannot put it", "cannot put it"),
+        ];
+        for (what, cause) in table {
+            assert_eq!(cause_of(what), cause);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Programs of the site that have a say: `fx_script`, `destfn_script`, and those that a `filename` names.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{Secret, Table, options};
@@ -38,6 +38,30 @@ impl Config {
             timeout,
             options,
         })
+    }
+
+    /// Notes options that only programs have, where there is none; and the programs that a `filename` names and that
+    /// cannot be started. Whether there is nothing to refuse.
+    pub(super) fn check<'a>(&self, table: &mut Table, etc: &Path, named: impl Iterator<Item = &'a str>) -> bool {
+        let named: BTreeSet<&str> = named.collect();
+        for name in &named {
+            options::check_program(table, "filename", &etc.join("scripts").join(name));
+        }
+        let has_program = !named.is_empty()
+            || [&self.fx, &self.destfn, &self.send]
+                .iter()
+                .any(|script| script.is_some());
+        let mut is_good = true;
+        for key in ["script_timeout", "script_options"] {
+            if table.has(key) && !has_program {
+                table.refuse(
+                    key,
+                    "the unit has no fx_script, destfn_script, send_script or DESTFNSCRIPT",
+                );
+                is_good = false;
+            }
+        }
+        is_good
     }
 
     fn script(&self, words: Vec<String>, hook: Hook, unit: &Unit) -> Script {

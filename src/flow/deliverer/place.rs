@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::config::{Table, options};
-use crate::message::{DirectoryTemplate, Masks, NAMING, Naming, Scripted, Verdict};
+use crate::message::{DirectoryTemplate, Masks, NAMING, Naming, NamingError, Scripted, Verdict};
 
 /// `directory`, `filename` and `masks` of a unit.
 #[derive(Debug, Clone)]
@@ -22,6 +22,7 @@ struct Place {
 
 #[derive(Debug, Clone, Default)]
 struct Own {
+    accepts: bool,
     directory: Option<DirectoryTemplate>,
     naming: Option<Naming>,
 }
@@ -64,7 +65,74 @@ impl Config {
             naming: naming.unwrap_or_default(),
         };
         let (masks, own) = read?;
-        Some(Config { plain, masks, own })
+        let config = Config { plain, masks, own };
+        config.check_groups(table).then_some(config)
+    }
+
+    /// Whether every mask takes the groups that the directory of its products wants. Those of Sundew's files are only
+    /// told of: Sundew starts with them.
+    fn check_groups(&self, table: &mut Table) -> bool {
+        let is_sundew = table.file().extension().is_some_and(|extension| extension == "conf");
+        let mut is_good = true;
+        let mut note = |table: &mut Table, key: &str, wanted: usize, takes: usize| {
+            let why = format!(
+                "the directory wants ${{{wanted}}}, and the masks take {takes} groups at most: none of these products can \
+                 be delivered"
+            );
+            match is_sundew {
+                true => table.warn(key, &why),
+                false => {
+                    table.refuse(key, &why);
+                    is_good = false;
+                }
+            }
+        };
+        for (index, own) in self.own.iter().enumerate().filter(|(_, own)| own.accepts) {
+            let (directory, key) = match &own.directory {
+                Some(directory) => (directory, "masks"),
+                None => (&self.plain.directory, "directory"),
+            };
+            let takes = self.masks.groups_from(index);
+            if let Some(wanted) = directory.last_group().filter(|wanted| *wanted >= takes) {
+                note(table, key, wanted, takes);
+            }
+        }
+        if let (Some(wanted), false) = (
+            self.plain.directory.last_group(),
+            self.own.iter().any(|own| own.accepts),
+        ) {
+            note(table, "directory", wanted, 0);
+        }
+        is_good
+    }
+
+    /// Notes the roots of what announces that no directory of the unit can be below. Whether there are none.
+    pub(super) fn check_roots(&self, table: &mut Table) -> bool {
+        let mut is_good = true;
+        let announcing = table
+            .has("announcements")
+            .then(|| table.table("announcements"))
+            .flatten();
+        for mut element in announcing.into_iter().chain(table.tables("url_files")) {
+            // Read whole, and told of, elsewhere.
+            element.know_all();
+            let root = element.string("root").unwrap_or_default();
+            let root: Vec<&str> = root.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
+            if !self.directories().any(|directory| may_be_below(directory, &root)) {
+                element.refuse("root", "no product is delivered below it, so none could be announced");
+                is_good = false;
+            }
+            element.finish();
+        }
+        is_good
+    }
+
+    /// Those that products may be delivered into.
+    fn directories(&self) -> impl Iterator<Item = &DirectoryTemplate> {
+        let own = self.own.iter().filter_map(|own| own.directory.as_ref());
+        let is_used = !self.own.iter().any(|own| own.accepts)
+            || self.own.iter().any(|own| own.accepts && own.directory.is_none());
+        own.chain(is_used.then_some(&self.plain.directory))
     }
 
     /// Every script that may have to be asked ([`Decision::NeedsScript`]).
@@ -115,7 +183,13 @@ impl Config {
 fn read_naming(table: &mut Table) -> Option<Naming> {
     table.parsed(
         "filename",
-        |text| Naming::parse(text).map_err(|error| error.to_string()),
+        |text| {
+            Naming::parse(text).map_err(|error| match error {
+                // What is accepted follows.
+                NamingError::Unknown(keyword) => format!("unknown keyword {keyword:?}"),
+                error => error.to_string(),
+            })
+        },
         NAMING,
     )
 }
@@ -130,11 +204,18 @@ fn read_own(mask: &mut Table, verdict: Verdict, roots: bool) -> Option<Own> {
         }
     }
     let own = Own {
+        accepts: verdict == Verdict::Accept,
         directory: options::directory_template(mask, "directory", roots),
         naming: read_naming(mask),
     };
     let is_whole = own.directory.is_some() == mask.has("directory") && own.naming.is_some() == mask.has("filename");
     is_whole.then_some(own)
+}
+
+fn may_be_below(directory: &DirectoryTemplate, root: &[&str]) -> bool {
+    let (known, is_all) = directory.known_beginning();
+    let is_long_enough = !is_all || known.len() >= root.len();
+    is_long_enough && known.iter().zip(root).all(|(known, root)| known == root)
 }
 
 #[cfg(test)]
@@ -204,7 +285,7 @@ mod tests {
             ),
             ("directory = \"${RHH}\"", "a:b", "the directory wants ${RHH}"),
             (
-                "directory = \"${0}\"",
+                "directory = \"${0}\"\nmasks = [{ accept = '.' }]",
                 "a:b",
                 "the directory wants ${0}, and the masks take no such group",
             ),
@@ -239,17 +320,61 @@ mod tests {
     }
 
     #[test]
+    fn sundew_starts_with_a_directory_that_no_product_has() {
+        let (config, found) = read("u.conf", "directory = \"${7}\"\nmasks = [{ accept = 'a(b)' }]", false);
+        assert!(
+            config.is_some() && found.len() == 1 && found[0].contains("warning: the directory wants ${7}"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_root_that_nothing_is_delivered_below_is_known_at_once() {
+        let table = [
+            ("a/b", "", true),
+            ("a/b", "/a/", true),
+            ("/a/b", "a/b", true),
+            ("a/${YYYY}", "a/2026", true),
+            ("a${YYYY}", "a", true),
+            ("a", "a/b", false),
+            ("a/b", "elsewhere", false),
+            ("a/${YYYY}", "b", false),
+            ("", "b", false),
+        ];
+        for (directory, root, is_good) in table {
+            let directory = DirectoryTemplate::parse(directory).unwrap();
+            let root: Vec<&str> = root.split('/').filter(|name| !name.is_empty()).collect();
+            assert_eq!(may_be_below(&directory, &root), is_good, "{directory:?} {root:?}");
+        }
+    }
+
+    #[test]
     fn each_wrong_option_has_its_line() {
         let table = [
             (
                 "filename = \"WHATSFN\"",
                 false,
-                "u.toml:1: filename = \"WHATSFN\": unknown keyword",
+                "u.toml:1: filename = \"WHATSFN\": unknown keyword \"WHATSFN\"; accepted: WHATFN, HEADFN",
             ),
             (
                 "directory = \"a/${b}\"",
                 false,
                 "u.toml:1: directory = \"a/${b}\": unknown ${b}",
+            ),
+            (
+                "directory = \"a/${1}\"\nmasks = [{ accept = 'a(b)' }]",
+                false,
+                "u.toml:1: directory = \"a/${1}\": the directory wants ${1}, and the masks take 1 groups at most",
+            ),
+            (
+                "directory = \"${0}\"",
+                false,
+                "u.toml:1: directory = \"${0}\": the directory wants ${0}, and the masks take 0",
+            ),
+            (
+                "masks = [{ accept_glob = 'a*', directory = '${0}' }]",
+                false,
+                "u.toml:1: masks = […]: the directory wants ${0}",
             ),
             ("directory = 1", false, "u.toml:1: directory = 1: accepted: a path"),
             (

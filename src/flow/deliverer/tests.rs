@@ -93,7 +93,7 @@ fn what_is_changed_on_the_way_is_not_announced() {
     );
 }
 
-const MISFITS: [(&str, &str); 25] = [
+const MISFITS: [(&str, &str); 35] = [
     ("", "t.toml:1: destination: missing; accepted: \"file:\""),
     (
         "destination = \"ftp://u:hush@h\"",
@@ -101,7 +101,47 @@ const MISFITS: [(&str, &str); 25] = [
     ),
     (
         "destination = \"ftp://u@h/a\"",
-        "t.toml:1: destination = \"ftp://u@h/a\": accepted",
+        "t.toml:1: destination = \"ftp://u@h/a\": its path goes into directory: directory = \"/a\"; accepted",
+    ),
+    (
+        "destination = \"file:/tmp\"",
+        "t.toml:1: destination = \"file:/tmp\": its path goes into directory: directory = \"/tmp\"; accepted",
+    ),
+    (
+        "destination = \"ftps://u@h\"",
+        "t.toml:1: destination = \"ftps://u@h\": with TLS it is ftp:// and tls = true",
+    ),
+    (
+        "destination = \"ftp://u@h:\"",
+        "t.toml:1: destination = \"ftp://u@h:\": there is no port",
+    ),
+    (
+        "destination = \"ftp://u@h\"\npassword = \"\"",
+        "t.toml:2: password = ***: accepted: a password that is not empty",
+    ),
+    (
+        "destination = \"https://h/a\"\npassword = \"hush\"",
+        "t.toml:1: destination = \"https://h/a\": it names no user; accepted: \"https://USER@HOST/PATH/\"",
+    ),
+    (
+        "destination = \"ftp://u@h\"\nchmod = \"1775\"",
+        "t.toml:2: chmod = \"1775\": accepted: three octal digits",
+    ),
+    (
+        "destination = \"sftp://u@h\"\nkey_file = \"/etc/passwd\"",
+        "t.toml:2: key_file = \"/etc/passwd\": no private key is in it",
+    ),
+    (
+        "destination = \"ftp://u@h\"\nscript_timeout = \"5s\"",
+        "t.toml:2: script_timeout = \"5s\": the unit has no",
+    ),
+    (
+        "destination = \"ftp://u@h\"\n[script_options]\na = 1",
+        "t.toml:2: script_options = {…}: the unit has no",
+    ),
+    (
+        "destination = \"ftp://u@h\"\ndirectory = \"a\"\n[[url_files]]\nqueue = \"q\"\nurl = \"http://dd/\"\nroot = \"b\"",
+        "t.toml:6: url_files.root = \"b\": no product is delivered below it",
     ),
     (
         "destination = \"gopher://h\"",

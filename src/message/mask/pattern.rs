@@ -38,6 +38,16 @@ impl Matcher {
         matches!(self, Matcher::Glob(_))
     }
 
+    /// How many groups a hit has; a pattern without any gives one. A glob gives none.
+    pub fn group_count(&self) -> usize {
+        let with_whole = match self {
+            Matcher::Linear(regex) => regex.captures_len(),
+            Matcher::Backtracking(regex) => regex.captures_len(),
+            Matcher::Glob(_) => return 0,
+        };
+        with_whole.saturating_sub(1).max(1)
+    }
+
     /// Whether it matches: a glob the whole name, the others from the start.
     pub fn matches(&self, name: &[u8]) -> Result<bool, GaveUp> {
         match self {

@@ -156,7 +156,11 @@ fn classify(status: u16, doing: Doing) -> Option<(Fault, Kind, &'static str)> {
         200 | 201 | 204 => None,
         // It is there already.
         405 if doing == Doing::Make => None,
-        401 | 407 => Some((Fault::Endpoint, Kind::LoginRefused, "")),
+        401 | 407 => Some((
+            Fault::Endpoint,
+            Kind::LoginRefused,
+            ": the server does not know px by the user and password that it has",
+        )),
         403 => directory(""),
         404 | 409 => directory(": its directory is missing"),
         405 => directory(": nothing can be put there"),

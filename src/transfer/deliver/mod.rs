@@ -122,8 +122,8 @@ impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Destination::File => f.write_str("file://"),
-            Destination::Ftp(peer, _) => write!(f, "ftp://{}@{}", peer.login.user, peer.host),
-            Destination::Sftp(peer) => write!(f, "sftp://{}@{}", peer.login.user, peer.host),
+            Destination::Ftp(peer, _) => f.write_str(&peer.shown("ftp", ftp::PORT)),
+            Destination::Sftp(peer) => f.write_str(&peer.shown("sftp", sftp::PORT)),
             Destination::Http(http) => write!(f, "{}", http.url),
         }
     }

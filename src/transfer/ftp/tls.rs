@@ -46,7 +46,7 @@ pub(super) async fn connector(peer: &Peer, versions: Versions) -> Result<AsyncRu
                 let (chain, key) = own_certificate(file)?;
                 let doing = format!("cannot use the certificate in {}", file.display());
                 let config = builder.with_client_auth_cert(chain, key);
-                config.map_err(|err| local(&doing).caused_by(err))?
+                config.map_err(|err| of_px(local(&doing).caused_by(err)))?
             }
         };
         Ok(TlsConnector::from(Arc::new(config)).into())
@@ -87,12 +87,20 @@ fn roots_of_system() -> Result<RootCertStore, TransferError> {
 
 fn own_certificate(file: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TransferError> {
     let doing = format!("cannot use the certificate in {}", file.display());
-    let chain = certificates(file, &doing)?;
+    let chain = certificates(file, &doing).map_err(of_px)?;
     // The error of a bad key says where, and nothing of the key.
-    let key = PrivateKeyDer::from_pem_file(file).map_err(|err| local(&doing).caused_by(err))?;
+    let key = PrivateKeyDer::from_pem_file(file).map_err(|err| of_px(local(&doing).caused_by(err)))?;
     Ok((chain, key))
 }
 
 fn local(what: &str) -> TransferError {
     TransferError::new(Fault::Own, Kind::Local, what)
+}
+
+/// It is about px's own certificate.
+fn of_px(err: TransferError) -> TransferError {
+    TransferError {
+        kind: Kind::Credentials,
+        ..err
+    }
 }

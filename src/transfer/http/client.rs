@@ -64,13 +64,20 @@ pub(super) async fn secure(mut builder: ClientBuilder, marks: Marks) -> Result<C
             }
             builder = builder.tls_certs_only(certificates);
         }
-        if let Some(file) = marks.certificate_file {
-            let doing = format!("cannot use the certificate and key in {}", file.display());
-            let identity = Identity::from_pem(&read(&file, &doing)?);
-            builder = builder.identity(identity.map_err(|err| local(&doing).caused_by(err))?);
-        }
-        let advice = "cannot prepare https: install ca-certificates or set ca_file; look at certificate_file";
-        builder.build().map_err(|err| local(advice).caused_by(err))
+        let Some(file) = marks.certificate_file else {
+            let advice = "cannot prepare https: install ca-certificates or set ca_file";
+            return builder.build().map_err(|err| local(advice).caused_by(err));
+        };
+        let doing = format!("cannot use the certificate and key in {}", file.display());
+        let of_px = |err| TransferError {
+            kind: Kind::Credentials,
+            ..err
+        };
+        let identity = Identity::from_pem(&read(&file, &doing).map_err(of_px)?);
+        let identity = identity.map_err(|err| of_px(local(&doing).caused_by(err)))?;
+        let advice = format!("{doing}, or the CA certificates: install ca-certificates or set ca_file");
+        let built = builder.identity(identity).build();
+        built.map_err(|err| of_px(local(&advice).caused_by(err)))
     })
     .await
 }
@@ -126,6 +133,9 @@ pub(super) fn classify(err: reqwest::Error, doing: &str) -> TransferError {
         (Fault::Endpoint, Kind::TimedOut, "no answer in time")
     } else if err.is_dns() {
         (Fault::Endpoint, Kind::Unreachable, "the host name is not known")
+    } else if is_distrusted(&err) {
+        let why = "the server's certificate is not one to be trusted; ca_file names the CAs that are";
+        (Fault::Endpoint, Kind::Unreachable, why)
     } else if err.is_connect() {
         (Fault::Endpoint, Kind::Unreachable, "no connection")
     } else {
@@ -145,6 +155,18 @@ fn system_error(err: &reqwest::Error) -> Option<i32> {
         cause = at.source();
     }
     None
+}
+
+/// Whether TLS has refused what the server has shown; its errors cannot be told apart by type here.
+fn is_distrusted(err: &reqwest::Error) -> bool {
+    let mut cause = err.source().filter(|_| err.is_connect());
+    while let Some(at) = cause {
+        if at.to_string().contains("invalid peer certificate") {
+            return true;
+        }
+        cause = at.source();
+    }
+    false
 }
 
 fn has_no_descriptors() -> bool {

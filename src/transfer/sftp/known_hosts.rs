@@ -79,7 +79,7 @@ impl KnownHosts {
             Err(err) if err.kind() == io::ErrorKind::NotFound && !must_be => return Ok(()),
             Err(err) => {
                 let what = format!("cannot read the host keys in {}", file.display());
-                return Err(TransferError::new(Fault::Own, Kind::Local, what).caused_by(err));
+                return Err(TransferError::new(Fault::Own, Kind::Credentials, what).caused_by(err));
             }
         };
         for (number, text) in bytes.split(|byte| *byte == b'\n').enumerate() {
@@ -227,7 +227,7 @@ impl fmt::Display for Shown<'_> {
 
 fn bad(place: &str, what: &str) -> TransferError {
     let what = format!("{place}: {what}; accepted: @revoked and @cert-authority with a key, or none");
-    TransferError::new(Fault::Own, Kind::Local, what)
+    TransferError::new(Fault::Own, Kind::Credentials, what)
 }
 
 /// The hash of an RSA signature does not belong to the key.

@@ -109,7 +109,7 @@ impl Attempt<'_> {
                 "cannot log in to {}: the agent at SSH_AUTH_SOCK does not answer",
                 self.place
             );
-            TransferError::new(Fault::Own, Kind::Local, what).caused_by(err)
+            TransferError::new(Fault::Own, Kind::Credentials, what).caused_by(err)
         };
         let asked = async {
             let mut agent = AgentClient::connect_env().await?;
@@ -258,7 +258,7 @@ async fn load(file: &Path, password: Option<&Secret>) -> Result<(PrivateKey, boo
     off_thread(move || {
         let refused = |why: &str| {
             let what = format!("cannot use the private key in {}{why}", file.display());
-            TransferError::new(Fault::Own, Kind::Local, what)
+            TransferError::new(Fault::Own, Kind::Credentials, what)
         };
         let text = std::fs::read_to_string(&file).map_err(|err| refused("").caused_by(err))?;
         let text = Secret::new(text);

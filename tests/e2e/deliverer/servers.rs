@@ -96,29 +96,25 @@ fn survives(world: &World, named: &str, below: &Path, server: &mut dyn Mortal) {
 fn an_ftp_server_that_dies_is_waited_for() {
     let mut server = FtpServer::start(Ftpd::Proftpd, FtpTls::None);
     let home = server.home().to_owned();
-    let named = "ftp://u@127.0.0.1";
-    let world = to(&format!(
-        "destination = \"{named}:{}\"\npassword = \"pw\"\n",
-        server.port
-    ));
-    survives(&world, named, &home, &mut server);
+    let named = format!("ftp://u@127.0.0.1:{}", server.port);
+    let world = to(&format!("destination = \"{named}\"\npassword = \"pw\"\n"));
+    survives(&world, &named, &home, &mut server);
 }
 
 #[test]
 fn an_sftp_server_that_dies_is_waited_for() {
     let mut server = SshServer::start();
     let home = server.home().to_owned();
-    let named = "sftp://u@127.0.0.1";
+    let named = format!("sftp://u@127.0.0.1:{}", server.port);
     let peer = server.peer_by_key();
     let (key, hosts) = (
         peer.login.key_file.expect("key"),
         peer.trust.known_hosts.expect("hosts"),
     );
     let world = to(&format!(
-        "destination = \"{named}:{}\"\nkey_file = {key:?}\nknown_hosts = {hosts:?}\n",
-        server.port
+        "destination = \"{named}\"\nkey_file = {key:?}\nknown_hosts = {hosts:?}\n"
     ));
-    survives(&world, named, &home, &mut server);
+    survives(&world, &named, &home, &mut server);
 }
 
 #[test]
@@ -144,9 +140,10 @@ fn a_server_that_lets_nobody_in_holds_everything_and_is_told_of() {
         world.drop(&format!("3/2026112112/p{n}:a:b:c:3::20261121120000"), "x");
     }
     let mut unit = world.site.run_ready(UNIT);
-    world
-        .site
-        .wait_state(UNIT, "paused: cannot deliver to ftp://u@127.0.0.1: ");
+    world.site.wait_state(
+        UNIT,
+        &format!("paused: cannot deliver to ftp://u@127.0.0.1:{}: ", server.port),
+    );
     assert_eq!(world.left().len(), 5);
     unit.assert_runs();
     let said = world.site.said(UNIT);

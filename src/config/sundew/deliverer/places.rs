@@ -58,15 +58,17 @@ fn in_force(lines: &[Line]) -> Vec<(&Line, InForce<'_>)> {
             }
         }
         let Some((_, now)) = open.last_mut() else { continue };
+        // What is none is refused once, where names are checked.
+        let option = |at: usize| line.words.get(at).filter(|word| is_file_name_option(word));
         match line.keyword() {
             "directory" => now.directory = Some((line.value(), line)),
-            "filename" => now.filename = Some((line.value(), line)),
+            "filename" => now.filename = option(1).map(|word| (word.as_str(), line)).or(now.filename),
             "destination" => {
                 now.directory = Some((path(line.value()), line));
-                now.filename = line.words.get(2).map(|word| (word.as_str(), line)).or(now.filename);
+                now.filename = option(2).map(|word| (word.as_str(), line)).or(now.filename);
             }
             "accept" => {
-                let own = line.words.get(2).map(|word| (word.as_str(), line));
+                let own = option(2).map(|word| (word.as_str(), line));
                 let filename = own.or(now.filename);
                 found.push((line, InForce { filename, ..*now }));
             }
