@@ -87,6 +87,8 @@ is the same unit, for systemd's `px@rx-NAME`.
 `px status` shows the state of each unit, what it has counted since its start and what it has in hand now. What is 0 is
 left out; `--json` has everything. A paused unit is running, exit code 0; for alarms look at `state` of `--json`.
 
+## Since the start
+
 | name | counts |
 | --- | --- |
 | `announced` | files of a tree, or messages about delivered products, that were announced |
@@ -107,7 +109,9 @@ left out; `--json` has everything. A paused unit is running, exit code 0; for al
 | `unnameable` | announcements that were left out, for their format has no way to write the name |
 | `reconnects` | connections to a broker that were lost and made again |
 
-| name | how many now |
+## Now
+
+| name | how many |
 | --- | --- |
 | `queued_files` | files in the queue of the unit |
 | `connections` | connections to the destination |
@@ -116,6 +120,11 @@ left out; `--json` has everything. A paused unit is running, exit code 0; for al
 | `parked_here`, `failed_kept` | messages in the unit's own spool that wait for their next attempt; that `px failed` lists |
 | `left_in_rxq` | files in a receiver's queue that it cannot finish |
 | `unremoved`, `not_set_aside` | files that could not be removed; could not be moved to `PROBLEM` |
+
+## Latency
+
+| name | meaning |
+| --- | --- |
 | `p50`, `p99` | seconds from the announcement, or the file's time, in which half, and 99 of 100, were done |
 
 # Old names
