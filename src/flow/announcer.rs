@@ -4,7 +4,7 @@
 //!
 //! ## `[announcements]`
 //!
-//! | option | default | meaning |
+//! | option of `[announcements]` | default | meaning |
 //! | --- | --- | --- |
 //! | `broker` | | a broker of `px.toml` |
 //! | `exchange` | the broker's | where announcements go |
@@ -27,7 +27,7 @@
 //!
 //! ## `[[url_files]]`
 //!
-//! | option | default | meaning |
+//! | option of `[[url_files]]` | default | meaning |
 //! | --- | --- | --- |
 //! | `queue` | | the unit of `tx/` into whose queue a file with the URL of each product is put |
 //! | `url` | | the URL of the directory `root`; it may not hold a password |

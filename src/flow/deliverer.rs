@@ -32,7 +32,7 @@
 //! | `order` | `"priority"` | by the priority and stamp in the name, then by path; `"mtime"`: by modification time |
 //! | `fx_script`, `destfn_script`, `send_script` | none | `["/path/program", "argument"]`: changes products, names them, delivers in place of `destination` |
 //! | `script_timeout`, `script_options` | 5 min, none | for one run of a program; a table that programs may ask for |
-//! | `[announcements]`, `[[url_files]]` | none | tables, see below: announce what has been delivered |
+//! | `announcements`, `url_files` | none | tables, see below: announce what has been delivered |
 //! | `log` | the site's | `{ keep = 30, level = "info" }`: days for which old logs are kept, and what is written |
 //!
 //! ```toml
