@@ -106,7 +106,7 @@ masks = [
     { reject = '.*part' },
     { accept = '.*:URP:(...):(RADAR)', directory = "{root}/data/radar/${0}", filename = "NONE" },
     { accept = '.*:ncp1:', filename = "DESTFN=latest" },
-    { accept = '(.*)wants', directory = "{root}/data/${1}" },
+    { accept = 'wants', filename = "NONE" },
 ]
 "#,
     );

@@ -127,12 +127,10 @@ impl Config {
         is_good
     }
 
-    /// Those that products may be delivered into.
+    /// Those that products may be delivered into. The unit's own is for what no mask matches.
     fn directories(&self) -> impl Iterator<Item = &DirectoryTemplate> {
         let own = self.own.iter().filter_map(|own| own.directory.as_ref());
-        let is_used = !self.own.iter().any(|own| own.accepts)
-            || self.own.iter().any(|own| own.accepts && own.directory.is_none());
-        own.chain(is_used.then_some(&self.plain.directory))
+        own.chain([&self.plain.directory])
     }
 
     /// Every script that may have to be asked ([`Decision::NeedsScript`]).

@@ -12,7 +12,7 @@ use px::transfer::peer::Peer;
 /// For what happens at once on a machine that may be busy.
 pub const SOON: Duration = Duration::from_secs(30);
 /// Of silence, in tests of it.
-pub const SILENCE: Duration = Duration::from_millis(600);
+pub const SILENCE: Duration = Duration::from_secs(2);
 
 /// A destination, with a server of its own where it needs one.
 pub trait Row: Send + Sync {
