@@ -1,0 +1,125 @@
+//! The memory of what was forwarded, and its log: on a thread of its own, for it syncs.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::flow::{Cause, Unit, chain};
+use crate::message::{Announcement, Fault, SeenKey};
+use crate::metrics::{Count, Metrics};
+use crate::spool::seen::{Batch, Facts, Memory, Seen, SeenLog, Verdict};
+use crate::spool::{Durability, SpoolError, off_thread};
+
+/// Forwards that wait for one write.
+const BATCH: usize = 512;
+
+/// What was forwarded, shared with the thread that writes it down.
+pub(super) struct Remembered {
+    seen: Arc<Mutex<Seen>>,
+    keeper: mpsc::Sender<Forward>,
+}
+
+/// One forward to be remembered, and who waits for it.
+struct Forward {
+    key: SeenKey,
+    announcement: Arc<Announcement>,
+    time: Option<Timestamp>,
+    safe: oneshot::Sender<Result<(), String>>,
+}
+
+impl Remembered {
+    /// Reads the unit's log. The thread ends with the last handle.
+    pub async fn open(unit: &Unit, memory: Memory, durability: Durability) -> Result<Remembered, SpoolError> {
+        let path = unit.places.unit_state(&unit.name).join("seen.log");
+        let (seen, log) = off_thread(move || {
+            let mut seen = Seen::new(memory);
+            let (log, loaded) = SeenLog::open(&path, durability, &mut seen, Timestamp::now())?;
+            tracing::info!(
+                products = loaded.records,
+                torn_bytes = loaded.torn_bytes,
+                "the seen log has been read"
+            );
+            Ok((seen, log))
+        })
+        .await?;
+        let seen = Arc::new(Mutex::new(seen));
+        let (keeper, asked) = mpsc::channel(BATCH);
+        let (shared, metrics) = (Arc::clone(&seen), Arc::clone(&unit.metrics));
+        std::thread::Builder::new()
+            .name("seen".into())
+            .spawn(move || keep_log(log, &shared, &metrics, asked))
+            .map_err(|error| SpoolError::own("cannot start the seen log's thread", error))?;
+        Ok(Remembered { seen, keeper })
+    }
+
+    /// What is known of an announcement now.
+    pub fn verdict(&self, key: SeenKey, announcement: &Announcement, time: Option<Timestamp>) -> Verdict {
+        let source = announcement.source();
+        lock(&self.seen).verdict(&key.0, &facts(announcement, &source, time), Timestamp::now())
+    }
+
+    /// Remembers a confirmed forward; returns when it is written.
+    pub async fn remember(
+        &self,
+        key: SeenKey,
+        announcement: &Arc<Announcement>,
+        time: Option<Timestamp>,
+    ) -> Result<(), Cause> {
+        let (safe, written) = oneshot::channel();
+        let forward = Forward {
+            key,
+            announcement: Arc::clone(announcement),
+            time,
+            safe,
+        };
+        // A thread that has ended drops the answer, which is told below.
+        drop(self.keeper.send(forward).await);
+        match written.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Cause::new(Fault::Own, error)),
+            Err(_) => Err(Cause::new(Fault::Own, "the seen log's thread has ended")),
+        }
+    }
+}
+
+/// Writes what has gathered as one batch, then answers everybody in it.
+fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: mpsc::Receiver<Forward>) {
+    let mut gathered = Vec::with_capacity(BATCH);
+    while asked.blocking_recv_many(&mut gathered, BATCH) > 0 {
+        let mut batch = Batch::default();
+        let now = Timestamp::now();
+        let mut memory = lock(seen);
+        let evicted_before = memory.evicted_early();
+        for forward in &gathered {
+            let source = forward.announcement.source();
+            let facts = facts(&forward.announcement, &source, forward.time);
+            memory.remember(forward.key.0, &facts, now, &mut batch);
+        }
+        metrics.add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
+        let snapshot = log.wants_rewrite(memory.len()).then(|| memory.snapshot(now));
+        drop(memory);
+        let written = match snapshot {
+            Some(snapshot) => log.rewrite(&snapshot),
+            None => log.append_batch(&batch),
+        };
+        let written = written.map_err(|error| chain(&error));
+        for forward in gathered.drain(..) {
+            // Whoever waited may have been abandoned.
+            drop(forward.safe.send(written.clone()));
+        }
+    }
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn facts<'a>(announcement: &'a Announcement, source: &'a str, time: Option<Timestamp>) -> Facts<'a> {
+    Facts {
+        source,
+        path: &announcement.path.0,
+        size: announcement.size,
+        time,
+    }
+}
