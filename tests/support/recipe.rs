@@ -9,7 +9,11 @@ pub fn recipe(title: &str) -> String {
         .filter(|(found, _)| found == title)
         .map(|(_, text)| text)
         .collect();
-    assert_eq!(found.len(), 1, "docs/broker.md has so many blocks that begin with {title:?}");
+    assert_eq!(
+        found.len(),
+        1,
+        "docs/broker.md has so many blocks that begin with {title:?}"
+    );
     found.remove(0)
 }
 
