@@ -1,6 +1,7 @@
 //! Text to tables with their places; sizes, times, secrets and paths. Components take options by key and collect
 //! errors.
 
+pub mod administration;
 mod broker;
 mod check;
 mod error;
@@ -20,6 +21,7 @@ mod unit;
 mod url;
 mod value;
 
+pub use administration::Administration;
 pub use broker::{Broker, BrokerUrl, Management, Scheme};
 pub use check::{Report, check};
 pub use error::{ConfigError, Errors, NOT_SERVED};

@@ -155,7 +155,7 @@ use std::time::Duration;
 use super::broker::{NAME, Surroundings, is_name};
 use super::secrets::Secrets;
 use super::url::{Variables, environment};
-use super::{Broker, ConfigError, Errors, Places, Reaper, Table, file, options, sundew, unit};
+use super::{Broker, ConfigError, Errors, Places, Reaper, Secret, Table, file, options, sundew, unit};
 
 /// Sundew's own default.
 const KEEP_DB: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -192,6 +192,7 @@ pub struct Site {
     brokers: BTreeMap<String, Broker>,
     /// Brokers that are written but could not be read; `None` where the whole file could not be.
     faulty: Option<Vec<String>>,
+    secrets: Secrets,
 }
 
 impl Site {
@@ -238,6 +239,7 @@ impl Site {
                 .map(|broker| (broker.name.clone(), broker))
                 .collect(),
             faulty: Some(Vec::new()),
+            secrets: Secrets::default(),
         }
     }
 
@@ -251,6 +253,16 @@ impl Site {
     /// A broker by name.
     pub fn broker(&self, name: &str) -> Option<&Broker> {
         self.brokers.get(name)
+    }
+
+    /// The password of a user of this broker, if there is one.
+    pub(super) fn password(&self, broker: &str, user: &str) -> Result<Option<Secret>, String> {
+        self.secrets.find(broker, user)
+    }
+
+    /// Whether the operator has been told already why passwords are missing.
+    pub(super) fn secrets_are_refused(&self) -> bool {
+        self.secrets.refused()
     }
 
     /// The names of all brokers that could be read.
@@ -294,6 +306,7 @@ impl Site {
         }
         // Where `brokers` is no table, or the file not even TOML, it may have had any broker.
         self.faulty = (!table.is_broken() && is_table).then_some(faulty);
+        self.secrets = secrets;
         self.log = options::log(table, &self.log);
         // Read again where a unit's own file is read.
         sundew::Settings::read(table, &self.places);
