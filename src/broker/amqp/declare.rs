@@ -162,13 +162,14 @@ impl Declarer<'_> {
             return Ok(());
         };
         let what = format!("queue {}", queue.name);
+        if queue.single_active && reply_code(&refusal) == Some(PRECONDITION_FAILED) {
+            return Err(self.not_single_active(&what, &refusal));
+        }
         if !is_negotiable(&refusal) {
             return Err(self.cannot_declare(&what, &refusal));
         }
         match self.declare_queue(queue, true).await? {
-            Ok(_) => self
-                .warnings
-                .push(format!("{what} is used as it is: {}", reason(&refusal))),
+            Ok(_) => self.warnings.push(queue_warning(queue, &reason(&refusal))),
             Err(missing) => return Err(self.missing(&what, &refusal, &missing)),
         }
         Ok(())
@@ -262,6 +263,23 @@ impl Declarer<'_> {
         Ok(answer)
     }
 
+    /// Used as it is, all consumers would get deliveries at once. The broker names the first difference alone, so that
+    /// of a queue that differs otherwise nothing is known of this one.
+    fn not_single_active(&self, what: &str, refusal: &lapin::Error) -> BrokerError {
+        let url = &self.link.life.url;
+        let what = match reason(refusal).contains("'x-single-active-consumer'") {
+            true => format!(
+                "{what} on {url} exists without x-single-active-consumer: its consumers would all be active at once; have \
+                 this unit use another queue, or drain and delete this one and have it declared anew"
+            ),
+            false => format!(
+                "{what} on {url} exists with other options, so that it cannot be told whether one consumer at a time is \
+                 active there: have this unit's options be those of the queue, or use another queue"
+            ),
+        };
+        refused(what, refusal).with_fault(Fault::Own)
+    }
+
     fn cannot_declare(&self, what: &str, refusal: &lapin::Error) -> BrokerError {
         refused(format!("cannot declare {what} on {}", self.link.life.url), refusal)
     }
@@ -316,6 +334,17 @@ fn exchange_warning(exchange: &Exchange, refusal: &str) -> String {
     format!("exchange {name} is used as it is: {refusal}")
 }
 
+fn queue_warning(queue: &Queue, refusal: &str) -> String {
+    let name = &queue.name;
+    if queue.single_active {
+        return format!(
+            "queue {name} is used as it is, and it cannot be told whether it has x-single-active-consumer; where it has \
+             not, several consumers are active at once ({refusal})"
+        );
+    }
+    format!("queue {name} is used as it is: {refusal}")
+}
+
 fn queue_arguments(queue: &Queue) -> FieldTable {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let mut arguments = FieldTable::default();
@@ -327,6 +356,12 @@ fn queue_arguments(queue: &Queue) -> FieldTable {
     }
     if let Some(exchange) = &queue.dead_letter_exchange {
         arguments.insert("x-dead-letter-exchange".into(), text(exchange));
+    }
+    if queue.single_active {
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    }
+    if queue.quorum {
+        arguments.insert("x-queue-type".into(), text("quorum"));
     }
     if let Some(role) = queue.role {
         arguments.insert("x-px-role".into(), text(role));
@@ -364,6 +399,8 @@ mod tests {
         let queue = Queue {
             expires: Some(Duration::from_secs(3)),
             role: Some("retry"),
+            single_active: true,
+            quorum: true,
             ..Queue::default()
         };
         let arguments = queue_arguments(&queue);
@@ -372,6 +409,14 @@ mod tests {
             arguments.inner().get("x-px-role"),
             Some(&AMQPValue::LongString("retry".into()))
         );
-        assert_eq!(arguments.inner().len(), 2);
+        assert_eq!(
+            arguments.inner().get("x-single-active-consumer"),
+            Some(&AMQPValue::Boolean(true))
+        );
+        assert_eq!(
+            arguments.inner().get("x-queue-type"),
+            Some(&AMQPValue::LongString("quorum".into()))
+        );
+        assert_eq!(arguments.inner().len(), 4);
     }
 }

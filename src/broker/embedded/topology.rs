@@ -123,6 +123,17 @@ fn declare_queue(db: &Connection, queue: &Queue, owner: &str, now_ms: i64) -> An
     if let Some(refusal) = name_refused("a queue", &queue.name) {
         return Ok(Err(refusal));
     }
+    for (wanted, what) in [
+        (queue.single_active, "have one active consumer at a time"),
+        (queue.quorum, "be a quorum queue"),
+    ] {
+        if wanted {
+            return Ok(Err(Reason::own(format!(
+                "cannot declare queue {}: on the embedded broker no queue can {what}",
+                queue.name
+            ))));
+        }
+    }
     let expires_ms = queue.expires.map(super::millis);
     let message_ttl_ms = queue.message_ttl.map(super::millis);
     let Some(found) = find_queue(db, &queue.name)? else {
