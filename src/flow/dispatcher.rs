@@ -64,8 +64,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::consume::{self, Intake};
 use super::publish::{Options, Publisher, Unroutable};
 use super::standby::{self, Election, Standby};
@@ -294,9 +292,9 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     };
     let standby = || Standby::new(&unit, output, publisher.clone(), learn::learn(&config, &remembered));
     let (gate, election) = match config.one_of {
-        OneOf::Alone => (open(), None),
-        OneOf::Vip(vip) => (vip::gate(&unit, vip, standby()), None),
-        OneOf::Elected => (open(), Some(Election::new(standby()))),
+        OneOf::Alone => (vip::gate(&unit, None), None),
+        OneOf::Vip(vip) => (vip::warm_gate(&unit, vip, standby()), None),
+        OneOf::Elected => (vip::gate(&unit, None), Some(Election::new(standby()))),
     };
     let intake = Intake {
         broker: config.inputs.broker.clone(),
@@ -309,9 +307,4 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     };
     let dispatch = Dispatch::new(&unit, config, remembered, election);
     consume::run(&unit, intake, Arc::new(dispatch), Some(publisher), gate).await
-}
-
-/// A gate that nothing shuts.
-fn open() -> watch::Receiver<bool> {
-    watch::Sender::new(true).subscribe()
 }

@@ -209,7 +209,9 @@ impl Task {
             for (_, job) in std::mem::take(&mut self.waiting).into_iter().rev() {
                 self.again.push_front(job);
             }
-            for soft in self.again.extract_if(.., |job| job.is_soft) {
+            let (soft, again) = self.again.drain(..).partition(|job| job.is_soft);
+            self.again = again;
+            for soft in soft as VecDeque<Job> {
                 // Whoever waited may be gone.
                 drop(soft.answer.send(Err(PublishError::Refused(chain(&error)))));
             }

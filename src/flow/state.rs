@@ -25,10 +25,24 @@ pub struct LinkState {
 pub struct Role {
     /// It works; else it stands by.
     pub active: bool,
-    /// Since when, UTC.
+    /// Since when, UTC; RFC 3339 as text.
+    #[serde(with = "text")]
     pub since: Timestamp,
     /// Why, in words.
     pub why: String,
+}
+
+mod text {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(time)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// A picture of the unit at one moment.

@@ -25,9 +25,21 @@ pub fn has_vip(addresses: &[IpAddr], vip: IpAddr) -> bool {
     addresses.contains(&vip)
 }
 
+/// A gate that is open while this host has `vip`; always open without one. Ends with the unit.
+pub fn gate(unit: &Unit, vip: Option<IpAddr>) -> watch::Receiver<bool> {
+    match vip {
+        Some(vip) => gate_of(unit, vip, None),
+        None => watch::Sender::new(true).subscribe(),
+    }
+}
+
 /// A gate that is open while this host has `vip`, once what the other host has forwarded is known. It shuts at once when
 /// the address goes, and from then on the other host is followed. Ends with the unit.
-pub fn gate(unit: &Unit, vip: IpAddr, standby: Arc<Standby>) -> watch::Receiver<bool> {
+pub fn warm_gate(unit: &Unit, vip: IpAddr, standby: Arc<Standby>) -> watch::Receiver<bool> {
+    gate_of(unit, vip, Some(standby))
+}
+
+fn gate_of(unit: &Unit, vip: IpAddr, standby: Option<Arc<Standby>>) -> watch::Receiver<bool> {
     let (open, gate) = watch::channel(false);
     let (tell_here, here) = watch::channel(None);
     tokio::spawn(keep_looking(unit.clone(), vip, tell_here));
@@ -40,7 +52,7 @@ async fn keep_gate(
     unit: Unit,
     vip: IpAddr,
     mut here: watch::Receiver<Option<bool>>,
-    standby: Arc<Standby>,
+    standby: Option<Arc<Standby>>,
     open: watch::Sender<bool>,
 ) {
     unit.state
@@ -48,7 +60,9 @@ async fn keep_gate(
     // One that is there from the beginning has followed nothing.
     while let Ok(is_here) = here.wait_for(Option::is_some).await.map(|here| *here == Some(true)) {
         if !is_here {
-            standby.follow();
+            if let Some(standby) = &standby {
+                standby.follow();
+            }
             unit.state.set_role(false, format!("{vip} is not on this host"));
             info!(%vip, "the address is elsewhere: standing by");
             if here.wait_for(|here| *here == Some(true)).await.is_err() {
@@ -56,16 +70,18 @@ async fn keep_gate(
             }
         }
         let why = format!("{vip} is on this host");
-        unit.state.set_role(false, format!("{why}: {CATCHING_UP}"));
-        tokio::select! {
-            biased;
-            gone = here.wait_for(|here| *here == Some(false)) => match gone {
-                Ok(_) => continue,
-                Err(_) => return,
-            },
-            () = standby.catch_up() => {}
+        if let Some(standby) = &standby {
+            unit.state.set_role(false, format!("{why}: {CATCHING_UP}"));
+            tokio::select! {
+                biased;
+                gone = here.wait_for(|here| *here == Some(false)) => match gone {
+                    Ok(_) => continue,
+                    Err(_) => return,
+                },
+                () = standby.catch_up() => {}
+            }
+            standby.rest();
         }
-        standby.rest();
         unit.state.set_role(true, why);
         info!(%vip, "the address is here: working");
         open.send_replace(true);
