@@ -148,6 +148,7 @@ impl<H: Handle> Desk<H> {
             .await?;
         while let Some(received) = halt.run_until_cancelled(subscription.next()).await {
             let Received {
+                exchange: _,
                 envelope,
                 redelivered,
                 receipt,
