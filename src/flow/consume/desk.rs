@@ -163,6 +163,7 @@ impl<H: Handle> Desk<H> {
         let mut is_chosen = false;
         while let Some(received) = halt.run_until_cancelled(subscription.next()).await {
             let Received {
+                exchange: _,
                 envelope,
                 redelivered,
                 receipt,
