@@ -29,6 +29,7 @@ pub mod product;
 pub mod publish;
 pub mod puller;
 pub mod queued;
+pub mod reaper;
 pub mod receiver;
 pub mod removal;
 pub mod sample;
