@@ -125,8 +125,19 @@ async fn a_quorum_queue_is_one() {
         .json();
     assert_eq!(found["arguments"]["x-queue-type"], "quorum");
     // One that is there with another type is used as it is.
-    let warnings = connection.declare(&only_queue("q")).await.expect("declare");
-    assert!(warnings[0].contains("x-queue-type"), "{warnings:?}");
+    declare(&*connection, &only_queue("classic")).await;
+    let other = Topology {
+        queues: vec![Queue {
+            quorum: true,
+            ..queue("classic")
+        }],
+        ..Topology::default()
+    };
+    let warnings = connection.declare(&other).await.expect("declare");
+    assert!(warnings[0].contains("'x-queue-type'"), "{warnings:?}");
+    // RabbitMQ knows no guards for it.
+    let error = connection.delete_queue("q", true, true).await.expect_err("no guards");
+    assert_eq!(error.fault, Fault::Own, "{error}");
 }
 
 #[tokio::test]
