@@ -21,6 +21,7 @@ mod failed;
 mod listen;
 mod man;
 mod post;
+mod reap;
 mod resend;
 mod selection;
 mod show;
@@ -102,6 +103,8 @@ enum Command {
     /// Look after a broker
     #[command(subcommand)]
     Broker(broker_admin::Command),
+    /// Delete queues that nobody consumes from and that hold too much (for cron), as [reaper] of px.toml says
+    Reap(reap::Arguments),
     /// Show the whole chain at work: producers, dispatcher, pull workers, in a temporary root
     Demo(demo::Arguments),
     /// Write the manual pages
@@ -206,6 +209,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),
         Command::Broker(command) => broker_admin::run(places, command),
+        Command::Reap(arguments) => reap::run(places, &arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Man { directory } => man::man(&directory),
     }
