@@ -50,6 +50,7 @@ use crate::spool::seen::Memory;
 
 mod dispatch;
 mod remember;
+mod sources;
 
 use dispatch::Dispatch;
 use remember::Remembered;

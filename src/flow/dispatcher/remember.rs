@@ -1,12 +1,13 @@
 //! The memory of what was forwarded, and its log: on a thread of its own, for it syncs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::flow::{Cause, Unit, chain};
-use crate::message::{Announcement, Fault, SeenKey};
+use crate::message::{Announcement, Fault, Fingerprint, SeenKey};
 use crate::metrics::{Count, Metrics};
 use crate::spool::seen::{Batch, Facts, Memory, Seen, SeenLog, Verdict};
 use crate::spool::{Durability, SpoolError, off_thread};
@@ -25,6 +26,8 @@ struct Forward {
     key: SeenKey,
     announcement: Arc<Announcement>,
     time: Option<Timestamp>,
+    /// When px first had it.
+    came: Timestamp,
     safe: oneshot::Sender<Result<(), String>>,
 }
 
@@ -38,6 +41,7 @@ impl Remembered {
             tracing::info!(
                 products = loaded.records,
                 torn_bytes = loaded.torn_bytes,
+                of_older_px = loaded.is_older,
                 "the seen log has been read"
             );
             Ok((seen, log))
@@ -65,12 +69,14 @@ impl Remembered {
         key: SeenKey,
         announcement: &Arc<Announcement>,
         time: Option<Timestamp>,
+        came: Timestamp,
     ) -> Result<(), Cause> {
         let (safe, written) = oneshot::channel();
         let forward = Forward {
             key,
             announcement: Arc::clone(announcement),
             time,
+            came,
             safe,
         };
         // A thread that has ended drops the answer, which is told below.
@@ -94,13 +100,15 @@ fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: 
         for forward in &gathered {
             let source = forward.announcement.source();
             let facts = facts(&forward.announcement, &source, forward.time);
-            memory.remember(forward.key.0, &facts, now, &mut batch);
+            let held = Duration::try_from(now.duration_since(forward.came)).unwrap_or_default();
+            memory.remember(forward.key.0, &facts, held, now, &mut batch);
         }
         metrics.add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
-        let snapshot = log.wants_rewrite(memory.len()).then(|| memory.snapshot(now));
+        // What is new is in the memory, so a rewritten log has it.
+        let aside = log.wants_rewrite(memory.len()).then(|| log.write_aside(&memory, now));
         drop(memory);
-        let written = match snapshot {
-            Some(snapshot) => log.rewrite(&snapshot),
+        let written = match aside {
+            Some(aside) => aside.and_then(|aside| log.replace(aside)),
             None => log.append_batch(&batch),
         };
         let written = written.map_err(|error| chain(&error));
@@ -121,5 +129,6 @@ fn facts<'a>(announcement: &'a Announcement, source: &'a str, time: Option<Times
         path: &announcement.path.0,
         size: announcement.size,
         time,
+        content: announcement.identity.as_ref().and_then(Fingerprint::of),
     }
 }
