@@ -34,6 +34,7 @@ pub mod removal;
 pub mod sample;
 pub mod script;
 pub mod sender;
+pub mod standby;
 pub mod state;
 mod tell;
 pub mod vip;

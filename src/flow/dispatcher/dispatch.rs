@@ -13,6 +13,7 @@ use super::sources::Sources;
 use super::{Config, Rekey};
 use crate::flow::consume::{Handle, Input, Step};
 use crate::flow::product::Product;
+use crate::flow::standby::Election;
 use crate::flow::{Cause, Outcome, Output, Unit, chain, since};
 use crate::message::{Announcement, Decoded, Envelope, SeenKey, decode, seen_key, stamp, topic};
 use crate::metrics::Count;
@@ -25,7 +26,8 @@ type Verdicts = HashMap<SeenKey, watch::Sender<Option<bool>>>;
 pub(super) struct Dispatch {
     unit: Unit,
     config: Config,
-    remembered: Remembered,
+    remembered: Arc<Remembered>,
+    election: Option<Election>,
     in_flight: Mutex<Verdicts>,
     sources: Sources,
     /// Duplicates since the last forward.
@@ -52,19 +54,20 @@ enum Look {
 }
 
 impl Dispatch {
-    pub fn new(unit: &Unit, config: Config, remembered: Remembered) -> Dispatch {
+    pub fn new(unit: &Unit, config: Config, remembered: Arc<Remembered>, election: Option<Election>) -> Dispatch {
         Dispatch {
             unit: unit.clone(),
             sources: Sources::new(&unit.metrics),
             config,
             remembered,
+            election,
             in_flight: Mutex::default(),
             ignored: AtomicU64::new(0),
         }
     }
 
     /// Decides, and takes the place of whoever leads when it is the first.
-    fn look(&self, note: &Note, announcement: &Announcement) -> Look {
+    fn look(&self, note: &Note, announcement: &Announcement, redelivered: bool) -> Look {
         let Some(key) = note.key else {
             self.unit.metrics.count(Count::NoKey);
             return Look::Forward;
@@ -74,6 +77,9 @@ impl Dispatch {
             return Look::Wait(leader.subscribe());
         }
         match self.remembered.verdict(key, announcement, note.time) {
+            // The very one that another dispatcher has published, and has not acked: it may have died before that was
+            // confirmed. A repeat at worst.
+            Verdict::Duplicate(winner) if redelivered && winner.is_own && self.remembered.is_unsure(&key) => {}
             Verdict::Duplicate(winner) => return Look::Ignore(winner),
             Verdict::Reissue if self.config.drops_reissues => return Look::DropReissue,
             Verdict::Reissue | Verdict::First => {}
@@ -161,7 +167,7 @@ impl Handle for Dispatch {
             announcement: Some(Arc::clone(&announcement)),
             leads: AtomicBool::new(false),
         };
-        let step = match self.look(&note, &announcement) {
+        let step = match self.look(&note, &announcement, input.redelivered) {
             Look::Forward => Step::Now(self.forward(&input.envelope)),
             Look::Ignore(winner) => {
                 self.sources.note(input, &announcement, &winner);
@@ -175,6 +181,18 @@ impl Handle for Dispatch {
             })),
         };
         (step, note)
+    }
+
+    async fn chosen(&self) {
+        if let Some(election) = &self.election {
+            election.chosen().await;
+        }
+    }
+
+    fn unchosen(&self) {
+        if let Some(election) = &self.election {
+            election.unchosen();
+        }
     }
 
     async fn outputs_safe(&self, input: &Input, note: &Note) -> Result<(), Cause> {
