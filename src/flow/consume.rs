@@ -20,9 +20,12 @@ use crate::config::Broker;
 use crate::message::{Envelope, Queue, Topology};
 
 mod desk;
+mod drain;
 mod gate;
 mod local;
 mod taker;
+
+pub use drain::Drain;
 
 use desk::Desk;
 use gate::Gate;

@@ -34,6 +34,7 @@ pub mod removal;
 pub mod sample;
 pub mod script;
 pub mod sender;
+pub mod spill;
 pub mod state;
 mod tell;
 pub mod vip;
