@@ -9,6 +9,7 @@ mod datamart;
 mod deliverer;
 mod dispatcher;
 mod dropped;
+mod election;
 mod life;
 mod parking;
 mod receiver;
