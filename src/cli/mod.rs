@@ -10,6 +10,8 @@ use crate::config::{Places, Service, UnitName, find_among, find_unit, service, u
 use crate::daemon::log::Rendering;
 
 mod broker;
+mod broker_admin;
+mod broker_ping;
 mod check;
 mod clean;
 mod control;
@@ -100,6 +102,9 @@ enum Command {
     Listen(listen::Arguments),
     /// Delete queues that nobody consumes from and that hold too much (for cron), as [reaper] of px.toml says
     Reap(reap::Arguments),
+    /// Look after a broker
+    #[command(subcommand)]
+    Broker(broker_admin::Command),
     /// Show the whole chain at work: producers, dispatcher, pull workers, in a temporary root
     Demo(demo::Arguments),
     /// Write the manual pages
@@ -204,6 +209,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),
         Command::Reap(arguments) => reap::run(places, &arguments),
+        Command::Broker(command) => broker_admin::run(places, command),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Man { directory } => man::man(&directory),
     }
