@@ -20,12 +20,18 @@ struct Page {
 }
 
 /// The site file and every component.
-const PAGES: [Page; 8] = [
+const PAGES: [Page; 9] = [
     Page {
         name: "px.toml",
         section: 5,
         about: "the site file of px, its secrets and its places",
         sources: &[("", include_str!("../config/site.rs"))],
+    },
+    Page {
+        name: "px-broker.toml",
+        section: 5,
+        about: "what a broker is to have: users, rights, exchanges, policies",
+        sources: &[("", include_str!("../config/administration.rs"))],
     },
     Page {
         name: "px-watcher",
