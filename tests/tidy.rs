@@ -51,10 +51,19 @@ const CONFINED: [(&str, &[&str]); 29] = [
     ("notify", &["src/spool/tree"]),
     (
         "percent_encoding",
-        &["src/message", "src/config", "src/transfer", "src/cli/demo"],
+        &[
+            "src/message",
+            "src/config",
+            "src/broker/management",
+            "src/transfer",
+            "src/cli/demo",
+        ],
     ),
     ("regex", &["src/message/mask/pattern.rs"]),
-    ("reqwest", &["src/transfer/http.rs", "src/transfer/http"]),
+    (
+        "reqwest",
+        &["src/broker/management", "src/transfer/http.rs", "src/transfer/http"],
+    ),
     ("rusqlite", &["src/spool", "src/broker/embedded"]),
     ("rustls_native_certs", &["src/transfer/ftp"]),
     ("russh", &["src/transfer/sftp.rs", "src/transfer/sftp"]),

@@ -12,6 +12,7 @@ use crate::message::{Envelope, Fault, Headers, Topology};
 
 pub mod amqp;
 pub mod embedded;
+pub mod management;
 
 /// A broker's refusal or silence, classified where it was born.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +71,19 @@ pub enum Settlement {
     RequeueAfter(Duration, Headers),
 }
 
+/// What became of a queue that was to be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone, with all that was in it.
+    Deleted,
+    /// It has consumers, and stays.
+    InUse,
+    /// It holds messages, and stays.
+    NotEmpty,
+    /// There is no such queue.
+    Missing,
+}
+
 /// Why a connection is made: publishing and consuming never share one, for a blocked publisher must not hold back acks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -106,6 +120,18 @@ pub trait Connection: Send + Sync {
     /// Ready messages in a queue; `None` when there is no such queue.
     async fn depth(&self, queue: &str) -> Result<Option<u64>, BrokerError>;
 
+    /// Everybody who consumes from a queue, ourselves included; `None` when there is no such queue.
+    async fn consumers(&self, queue: &str) -> Result<Option<u64>, BrokerError>;
+
+    /// Deletes a queue, unless it is guarded: with `if_unused` while it has consumers, with `if_empty` while it holds
+    /// messages that nobody has in hand. What a consumer was given, and has not settled when it cancelled, guards
+    /// nothing. One that is exclusive to another connection is an endpoint fault. RabbitMQ knows guards for classic
+    /// queues only: for others they are an own fault, and end the connection.
+    async fn delete_queue(&self, queue: &str, if_unused: bool, if_empty: bool) -> Result<Removal, BrokerError>;
+
+    /// Deletes an exchange with its bindings; one that is not there is no error.
+    async fn delete_exchange(&self, exchange: &str) -> Result<(), BrokerError>;
+
     /// Whether there is such an exchange: publishing to one that is missing ends the connection. A name that none can
     /// have is missing.
     async fn has_exchange(&self, exchange: &str) -> Result<bool, BrokerError>;
@@ -124,7 +150,8 @@ pub trait Subscription: Send {
     /// connection lost. Safe to drop while waiting.
     async fn next(&mut self) -> Result<Received, BrokerError>;
 
-    /// Asks for no more deliveries; those already handed out can still be settled. Prefetched ones go back.
+    /// Asks for no more deliveries; those already handed out can still be settled. Prefetched ones go back: when this
+    /// returns on a connection that stands, they are ready in the queue again.
     async fn cancel(&mut self);
 }
 
@@ -133,6 +160,8 @@ pub trait Subscription: Send {
 pub struct Received {
     /// The message.
     pub envelope: Envelope,
+    /// Where it was published; `""` is the default exchange. None where the transport does not tell.
+    pub exchange: Option<String>,
     /// Somebody may have seen it before.
     pub redelivered: bool,
     /// How to answer.

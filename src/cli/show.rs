@@ -10,12 +10,14 @@ use crate::config::{Places, Service, UnitName, service};
 use crate::daemon::lock;
 use crate::daemon::status::{self, Status};
 use crate::daemon::sundew_lock::{self, Holder};
+use crate::flow::state::Role;
 
 /// Counters worth a place on the line, in this order.
-const ON_THE_LINE: [&str; 20] = [
+const ON_THE_LINE: [&str; 21] = [
     "announced",
     "forwarded",
     "ignored",
+    "learned",
     "fetched",
     "from_alternates",
     "delivered",
@@ -126,6 +128,7 @@ pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> 
 
 fn running(status: &Status, pid: u32) -> String {
     let mut line = format!("{} (pid {pid})", status.state);
+    let head = line.len();
     let counts = ON_THE_LINE
         .iter()
         .filter_map(|name| Some((*name, status.counts.get(*name)?.as_u64()?)));
@@ -141,6 +144,14 @@ fn running(status: &Status, pid: u32) -> String {
             line.push_str(&format!(" {quantile}={seconds:.3}s"));
         }
     }
+    if let Some(role) = &status.role {
+        let said = role_words(role);
+        match role.active || status.state != "standby" {
+            true => line.push_str(&format!(" {}{said}", if role.active { "active" } else { "standby" })),
+            // It is the first word already, and why comes before what it did in its time.
+            false => line.insert_str(head, &format!("{said}{}", if line.len() > head { ";" } else { "" })),
+        }
+    }
     for (purpose, link) in status.links.as_object().into_iter().flatten() {
         // A pause names the error already.
         if let Some(error) = link["error"].as_str().filter(|error| !status.state.contains(error)) {
@@ -150,9 +161,56 @@ fn running(status: &Status, pid: u32) -> String {
     line
 }
 
+/// Since when, and why.
+fn role_words(role: &Role) -> String {
+    format!(" since {}: {}", role.since.strftime("%Y-%m-%d %H:%M:%S UTC"), role.why)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn since_when_and_why_a_unit_stands_by_or_works_is_said() {
+        let said = |state: &str, forwarded: u64, active: bool, why: &str| {
+            let role = json!({"active": active, "since": "2026-11-22T08:15:03.25Z", "why": why});
+            let status: Status = serde_json::from_value(json!({
+                "unit": "dispatch/a", "version": "1", "pid": 7, "started": "", "updated": "", "ready": true,
+                "state": state, "gauges": {}, "counts": {"forwarded": forwarded}, "latency_s": {}, "role": role,
+                "links": {"follow": {"error": "away"}},
+            }))
+            .unwrap();
+            running(&status, 7)
+        };
+        for (state, forwarded, active, words) in [
+            (
+                "standby",
+                0,
+                false,
+                "standby (pid 7) since 2026-11-22 08:15:03 UTC: why; follow: away",
+            ),
+            (
+                "standby",
+                3,
+                false,
+                "standby (pid 7) since 2026-11-22 08:15:03 UTC: why; forwarded=3; follow: away",
+            ),
+            (
+                "running",
+                3,
+                true,
+                "running (pid 7) forwarded=3 active since 2026-11-22 08:15:03 UTC: why; follow: away",
+            ),
+            (
+                "paused: x",
+                0,
+                false,
+                "paused: x (pid 7) standby since 2026-11-22 08:15:03 UTC: why; follow: away",
+            ),
+        ] {
+            assert_eq!(said(state, forwarded, active, "why"), words);
+        }
+    }
 
     #[test]
     fn what_a_pause_names_is_said_once() {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::unit::is_native;
 use super::{Broker, Item, Log, Site, Table, quantity};
 
 use crate::message::{
@@ -12,16 +11,16 @@ use crate::message::{
 
 mod named_file;
 mod password;
+mod queue;
 mod script;
 
 pub use named_file::{Wanted, check_program, named_file};
 pub use password::password;
+pub use queue::queue;
 pub use script::{script, script_options, script_timeout};
 
 const EXCHANGE: &str = r#"a name of at most 255 bytes, or { name = "…", type = "topic", durable = true }"#;
 const KEY: &str = "a key or pattern of at most 255 bytes";
-/// Leaves room for what px appends to name the queues it makes for itself.
-const QUEUE: &str = "a name of at most 200 bytes that does not start with amq.; \"\" with durable = false";
 
 /// `broker = "NAME"`, which must be one of px.toml's. Nothing is said where px.toml has it but with faults.
 pub fn broker(table: &mut Table, site: &Site) -> Option<Broker> {
@@ -103,64 +102,6 @@ fn is_short(text: &str) -> bool {
     text.len() <= 255 && !text.chars().any(char::is_control)
 }
 
-/// The unit's own queue: `queue` (required), `durable` (default true), `auto_delete`, `expires`. `""` is a queue that
-/// the broker names, for as long as the connection stands.
-pub fn queue(table: &mut Table) -> Option<Queue> {
-    let durable = table.boolean("durable");
-    let auto_delete = table.boolean("auto_delete");
-    let expires = positive_duration(table, "expires");
-    let name = table.string("queue");
-    if !table.has("queue") {
-        table.reject("queue", QUEUE);
-    }
-    let name = name?;
-    if name.is_empty() {
-        return nameless(table, durable, auto_delete);
-    }
-    if name.len() > 200 || !is_short(&name) || name.starts_with("amq.") {
-        table.reject("queue", QUEUE);
-        return None;
-    }
-    Some(Queue {
-        name,
-        durable: durable.unwrap_or(true),
-        auto_delete: auto_delete.unwrap_or(false),
-        expires,
-        ..Queue::default()
-    })
-}
-
-/// A queue of one connection: exclusive, so that it lives exactly as long, and that no broker refuses it.
-fn nameless(table: &mut Table, durable: Option<bool>, auto_delete: Option<bool>) -> Option<Queue> {
-    if durable != Some(false) {
-        table.refuse(
-            "queue",
-            "a durable queue needs a name; accepted: a name, or durable = false",
-        );
-        return None;
-    }
-    for (key, is_good) in [
-        ("auto_delete", auto_delete != Some(false)),
-        ("expires", !table.has("expires")),
-    ] {
-        if !is_good {
-            table.refuse(key, "a queue without a name is gone with its connection");
-            return None;
-        }
-    }
-    if is_native(table.file()) {
-        // A .conf has no choice, and its reader says how to change that.
-        table.warn(
-            "queue",
-            "gone with its connection: what is published while the unit is down is lost to it",
-        );
-    }
-    Some(Queue {
-        exclusive: true,
-        ..Queue::default()
-    })
-}
-
 /// One element of `bind`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind {
@@ -221,7 +162,7 @@ pub struct Inputs {
 /// `broker`, `exchange`, the options of `queue`, and `bind`.
 pub fn inputs(table: &mut Table, site: &Site) -> Option<Inputs> {
     let broker = broker(table, site);
-    let queue = queue(table);
+    let queue = queue(table, broker.as_ref());
     let binds = binds(table);
     let exchange = match &broker {
         Some(broker) => exchange(table, broker),

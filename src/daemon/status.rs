@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::flow::Unit;
+use crate::flow::state::Role;
 
 /// Written at most this often, and only when something changed.
 const EVERY: Duration = Duration::from_secs(1);
@@ -31,6 +32,9 @@ pub struct Status {
     pub updated: String,
     /// `starting`, `running`, `standby`, `paused: REASON` or `stopped`.
     pub state: String,
+    /// Of a unit that works only where its address is, or when it is chosen: whether it does, since when, and why.
+    #[serde(default)]
+    pub role: Option<Role>,
     /// It has begun its work at least once.
     pub ready: bool,
     /// Its broker connections.
@@ -82,6 +86,7 @@ pub fn of(unit: &Unit, started: Timestamp) -> Status {
         started: started.to_string(),
         updated: String::new(),
         state: snapshot.word(),
+        role: snapshot.role,
         ready: snapshot.ready,
         links: serde_json::to_value(&snapshot.links).unwrap_or_default(),
         gauges: snapshot

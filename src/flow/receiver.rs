@@ -7,6 +7,7 @@
 //! | `broker` | | a broker of `px.toml` |
 //! | `exchange` | the broker's | where the messages come in |
 //! | `queue` | | the queue, durable unless `durable = false`; `auto_delete`, `expires`; `""`: see below |
+//! | `queue_type` | `"classic"` | `"quorum"`: kept on several nodes of a cluster; one that is there keeps its type |
 //! | `bind` | | patterns, or `{ exchange, key }` |
 //! | `prefetch` | 25 | messages in hand at once, and with them in memory: see below |
 //! | `extension` | `"MISSING:MISSING:MISSING:MISSING:"` | the fields that a name lacks; `-NAME` is the unit's name |

@@ -39,6 +39,6 @@ pub use format::{AnnounceAs, AnnounceAsError, Format, Keyed, UnitHeaders};
 pub use identity::ContentHasher;
 pub use ingest_name::{Extension, Stem};
 pub use key_template::{KeyError, KeyTemplate};
-pub use mask::{MaskError, Masks, Pattern, Undecided, Verdict};
+pub use mask::{Finder, MaskError, Masks, Pattern, Undecided, Verdict};
 pub use template::{ACCEPTED as TEMPLATE_NAMES, Template, TemplateError};
 pub use topology::{Binding, Exchange, ExchangeKind, Queue, Topology};

@@ -51,6 +51,10 @@ pub struct Queue {
     pub message_ttl: Option<Duration>,
     /// Where messages go that leave by expiry or reject (`x-dead-letter-exchange`); the key is kept.
     pub dead_letter_exchange: Option<String>,
+    /// One consumer at a time gets deliveries, the others wait for their turn (`x-single-active-consumer`).
+    pub single_active: bool,
+    /// Replicated by a cluster's nodes (`x-queue-type` is `quorum`).
+    pub quorum: bool,
     /// What px made this queue for (`x-px-role`); none for a subscription's own queue.
     pub role: Option<&'static str>,
 }

@@ -207,6 +207,12 @@ impl Batch {
         self.records == 0
     }
 
+    /// The records of another one behind its own.
+    pub fn append(&mut self, other: &Batch) {
+        self.bytes.extend_from_slice(&other.bytes);
+        self.records += other.records;
+    }
+
     /// Length of the payload, its check, the payload.
     fn add(&mut self, key: &Key, forwarded: &Forwarded) {
         let mut payload = Vec::with_capacity(FIXED + forwarded.source.len());
@@ -288,23 +294,32 @@ impl SeenLog {
 
     /// Writes a batch; on `Ok` it is safe in the unit's mode. After an error it may be written again. Blocks.
     pub fn append_batch(&mut self, batch: &Batch) -> Result<(), SpoolError> {
+        self.append(batch, self.durability)
+    }
+
+    /// Writes a batch that survives `kill -9`, and a power cut once another batch is safe or the kernel has written it.
+    pub fn append_soft(&mut self, batch: &Batch) -> Result<(), SpoolError> {
+        self.append(batch, Durability::Crash)
+    }
+
+    fn append(&mut self, batch: &Batch, durability: Durability) -> Result<(), SpoolError> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.try_append(batch)
+        self.try_append(batch, durability)
             .map_err(|err| refused("write to", &self.path, err))?;
         self.records += batch.records;
         Ok(())
     }
 
-    fn try_append(&mut self, batch: &Batch) -> io::Result<()> {
+    fn try_append(&mut self, batch: &Batch, durability: Durability) -> io::Result<()> {
         if self.is_unsure {
             self.file.set_len(self.end)?;
             self.file.seek(SeekFrom::Start(self.end))?;
         }
         self.is_unsure = true;
         self.file.write_all(&batch.bytes)?;
-        if self.durability == Durability::Power {
+        if durability == Durability::Power {
             self.file.sync_data()?;
         }
         self.is_unsure = false;

@@ -86,6 +86,16 @@ async fn a_missing_exchange_is_known_before_it_is_published_to() {
 }
 
 #[tokio::test]
+async fn a_queue_is_deleted_unless_it_is_guarded() {
+    promises::a_queue_is_deleted_unless_it_is_guarded(&Embedded::new()).await;
+}
+
+#[tokio::test]
+async fn an_exchange_is_deleted_with_its_bindings() {
+    promises::an_exchange_is_deleted_with_its_bindings(&Embedded::new()).await;
+}
+
+#[tokio::test]
 async fn depth_counts_what_is_ready() {
     promises::depth_counts_what_is_ready(&Embedded::new()).await;
 }

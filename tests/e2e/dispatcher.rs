@@ -11,7 +11,7 @@ use crate::support::{Feed, RabbitServer, TestBroker, TestSite, v00_urp};
 pub const UNIT: &str = "dispatch/urp";
 pub const SOURCES: [&str; 2] = ["http://urp-1/", "http://urp-2/"];
 /// The dispatcher's default.
-const PREFETCH: u64 = 256;
+pub const PREFETCH: u64 = 256;
 
 /// A dispatcher from `v00.urp.input` to `v00.urp.notify`, and the queue `out` behind it.
 pub fn dispatcher(site: &TestSite, feed: &Feed, more: &str) {

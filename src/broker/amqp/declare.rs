@@ -13,17 +13,13 @@ use super::convert::short;
 use crate::broker::BrokerError;
 use crate::message::{Binding, Exchange, Fault, Queue, Topology};
 
-const ACCESS_REFUSED: u16 = 403;
-const NOT_FOUND: u16 = 404;
-const PRECONDITION_FAILED: u16 = 406;
+pub(super) const ACCESS_REFUSED: u16 = 403;
+pub(super) const NOT_FOUND: u16 = 404;
+pub(super) const PRECONDITION_FAILED: u16 = 406;
 
 /// Asserts everything, in order; the answer is the warnings.
 pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Vec<String>, BrokerError> {
-    let mut declarer = Declarer {
-        link,
-        channel: None,
-        warnings: Vec::new(),
-    };
+    let mut declarer = Declarer::new(link);
     // The default exchange is always there, and every queue is bound to it.
     for exchange in topology.exchanges.iter().filter(|exchange| !exchange.name.is_empty()) {
         declarer.exchange(exchange).await?;
@@ -34,19 +30,13 @@ pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Vec<Stri
     for binding in topology.bindings.iter().filter(|binding| !binding.exchange.is_empty()) {
         declarer.binding(binding).await?;
     }
-    if let Some(channel) = declarer.channel.take() {
-        link.close(channel).await;
-    }
+    declarer.close().await;
     Ok(declarer.warnings)
 }
 
-/// Ready messages in a queue; `None` when there is no such queue.
-pub(super) async fn depth(link: &Link, queue: &str) -> Result<Option<u64>, BrokerError> {
-    let mut declarer = Declarer {
-        link,
-        channel: None,
-        warnings: Vec::new(),
-    };
+/// Ready messages and consumers of a queue; `None` when there is no such queue.
+pub(super) async fn look(link: &Link, queue: &str) -> Result<Option<(u64, u64)>, BrokerError> {
+    let mut declarer = Declarer::new(link);
     let name = own_name(link.queue_name(queue), "queue name")?;
     let options = QueueDeclareOptions {
         passive: true,
@@ -54,11 +44,12 @@ pub(super) async fn depth(link: &Link, queue: &str) -> Result<Option<u64>, Broke
     };
     let ask = |channel: Channel| async move { channel.queue_declare(name, options, FieldTable::default()).await };
     let answer = declarer.attempt("look at a queue", ask).await?;
-    if let Some(channel) = declarer.channel.take() {
-        link.close(channel).await;
-    }
+    declarer.close().await;
     match answer {
-        Ok(found) => Ok(Some(u64::from(found.message_count()))),
+        Ok(found) => Ok(Some((
+            u64::from(found.message_count()),
+            u64::from(found.consumer_count()),
+        ))),
         Err(error) if reply_code(&error) == Some(NOT_FOUND) && is_own(&error) => Ok(None),
         Err(error) => Err(refused(
             format!("cannot look at queue {queue} on {}", link.life.url),
@@ -75,11 +66,7 @@ pub(super) async fn has_exchange(link: &Link, exchange: &str) -> Result<bool, Br
     let Ok(name) = short(exchange, "exchange name") else {
         return Ok(false);
     };
-    let mut declarer = Declarer {
-        link,
-        channel: None,
-        warnings: Vec::new(),
-    };
+    let mut declarer = Declarer::new(link);
     let options = ExchangeDeclareOptions {
         passive: true,
         ..ExchangeDeclareOptions::default()
@@ -92,9 +79,7 @@ pub(super) async fn has_exchange(link: &Link, exchange: &str) -> Result<bool, Br
             .await
     };
     let answer = declarer.attempt("look at an exchange", ask).await?;
-    if let Some(channel) = declarer.channel.take() {
-        link.close(channel).await;
-    }
+    declarer.close().await;
     match answer {
         Ok(()) => Ok(true),
         Err(error) if reply_code(&error) == Some(NOT_FOUND) && is_own(&error) => Ok(false),
@@ -106,13 +91,27 @@ pub(super) async fn has_exchange(link: &Link, exchange: &str) -> Result<bool, Br
 }
 
 /// A refusal closes the channel; the next attempt opens another.
-struct Declarer<'a> {
+pub(super) struct Declarer<'a> {
     link: &'a Link,
     channel: Option<Channel>,
     warnings: Vec<String>,
 }
 
-impl Declarer<'_> {
+impl<'a> Declarer<'a> {
+    pub(super) fn new(link: &'a Link) -> Self {
+        Declarer {
+            link,
+            channel: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    pub(super) async fn close(&mut self) {
+        if let Some(channel) = self.channel.take() {
+            self.link.close(channel).await;
+        }
+    }
+
     async fn exchange(&mut self, exchange: &Exchange) -> Result<(), BrokerError> {
         let Err(refusal) = self.declare_exchange(exchange, false).await? else {
             return Ok(());
@@ -162,13 +161,14 @@ impl Declarer<'_> {
             return Ok(());
         };
         let what = format!("queue {}", queue.name);
+        if queue.single_active && reply_code(&refusal) == Some(PRECONDITION_FAILED) {
+            return Err(self.not_single_active(&what, &refusal));
+        }
         if !is_negotiable(&refusal) {
             return Err(self.cannot_declare(&what, &refusal));
         }
         match self.declare_queue(queue, true).await? {
-            Ok(_) => self
-                .warnings
-                .push(format!("{what} is used as it is: {}", reason(&refusal))),
+            Ok(_) => self.warnings.push(queue_warning(queue, &reason(&refusal))),
             Err(missing) => return Err(self.missing(&what, &refusal, &missing)),
         }
         Ok(())
@@ -241,7 +241,7 @@ impl Declarer<'_> {
     }
 
     /// One request on the open channel. The inner error is the broker's no, after which the channel is gone.
-    async fn attempt<T, F: Future<Output = lapin::Result<T>>>(
+    pub(super) async fn attempt<T, F: Future<Output = lapin::Result<T>>>(
         &mut self,
         what: &str,
         request: impl FnOnce(Channel) -> F,
@@ -260,6 +260,23 @@ impl Declarer<'_> {
             Err(_) => {}
         }
         Ok(answer)
+    }
+
+    /// Used as it is, all consumers would get deliveries at once. The broker names the first difference alone, so that
+    /// of a queue that differs otherwise nothing is known of this one.
+    fn not_single_active(&self, what: &str, refusal: &lapin::Error) -> BrokerError {
+        let url = &self.link.life.url;
+        let what = match reason(refusal).contains("'x-single-active-consumer'") {
+            true => format!(
+                "{what} on {url} exists without x-single-active-consumer: its consumers would all be active at once; have \
+                 this unit use another queue, or drain and delete this one and have it declared anew"
+            ),
+            false => format!(
+                "{what} on {url} exists with other options, so that it cannot be told whether one consumer at a time is \
+                 active there: have this unit's options be those of the queue, or use another queue"
+            ),
+        };
+        refused(what, refusal).with_fault(Fault::Own)
     }
 
     fn cannot_declare(&self, what: &str, refusal: &lapin::Error) -> BrokerError {
@@ -296,12 +313,12 @@ fn is_of_another_type(refusal: &lapin::Error) -> bool {
     reply_code(refusal) == Some(PRECONDITION_FAILED) && reason(refusal).contains("inequivalent arg 'type'")
 }
 
-fn is_own(error: &lapin::Error) -> bool {
+pub(super) fn is_own(error: &lapin::Error) -> bool {
     super::classify::classify(error) == Fault::Own
 }
 
 /// A name from the configuration.
-fn own_name(name: &str, what: &str) -> Result<ShortString, BrokerError> {
+pub(super) fn own_name(name: &str, what: &str) -> Result<ShortString, BrokerError> {
     short(name, what).map_err(|error| fault(Fault::Own, error.what))
 }
 
@@ -316,6 +333,17 @@ fn exchange_warning(exchange: &Exchange, refusal: &str) -> String {
     format!("exchange {name} is used as it is: {refusal}")
 }
 
+fn queue_warning(queue: &Queue, refusal: &str) -> String {
+    let name = &queue.name;
+    if queue.single_active {
+        return format!(
+            "queue {name} is used as it is, and it cannot be told whether it has x-single-active-consumer; where it has \
+             not, several consumers are active at once ({refusal})"
+        );
+    }
+    format!("queue {name} is used as it is: {refusal}")
+}
+
 fn queue_arguments(queue: &Queue) -> FieldTable {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let mut arguments = FieldTable::default();
@@ -327,6 +355,12 @@ fn queue_arguments(queue: &Queue) -> FieldTable {
     }
     if let Some(exchange) = &queue.dead_letter_exchange {
         arguments.insert("x-dead-letter-exchange".into(), text(exchange));
+    }
+    if queue.single_active {
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    }
+    if queue.quorum {
+        arguments.insert("x-queue-type".into(), text("quorum"));
     }
     if let Some(role) = queue.role {
         arguments.insert("x-px-role".into(), text(role));
@@ -364,6 +398,8 @@ mod tests {
         let queue = Queue {
             expires: Some(Duration::from_secs(3)),
             role: Some("retry"),
+            single_active: true,
+            quorum: true,
             ..Queue::default()
         };
         let arguments = queue_arguments(&queue);
@@ -372,6 +408,14 @@ mod tests {
             arguments.inner().get("x-px-role"),
             Some(&AMQPValue::LongString("retry".into()))
         );
-        assert_eq!(arguments.inner().len(), 2);
+        assert_eq!(
+            arguments.inner().get("x-single-active-consumer"),
+            Some(&AMQPValue::Boolean(true))
+        );
+        assert_eq!(
+            arguments.inner().get("x-queue-type"),
+            Some(&AMQPValue::LongString("quorum".into()))
+        );
+        assert_eq!(arguments.inner().len(), 4);
     }
 }

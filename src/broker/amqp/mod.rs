@@ -8,6 +8,7 @@ mod declare;
 mod dial;
 mod life;
 mod publish;
+mod remove;
 mod subscribe;
 
 use std::sync::{Arc, OnceLock};
@@ -17,7 +18,7 @@ use async_trait::async_trait;
 use lapin::Channel;
 use tokio::time::timeout;
 
-use super::{BrokerError, Capabilities, Confirm, Connection, Purpose, Returns, Subscription};
+use super::{BrokerError, Capabilities, Confirm, Connection, Purpose, Removal, Returns, Subscription};
 use crate::config::{Broker, BrokerUrl};
 use crate::message::{Envelope, Fault, Topology};
 use classify::fault;
@@ -143,7 +144,19 @@ impl Connection for Amqp {
     }
 
     async fn depth(&self, queue: &str) -> Result<Option<u64>, BrokerError> {
-        declare::depth(&self.link, queue).await
+        Ok(declare::look(&self.link, queue).await?.map(|(ready, _)| ready))
+    }
+
+    async fn consumers(&self, queue: &str) -> Result<Option<u64>, BrokerError> {
+        Ok(declare::look(&self.link, queue).await?.map(|(_, consumers)| consumers))
+    }
+
+    async fn delete_queue(&self, queue: &str, if_unused: bool, if_empty: bool) -> Result<Removal, BrokerError> {
+        remove::delete_queue(&self.link, queue, if_unused, if_empty).await
+    }
+
+    async fn delete_exchange(&self, exchange: &str) -> Result<(), BrokerError> {
+        remove::delete_exchange(&self.link, exchange).await
     }
 
     async fn has_exchange(&self, exchange: &str) -> Result<bool, BrokerError> {

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
@@ -71,6 +72,7 @@ impl Deliveries {
             tag: delivery.delivery_tag,
         };
         Received {
+            exchange: Some(delivery.exchange.as_str().to_owned()),
             redelivered: delivery.redelivered,
             envelope: to_envelope(delivery),
             receipt: Box::new(receipt),
@@ -140,14 +142,24 @@ impl Subscription for Deliveries {
             // The channel or the connection is gone, and with it the consumer; everything is back in the queue.
             return;
         }
-        let (consumer, channel) = (&mut self.consumer, &self.channel);
+        let (consumer, channel, queue) = (&mut self.consumer, &self.channel, &self.queue);
         let give_back = async {
+            let mut is_given_back = false;
             while let Some(Ok(prefetched)) = consumer.next().await {
                 let options = BasicNackOptions {
                     multiple: false,
                     requeue: true,
                 };
                 channel.basic_nack(prefetched.delivery_tag, options).await?;
+                is_given_back = true;
+            }
+            if is_given_back && let Ok(name) = ShortString::try_new(queue.as_str()) {
+                // A nack has no answer. What the queue answers on the same channel comes after it.
+                let options = QueueDeclareOptions {
+                    passive: true,
+                    ..QueueDeclareOptions::default()
+                };
+                channel.queue_declare(name, options, FieldTable::default()).await?;
             }
             Ok(())
         };

@@ -373,6 +373,25 @@ impl Engine {
                 };
                 self.answer(effects, reply, Ok(answer));
             }
+            Request::Consumers { queue, reply } => {
+                let answer = topology::consumers(&self.db, &queue)?;
+                self.answer(effects, reply, Ok(answer));
+            }
+            Request::DeleteQueue {
+                queue,
+                if_unused,
+                if_empty,
+                reply,
+            } => {
+                let answer = topology::remove_queue(&self.db, &queue, (if_unused, if_empty), &self.presence.name)?;
+                self.read_routes()?;
+                self.answer(effects, reply, answer);
+            }
+            Request::DeleteExchange { exchange, reply } => {
+                topology::remove_exchange(&self.db, &exchange)?;
+                self.read_routes()?;
+                self.answer(effects, reply, Ok(()));
+            }
             Request::HasExchange { exchange, reply } => {
                 let answer = self.routes.has_exchange(&exchange);
                 self.answer(effects, reply, Ok(answer));

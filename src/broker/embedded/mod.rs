@@ -36,7 +36,7 @@ use self::codec::Content;
 use self::engine::Engine;
 use self::reason::Reason;
 use self::request::{Bell, Left, Reply, Request, RingOnDrop};
-use super::{BrokerError, Capabilities, Confirm, Confirmed, Connection, Purpose, Returns, Subscription};
+use super::{BrokerError, Capabilities, Confirm, Confirmed, Connection, Purpose, Removal, Returns, Subscription};
 use crate::config::BrokerUrl;
 use crate::message::{Envelope, Topology};
 
@@ -261,6 +261,29 @@ impl Connection for Embedded {
         let queue = self.queue_name(queue);
         let depth = |reply| Request::Depth { queue, reply };
         Ok(self.line.ask("count the messages of a queue", depth).await?)
+    }
+
+    async fn consumers(&self, queue: &str) -> Result<Option<u64>, BrokerError> {
+        let queue = self.queue_name(queue);
+        let count = |reply| Request::Consumers { queue, reply };
+        Ok(self.line.ask("count the consumers of a queue", count).await?)
+    }
+
+    async fn delete_queue(&self, queue: &str, if_unused: bool, if_empty: bool) -> Result<Removal, BrokerError> {
+        let queue = self.queue_name(queue);
+        let delete = |reply| Request::DeleteQueue {
+            queue,
+            if_unused,
+            if_empty,
+            reply,
+        };
+        Ok(self.line.ask("delete a queue", delete).await?)
+    }
+
+    async fn delete_exchange(&self, exchange: &str) -> Result<(), BrokerError> {
+        let exchange = exchange.to_owned();
+        let delete = |reply| Request::DeleteExchange { exchange, reply };
+        Ok(self.line.ask("delete an exchange", delete).await?)
     }
 
     async fn has_exchange(&self, exchange: &str) -> Result<bool, BrokerError> {

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::codec::Content;
 use super::consumers::Stream;
 use super::reason::Reason;
-use crate::broker::{Confirmed, Settlement};
+use crate::broker::{Confirmed, Removal, Settlement};
 use crate::message::{Envelope, Topology};
 
 /// Where an answer goes, once what it speaks of is committed.
@@ -47,6 +47,20 @@ pub(super) enum Request {
     Depth {
         queue: String,
         reply: Reply<Option<u64>>,
+    },
+    Consumers {
+        queue: String,
+        reply: Reply<Option<u64>>,
+    },
+    DeleteQueue {
+        queue: String,
+        if_unused: bool,
+        if_empty: bool,
+        reply: Reply<Removal>,
+    },
+    DeleteExchange {
+        exchange: String,
+        reply: Reply<()>,
     },
     HasExchange {
         exchange: String,

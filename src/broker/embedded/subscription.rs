@@ -46,6 +46,7 @@ impl Subscription for EmbeddedSubscription {
         }
         Ok(Received {
             envelope: delivery.envelope,
+            exchange: None,
             redelivered: delivery.redelivered,
             receipt: Box::new(EmbeddedReceipt {
                 line: self.line.clone(),

@@ -91,6 +91,33 @@ async fn declare(broker: &dyn Connection, queue: Queue) {
     assert_eq!(broker.declare(&only(queue)).await.unwrap(), [""; 0]);
 }
 
+/// There is one host, and every consumer is active.
+#[tokio::test]
+async fn what_only_a_cluster_has_is_refused() {
+    let site = Site::new();
+    let broker = site.connect().await;
+    for (asked, why) in [
+        (
+            Queue {
+                single_active: true,
+                ..queue("q")
+            },
+            "one active consumer",
+        ),
+        (
+            Queue {
+                quorum: true,
+                ..queue("q")
+            },
+            "be a quorum queue",
+        ),
+    ] {
+        let error = broker.declare(&only(asked)).await.unwrap_err();
+        assert_eq!(error.fault, Fault::Own);
+        assert!(error.to_string().contains(why), "{error}");
+    }
+}
+
 async fn publish(broker: &dyn Connection, exchange: &str, key: &str, body: &str) -> Confirmed {
     let envelope = Envelope {
         key: key.into(),

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::reason::Reason;
 use super::routes::QueueRow;
+use crate::broker::Removal;
 use crate::message::{Binding, Exchange, ExchangeKind, Queue, Topology};
 
 /// The longest name or binding key, as on AMQP.
@@ -123,6 +124,17 @@ fn declare_queue(db: &Connection, queue: &Queue, owner: &str, now_ms: i64) -> An
     if let Some(refusal) = name_refused("a queue", &queue.name) {
         return Ok(Err(refusal));
     }
+    for (wanted, what) in [
+        (queue.single_active, "have one active consumer at a time"),
+        (queue.quorum, "be a quorum queue"),
+    ] {
+        if wanted {
+            return Ok(Err(Reason::own(format!(
+                "cannot declare queue {}: on the embedded broker no queue can {what}",
+                queue.name
+            ))));
+        }
+    }
     let expires_ms = queue.expires.map(super::millis);
     let message_ttl_ms = queue.message_ttl.map(super::millis);
     let Some(found) = find_queue(db, &queue.name)? else {
@@ -228,6 +240,44 @@ fn delete_queue(db: &Connection, queue: i64) -> rusqlite::Result<()> {
         .execute([queue])?;
     db.prepare_cached("DELETE FROM queues WHERE id = ?1")?
         .execute([queue])?;
+    bump(db)
+}
+
+/// Everybody who consumes from a queue; `None` when there is none of that name.
+pub(super) fn consumers(db: &Connection, queue: &str) -> rusqlite::Result<Option<u64>> {
+    db.prepare_cached(
+        "SELECT (SELECT count(*) FROM consumers WHERE queue = queues.id AND active = 1) FROM queues WHERE name = ?1",
+    )?
+    .query_row([queue], |row| row.get::<_, i64>(0))
+    .optional()
+    .map(|count| count.map(|count| u64::try_from(count).unwrap_or(0)))
+}
+
+/// Deletes a queue for `owner`, unless its guards, unused and empty, keep it.
+pub(super) fn remove_queue(db: &Connection, name: &str, guards: (bool, bool), owner: &str) -> Answered<Removal> {
+    let (if_unused, if_empty) = guards;
+    let Some(queue) = find_queue(db, name)? else {
+        return Ok(Ok(Removal::Missing));
+    };
+    if let Some(refusal) = locked(&queue, owner) {
+        return Ok(Err(refusal));
+    }
+    if if_unused && consumers(db, name)?.is_some_and(|count| count > 0) {
+        return Ok(Ok(Removal::InUse));
+    }
+    if if_empty && super::messages::depth(db, queue.id)? > 0 {
+        return Ok(Ok(Removal::NotEmpty));
+    }
+    delete_queue(db, queue.id)?;
+    Ok(Ok(Removal::Deleted))
+}
+
+/// Deletes an exchange with its bindings.
+pub(super) fn remove_exchange(db: &Connection, name: &str) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM bindings WHERE exchange = ?1")?
+        .execute([name])?;
+    db.prepare_cached("DELETE FROM exchanges WHERE name = ?1")?
+        .execute([name])?;
     bump(db)
 }
 

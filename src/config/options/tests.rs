@@ -80,7 +80,9 @@ fn a_units_exchange_overrides_its_brokers() {
 
 #[test]
 fn a_queue_without_a_name_is_of_one_connection() {
-    let (own, found) = read("queue = \"\"\ndurable = false\nauto_delete = true\n", queue);
+    let (own, found) = read("queue = \"\"\ndurable = false\nauto_delete = true\n", |t| {
+        queue(t, None)
+    });
     let own = own.unwrap();
     assert!(own.exclusive && own.name.is_empty() && !own.durable);
     assert!(
@@ -100,12 +102,42 @@ fn a_queue_without_a_name_is_of_one_connection() {
         ),
         ("durable = false", "u.toml:1: queue: missing; accepted: a name"),
     ] {
-        let (value, found) = read(text, queue);
+        let (value, found) = read(text, |t| queue(t, None));
         assert!(
             value.is_none() && found.len() == 1 && found[0].starts_with(finding),
             "{text}: {found:?}"
         );
     }
+}
+
+#[test]
+fn a_quorum_queue_is_durable_named_and_of_a_cluster() {
+    let site = site();
+    let embedded = site.broker("bunny");
+    let read_on = |text: &str, broker| read(text, |t| queue(t, broker));
+    let (own, found) = read_on("queue = \"q\"\nqueue_type = \"quorum\"\nexpires = \"1h\"", None);
+    assert!(own.is_some_and(|own| own.quorum && own.durable) && found.is_empty());
+    let (own, _) = read_on("queue = \"q\"\nqueue_type = \"classic\"", embedded);
+    assert!(own.is_some_and(|own| !own.quorum));
+    for (text, broker, finding) in [
+        ("queue = \"q\"", embedded, "the embedded broker has one host"),
+        ("queue = \"q\"\ndurable = false", None, "always durable"),
+        (
+            "queue = \"q\"\nauto_delete = true",
+            None,
+            "never goes with its last consumer",
+        ),
+        ("queue = \"\"\ndurable = false", None, "needs a name"),
+    ] {
+        let (value, found) = read_on(&format!("queue_type = \"quorum\"\n{text}"), broker);
+        assert!(
+            value.is_none() && found.len() == 1 && found[0].contains(finding),
+            "{text}: {found:?}"
+        );
+        assert!(found[0].starts_with("u.toml:1: queue_type = \"quorum\": "), "{found:?}");
+    }
+    let (_, found) = read_on("queue = \"q\"\nqueue_type = \"stream\"", None);
+    assert!(found[0].contains("accepted: \"classic\", \"quorum\""), "{found:?}");
 }
 
 #[test]
@@ -115,7 +147,7 @@ fn queues_and_bindings() {
         expires = "30m"
         bind = ["v02.#", { exchange = "other", key = "x" }]
     "##;
-    let ((own, list), found) = match read(text, |t| queue(t).zip(binds(t))) {
+    let ((own, list), found) = match read(text, |t| queue(t, None).zip(binds(t))) {
         (Some(both), found) => (both, found),
         (None, found) => panic!("{found:?}"),
     };
@@ -134,7 +166,7 @@ fn queues_and_bindings() {
     let long = "x".repeat(256);
     let (value, found) = read(
         &format!("queue = \"amq.x\"\nexpires = \"0s\"\nbind = [\n\"{long}\",\n{{ key = \"a\" }}, 5,\n]\n"),
-        |t| queue(t).zip(binds(t)),
+        |t| queue(t, None).zip(binds(t)),
     );
     assert!(value.is_none());
     let starts = [

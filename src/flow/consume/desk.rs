@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use super::{Handle, Input, Intake, Step};
-use crate::broker::{BrokerError, Confirmed, Connection, Receipt, Received, Returns, Settlement};
+use crate::broker::{BrokerError, Confirmed, Connection, Receipt, Received, Returns, Settlement, Subscription};
 use crate::flow::park::{self, Next, Rung};
 use crate::flow::publish::{Options, Pending, PublishError, Publisher};
 use crate::flow::sample::Sampler;
@@ -146,12 +146,33 @@ impl<H: Handle> Desk<H> {
         let mut subscription = connection
             .subscribe(&self.intake.queue.name, self.intake.prefetch)
             .await?;
+        let ended = self.deliveries(subscription.as_mut(), &halt).await;
+        self.handler.unchosen();
+        if ended.is_ok() {
+            subscription.cancel().await;
+        }
+        ended
+    }
+
+    /// Takes until `halt`, or until the subscription ends.
+    async fn deliveries(
+        self: &Arc<Self>,
+        subscription: &mut dyn Subscription,
+        halt: &CancellationToken,
+    ) -> Result<(), BrokerError> {
+        let mut is_chosen = false;
         while let Some(received) = halt.run_until_cancelled(subscription.next()).await {
             let Received {
+                exchange: _,
                 envelope,
                 redelivered,
                 receipt,
             } = received?;
+            if !std::mem::replace(&mut is_chosen, true)
+                && halt.run_until_cancelled(self.handler.chosen()).await.is_none()
+            {
+                break; // unsettled: the broker delivers it again
+            }
             self.unit.metrics.count(Count::Received);
             let (attempts, first_seen) = park::history(&envelope);
             let now = Timestamp::now();
@@ -168,7 +189,6 @@ impl<H: Handle> Desk<H> {
             }
             self.take(Arc::new(input), Source::Broker(receipt)).await;
         }
-        subscription.cancel().await;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use super::remember::Remembered;
 use super::{Config, Rekey};
 use crate::flow::consume::{Handle, Input, Step};
 use crate::flow::product::Product;
+use crate::flow::standby::Election;
 use crate::flow::{Cause, Outcome, Output, Unit, chain, since};
 use crate::message::{Announcement, Decoded, Envelope, SeenKey, decode, seen_key, stamp, topic};
 use crate::metrics::Count;
@@ -24,7 +25,8 @@ type Verdicts = HashMap<SeenKey, watch::Sender<Option<bool>>>;
 pub(super) struct Dispatch {
     unit: Unit,
     config: Config,
-    remembered: Remembered,
+    remembered: Arc<Remembered>,
+    election: Option<Election>,
     in_flight: Mutex<Verdicts>,
     /// Duplicates since the last forward.
     ignored: AtomicU64,
@@ -47,18 +49,19 @@ enum Look {
 }
 
 impl Dispatch {
-    pub fn new(unit: &Unit, config: Config, remembered: Remembered) -> Dispatch {
+    pub fn new(unit: &Unit, config: Config, remembered: Arc<Remembered>, election: Option<Election>) -> Dispatch {
         Dispatch {
             unit: unit.clone(),
             config,
             remembered,
+            election,
             in_flight: Mutex::default(),
             ignored: AtomicU64::new(0),
         }
     }
 
     /// Decides, and takes the place of whoever leads when it is the first.
-    fn look(&self, note: &Note, announcement: &Announcement) -> Look {
+    fn look(&self, note: &Note, announcement: &Announcement, redelivered: bool) -> Look {
         let Some(key) = note.key else {
             self.unit.metrics.count(Count::NoKey);
             return Look::Forward;
@@ -68,6 +71,10 @@ impl Dispatch {
             return Look::Wait(leader.subscribe());
         }
         match self.remembered.verdict(key, announcement, note.time) {
+            // The very one that another dispatcher has published, and has not acked: it may have died before that was
+            // confirmed. A repeat at worst.
+            Verdict::Duplicate { of_source }
+                if redelivered && *of_source == *announcement.source() && self.remembered.is_unsure(&key) => {}
             Verdict::Duplicate { of_source } => return Look::Ignore(of_source),
             Verdict::Reissue if self.config.drops_reissues => return Look::Ignore(announcement.source().into()),
             Verdict::Reissue | Verdict::First => {}
@@ -155,7 +162,7 @@ impl Handle for Dispatch {
             announcement: Some(Arc::clone(&announcement)),
             leads: AtomicBool::new(false),
         };
-        let step = match self.look(&note, &announcement) {
+        let step = match self.look(&note, &announcement, input.redelivered) {
             Look::Forward => Step::Now(self.forward(&input.envelope)),
             Look::Ignore(of_source) => Step::Now(self.ignore(&of_source)),
             Look::Wait(verdict) => Step::Again(Box::pin(async move {
@@ -165,6 +172,18 @@ impl Handle for Dispatch {
             })),
         };
         (step, note)
+    }
+
+    async fn chosen(&self) {
+        if let Some(election) = &self.election {
+            election.chosen().await;
+        }
+    }
+
+    fn unchosen(&self) {
+        if let Some(election) = &self.election {
+            election.unchosen();
+        }
     }
 
     async fn outputs_safe(&self, _: &Input, note: &Note) -> Result<(), Cause> {

@@ -1,9 +1,11 @@
 //! The memory of what was forwarded, and its log: on a thread of its own, for it syncs.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 
 use crate::flow::{Cause, Unit, chain};
 use crate::message::{Announcement, Fault, SeenKey};
@@ -13,11 +15,37 @@ use crate::spool::{Durability, SpoolError, off_thread};
 
 /// Forwards that wait for one write.
 const BATCH: usize = 512;
+/// Many times what a dispatcher has in hand.
+const UNSURE_MAX: usize = 20_000;
 
 /// What was forwarded, shared with the thread that writes it down.
 pub(super) struct Remembered {
     seen: Arc<Mutex<Seen>>,
-    keeper: mpsc::Sender<Forward>,
+    keeper: mpsc::Sender<Record>,
+    unsure: Mutex<Unsure>,
+    metrics: Arc<Metrics>,
+}
+
+/// What is to be written down.
+enum Record {
+    Forward(Forward),
+    /// Remembered already; nobody waits.
+    Learned(Batch),
+}
+
+/// A product that somebody else has forwarded.
+pub(super) struct Learned {
+    pub key: SeenKey,
+    pub announcement: Announcement,
+    pub time: Option<Timestamp>,
+}
+
+/// The last that were learned from others: who follows a key gets a message at once, when it is not safe everywhere yet.
+/// Nobody knows whether it was confirmed.
+#[derive(Default)]
+struct Unsure {
+    keys: HashSet<SeenKey>,
+    order: VecDeque<SeenKey>,
 }
 
 /// One forward to be remembered, and who waits for it.
@@ -50,7 +78,12 @@ impl Remembered {
             .name("seen".into())
             .spawn(move || keep_log(log, &shared, &metrics, asked))
             .map_err(|error| SpoolError::own("cannot start the seen log's thread", error))?;
-        Ok(Remembered { seen, keeper })
+        Ok(Remembered {
+            seen,
+            keeper,
+            unsure: Mutex::default(),
+            metrics: Arc::clone(&unit.metrics),
+        })
     }
 
     /// What is known of an announcement now.
@@ -74,24 +107,94 @@ impl Remembered {
             safe,
         };
         // A thread that has ended drops the answer, which is told below.
-        drop(self.keeper.send(forward).await);
+        drop(self.keeper.send(Record::Forward(forward)).await);
         match written.await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                self.unsure().keys.remove(&key);
+                Ok(())
+            }
             Ok(Err(error)) => Err(Cause::new(Fault::Own, error)),
             Err(_) => Err(Cause::new(Fault::Own, "the seen log's thread has ended")),
         }
     }
 }
 
+impl Remembered {
+    /// Remembers what another dispatcher has forwarded, as that one does. It is known when this returns; it is in the
+    /// log soon after, in the mode `crash`, for to forget it costs a repeat.
+    pub async fn learn(&self, learned: &[Learned]) {
+        let now = Timestamp::now();
+        let mut batch = Batch::default();
+        {
+            let (mut memory, mut unsure) = (lock(&self.seen), self.unsure());
+            let evicted_before = memory.evicted_early();
+            for Learned {
+                key,
+                announcement,
+                time,
+            } in learned
+            {
+                let source = announcement.source();
+                let facts = facts(announcement, &source, *time);
+                // A repeat: who was first stays first.
+                if let Verdict::Duplicate { .. } = memory.verdict(&key.0, &facts, now) {
+                    continue;
+                }
+                memory.remember(key.0, &facts, now, &mut batch);
+                unsure.add(*key);
+                self.metrics.count(Count::Learned);
+            }
+            self.metrics
+                .add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
+        }
+        if !batch.is_empty() {
+            // A thread that has ended is told to who forwards; this is known all the same.
+            drop(self.keeper.send(Record::Learned(batch)).await);
+        }
+    }
+
+    /// Whether this was learned from another dispatcher lately, which perhaps died before it was confirmed.
+    pub fn is_unsure(&self, key: &SeenKey) -> bool {
+        self.unsure().keys.contains(key)
+    }
+
+    fn unsure(&self) -> MutexGuard<'_, Unsure> {
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Unsure {
+    fn add(&mut self, key: SeenKey) {
+        if self.keys.insert(key) {
+            self.order.push_back(key);
+        }
+        while self.order.len() > UNSURE_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.keys.remove(&oldest);
+        }
+    }
+}
+
 /// Writes what has gathered as one batch, then answers everybody in it.
-fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: mpsc::Receiver<Forward>) {
+fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: mpsc::Receiver<Record>) {
     let mut gathered = Vec::with_capacity(BATCH);
+    let mut is_well = true;
     while asked.blocking_recv_many(&mut gathered, BATCH) > 0 {
         let mut batch = Batch::default();
         let now = Timestamp::now();
         let mut memory = lock(seen);
         let evicted_before = memory.evicted_early();
-        for forward in &gathered {
+        let mut is_awaited = false;
+        for record in &gathered {
+            let forward = match record {
+                Record::Forward(forward) => forward,
+                Record::Learned(learned) => {
+                    batch.append(learned);
+                    continue;
+                }
+            };
+            is_awaited = true;
             let source = forward.announcement.source();
             let facts = facts(&forward.announcement, &source, forward.time);
             memory.remember(forward.key.0, &facts, now, &mut batch);
@@ -101,12 +204,22 @@ fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: 
         drop(memory);
         let written = match snapshot {
             Some(snapshot) => log.rewrite(&snapshot),
-            None => log.append_batch(&batch),
+            None if is_awaited => log.append_batch(&batch),
+            None => log.append_soft(&batch),
         };
         let written = written.map_err(|error| chain(&error));
-        for forward in gathered.drain(..) {
-            // Whoever waited may have been abandoned.
-            drop(forward.safe.send(written.clone()));
+        if let Err(error) = &written
+            && is_well
+            && !is_awaited
+        {
+            warn!("what another dispatcher forwards is remembered, but not over a restart: {error}");
+        }
+        is_well = written.is_ok();
+        for record in gathered.drain(..) {
+            if let Record::Forward(forward) = record {
+                // Whoever waited may have been abandoned.
+                drop(forward.safe.send(written.clone()));
+            }
         }
     }
 }

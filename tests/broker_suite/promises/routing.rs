@@ -1,9 +1,10 @@
 //! Who gets which message.
 
-use px::broker::Confirmed;
+use px::broker::{Confirmed, Removal, Settlement};
 use px::message::{ExchangeKind, Fault, Queue, Topology};
 
 use crate::fixture::*;
+use crate::support::within;
 
 /// Pattern, key, does it match. A key is words between dots; the empty key has no words; a word may be empty.
 const TOPICS: &[(&str, &str, bool)] = &[
@@ -230,6 +231,57 @@ pub async fn depth_counts_what_is_ready(fixture: &dyn Fixture) {
     let mut subscription = consumer.subscribe("q", 1).await.expect("subscribe");
     let _held = take(&mut subscription).await;
     assert_eq!(depth(&*connection, "q").await, Some(2));
+}
+
+/// Its guards keep a queue; what a cancelled subscription was given and had not handed out is guarded again.
+pub async fn a_queue_is_deleted_unless_it_is_guarded(fixture: &dyn Fixture) {
+    let (publisher, consumer) = (publisher(fixture).await, consumer(fixture).await);
+    let delete = async |queue: &str, if_unused, if_empty| {
+        let removal = publisher.delete_queue(queue, if_unused, if_empty);
+        within(SOON, "an answer", removal).await.expect("an answer")
+    };
+    assert_eq!(delete("q", true, true).await, Removal::Missing);
+    assert_eq!(publisher.consumers("q").await.expect("an answer"), None);
+    declare(&*publisher, &only_queue("q")).await;
+    let bodies: Vec<String> = (0..200).map(|number| number.to_string()).collect();
+    let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+    fill(&*publisher, "q", &bodies).await;
+    assert_eq!(delete("q", false, true).await, Removal::NotEmpty);
+    for _ in 0..5 {
+        let mut subscription = consumer.subscribe("q", 200).await.expect("subscribe");
+        assert_eq!(publisher.consumers("q").await.expect("an answer"), Some(1));
+        let first = take(&mut subscription).await;
+        assert_eq!(delete("q", true, false).await, Removal::InUse);
+        subscription.cancel().await;
+        assert_eq!(delete("q", true, true).await, Removal::NotEmpty);
+        settle(first, Settlement::Requeue).await;
+    }
+    let mut subscription = consumer.subscribe("q", 1).await.expect("subscribe");
+    take(&mut subscription).await;
+    assert_eq!(delete("q", false, false).await, Removal::Deleted);
+    let end = within(SOON, "an end", subscription.next())
+        .await
+        .err()
+        .expect("the queue is gone");
+    assert_eq!(end.fault, Fault::Endpoint, "{end}");
+    assert_eq!(depth(&*publisher, "q").await, None);
+    declare(&*publisher, &only_queue("q")).await;
+    assert_eq!(delete("q", true, true).await, Removal::Deleted);
+}
+
+pub async fn an_exchange_is_deleted_with_its_bindings(fixture: &dyn Fixture) {
+    let connection = publisher(fixture).await;
+    let topology = Topology {
+        exchanges: vec![exchange("x", ExchangeKind::Fanout)],
+        queues: vec![queue("q")],
+        bindings: vec![binding("x", "q", "")],
+    };
+    declare(&*connection, &topology).await;
+    for _ in 0..2 {
+        connection.delete_exchange("x").await.expect("an answer");
+        assert!(!connection.has_exchange("x").await.expect("an answer"));
+    }
+    assert_eq!(depth(&*connection, "q").await, Some(0));
 }
 
 pub async fn a_missing_exchange_is_known_before_it_is_published_to(fixture: &dyn Fixture) {

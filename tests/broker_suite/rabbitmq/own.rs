@@ -71,6 +71,75 @@ async fn without_the_right_to_configure_what_is_there_is_used() {
     assert!(error.to_string().contains("permission to configure"), "{error}");
 }
 
+/// With all consumers active at once the election that such a queue is for would choose everybody.
+#[tokio::test]
+async fn a_queue_that_lets_all_consumers_be_active_is_not_used_for_an_election() {
+    let broker = TestBroker::new("single-active");
+    let connection = open(&broker.config(), Purpose::Consume).await;
+    let elected = |name: &str, expires| Topology {
+        queues: vec![Queue {
+            single_active: true,
+            expires,
+            ..queue(name)
+        }],
+        ..Topology::default()
+    };
+    declare(&*connection, &elected("new", None)).await;
+    declare(&*connection, &elected("new", None)).await;
+    declare(&*connection, &only_queue("old")).await;
+
+    let error = connection.declare(&elected("old", None)).await.expect_err("without it");
+    assert_eq!(error.fault, Fault::Own);
+    let text = error.to_string();
+    assert!(text.starts_with("queue old on amqp://"), "{text}");
+    assert!(text.contains("exists without x-single-active-consumer"), "{text}");
+    // Another difference is named first: of this one nothing is known.
+    let error = connection
+        .declare(&elected("new", Some(SOON)))
+        .await
+        .expect_err("other options");
+    assert_eq!(error.fault, Fault::Own);
+    assert!(error.to_string().contains("it cannot be told"), "{error}");
+
+    // Who may not configure gets no answer to it.
+    let user = open(&broker.user("user", "^$", "^$", ".*"), Purpose::Consume).await;
+    let warnings = user.declare(&elected("old", None)).await.expect("used as it is");
+    assert!(warnings[0].contains("it cannot be told whether"), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn a_quorum_queue_is_one() {
+    let broker = TestBroker::new("quorum");
+    let connection = open(&broker.config(), Purpose::Consume).await;
+    let quorum = Topology {
+        queues: vec![Queue {
+            quorum: true,
+            single_active: true,
+            ..queue("q")
+        }],
+        ..Topology::default()
+    };
+    declare(&*connection, &quorum).await;
+    let found = broker
+        .api("GET", &format!("/api/queues/{}/q", broker.vhost), None)
+        .json();
+    assert_eq!(found["arguments"]["x-queue-type"], "quorum");
+    // One that is there with another type is used as it is.
+    declare(&*connection, &only_queue("classic")).await;
+    let other = Topology {
+        queues: vec![Queue {
+            quorum: true,
+            ..queue("classic")
+        }],
+        ..Topology::default()
+    };
+    let warnings = connection.declare(&other).await.expect("declare");
+    assert!(warnings[0].contains("'x-queue-type'"), "{warnings:?}");
+    // RabbitMQ knows no guards for it.
+    let error = connection.delete_queue("q", true, true).await.expect_err("no guards");
+    assert_eq!(error.fault, Fault::Own, "{error}");
+}
+
 #[tokio::test]
 async fn without_the_right_to_read_or_write_it_is_our_own_fault() {
     let broker = TestBroker::new("refused");
