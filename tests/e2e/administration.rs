@@ -94,7 +94,7 @@ fn queue_bound_to(queue: &str, exchange: &str) -> Topology {
     }
 }
 
-/// What anonymous is refused, or nothing; each on a connection of its own, for a refusal may end it.
+/// What a user is refused, or nothing; each on a connection of its own, for a refusal may end it.
 fn declares(node: &RabbitServer, login: (&str, &str), topology: &Topology) -> Result<(), String> {
     let broker = broker_of(vec![url(node, login)]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -104,7 +104,11 @@ fn declares(node: &RabbitServer, login: (&str, &str), topology: &Topology) -> Re
             .map_err(|error| error.to_string())?;
         let declared = connection.declare(topology).await;
         connection.close().await;
-        declared.map(drop).map_err(|error| error.to_string())
+        match declared.map_err(|error| error.to_string())?.as_slice() {
+            [] => Ok(()),
+            // A refused binding does not end a unit: the queue may be bound by others.
+            warnings => Err(warnings.join("\n")),
+        }
     })
 }
 

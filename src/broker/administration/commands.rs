@@ -12,10 +12,17 @@ use crate::config::Administration;
 const HEAD: &str = "\
 # For a new RabbitMQ node that has none of these yet: save it on the broker's host and run it there with bash, as root or
 # rabbitmq. It asks for a password per user; `px broker check` compares afterwards. A user that exists keeps its password.
+# What fails is said, the rest is done, and the exit code is 1.
+set -o pipefail
+failed=0
+trap 'failed=1' ERR
+# rabbitmqctl would read on where the next password stands.
+exec 3<&0 </dev/null
 ask() {
-    IFS= read -rsp \"Password of $1: \" password && echo >&2 && printf '%s\\n' \"$password\"
+    IFS= read -rsp \"Password of $1: \" password <&3 && echo >&2 && printf '%s\\n' \"$password\"
 }
 ";
+const TAIL: &str = "\nexit $failed\n";
 
 /// A script that makes a new node what the file wants. It needs no connection and holds no password.
 pub fn script(wanted: &Administration) -> String {
@@ -28,6 +35,7 @@ pub fn script(wanted: &Administration) -> String {
             text.push('\n');
         }
     }
+    text.push_str(TAIL);
     text
 }
 
