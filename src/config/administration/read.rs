@@ -37,7 +37,11 @@ pub(super) fn administration(table: &mut Table, site: &Site) -> Option<Administr
     }
     let guest = table.choice(
         "guest",
-        &[("disarm", Guest::Disarm), ("delete", Guest::Delete), ("keep", Guest::Keep)],
+        &[
+            ("disarm", Guest::Disarm),
+            ("delete", Guest::Delete),
+            ("keep", Guest::Keep),
+        ],
     );
     let guest = guest.unwrap_or(Guest::Disarm);
     let vhosts = vhosts(table);
@@ -159,9 +163,14 @@ fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> (User, bool) {
         text if text.contains([',', ' ']) || text.chars().any(char::is_control) => Err(String::new()),
         text => Ok(text.to_string()),
     };
-    let mut tags = table.parsed_list("tags", tag, &format!("a list of {}", TAGS.join(", "))).unwrap_or_default();
+    let mut tags = table
+        .parsed_list("tags", tag, &format!("a list of {}", TAGS.join(", ")))
+        .unwrap_or_default();
     for tag in tags.iter().filter(|tag| !TAGS.contains(&tag.as_str())) {
-        table.warn("tags", &format!("{tag:?} is none that RabbitMQ knows itself: {}", TAGS.join(", ")));
+        table.warn(
+            "tags",
+            &format!("{tag:?} is none that RabbitMQ knows itself: {}", TAGS.join(", ")),
+        );
     }
     tags.sort();
     tags.dedup();
@@ -173,7 +182,10 @@ fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> (User, bool) {
             continue;
         };
         if permissions.iter().any(|other| other.vhost == read.vhost) {
-            spelled.refuse("vhost", &format!("{:?} has permissions of this user already", read.vhost));
+            spelled.refuse(
+                "vhost",
+                &format!("{:?} has permissions of this user already", read.vhost),
+            );
         }
         spelled.finish();
         permissions.push(read);
@@ -215,7 +227,10 @@ fn pattern(text: &str) -> Result<String, String> {
 fn password(users: &mut Table, broker: &Broker, name: &str, site: &Site) -> Password {
     match site.password(&broker.name, name) {
         Ok(Some(password)) if password.expose().contains(['\n', '\r', '\0']) => {
-            users.refuse(name, "its password has a line end or a NUL in it: no command could carry it");
+            users.refuse(
+                name,
+                "its password has a line end or a NUL in it: no command could carry it",
+            );
             return Password::Missing;
         }
         Ok(Some(password)) => return Password::Known(password),
@@ -232,7 +247,10 @@ fn password(users: &mut Table, broker: &Broker, name: &str, site: &Site) -> Pass
     }
     if !site.secrets_are_refused() {
         let broker = &broker.name;
-        users.warn(name, &format!("no password for {name}: secrets.toml (0600) has no [{broker}] {name} = \"…\""));
+        users.warn(
+            name,
+            &format!("no password for {name}: secrets.toml (0600) has no [{broker}] {name} = \"…\""),
+        );
     }
     Password::Missing
 }
@@ -249,7 +267,12 @@ fn exchanges(table: &mut Table, vhosts: &Vhosts) -> Vec<WantedExchange> {
             false => named(text),
         };
         let name = spelled.parsed("name", own, EXCHANGE);
-        let kinds = [ExchangeKind::Topic, ExchangeKind::Direct, ExchangeKind::Fanout, ExchangeKind::Headers];
+        let kinds = [
+            ExchangeKind::Topic,
+            ExchangeKind::Direct,
+            ExchangeKind::Fanout,
+            ExchangeKind::Headers,
+        ];
         let kind = spelled.choice("type", &kinds.map(|kind| (kind.name(), kind)));
         let durable = spelled.boolean("durable");
         let vhost = vhosts.read(&mut spelled);
@@ -318,7 +341,9 @@ fn definition(table: &mut Table) -> Option<Map<String, Json>> {
 }
 
 fn object<'a>(entries: impl Iterator<Item = (&'a String, &'a Value)>, depth: usize) -> Option<Map<String, Json>> {
-    entries.map(|(key, value)| Some((key.clone(), json(value, depth + 1)?))).collect()
+    entries
+        .map(|(key, value)| Some((key.clone(), json(value, depth + 1)?)))
+        .collect()
 }
 
 fn json(value: &Value, depth: usize) -> Option<Json> {
@@ -344,7 +369,9 @@ fn replicated(table: &mut Table, vhosts: &Vhosts) -> Vec<Replicated> {
         let (name, pattern) = (name(&mut spelled), required_pattern(&mut spelled));
         let vhost = vhosts.read(&mut spelled);
         // RabbitMQ finds a pattern anywhere in the name; a mask begins where the name does.
-        let anywhere = pattern.as_ref().map(|pattern| Masks::new([(Verdict::Accept, format!("(?s:.*?)(?:{pattern})"))]));
+        let anywhere = pattern
+            .as_ref()
+            .map(|pattern| Masks::new([(Verdict::Accept, format!("(?s:.*?)(?:{pattern})"))]));
         let masks = match anywhere.transpose() {
             Ok(masks) => masks,
             Err(errors) => {
@@ -369,7 +396,9 @@ fn replicated(table: &mut Table, vhosts: &Vhosts) -> Vec<Replicated> {
 /// A virtual host has one policy of a name, and those of `replicated` are policies too.
 fn check_policy_names(table: &mut Table, policies: &[Policy], replicated: &[Replicated]) {
     let policies = policies.iter().map(|policy| ("policies", &policy.vhost, &policy.name));
-    let replicated = replicated.iter().map(|policy| ("replicated", &policy.vhost, &policy.name));
+    let replicated = replicated
+        .iter()
+        .map(|policy| ("replicated", &policy.vhost, &policy.name));
     let all: Vec<_> = policies.chain(replicated).collect();
     for (index, (key, vhost, name)) in all.iter().enumerate() {
         if all[..index].iter().any(|(_, v, n)| (v, n) == (vhost, name)) {
@@ -389,12 +418,18 @@ fn check_login(table: &mut Table, broker: &Broker, guest: Guest, users: &[User])
             );
         }
         if users.iter().any(|user| user.name == NEW_GUEST) {
-            table.refuse("guest", "users has guest too; accepted: guest = \"keep\", or no [users.guest]");
+            table.refuse(
+                "guest",
+                "users has guest too; accepted: guest = \"keep\", or no [users.guest]",
+            );
         }
     }
     let own = users.iter().find(|user| Some(user.name.as_str()) == own);
     if let Some(own) = own.filter(|own| !own.is_administrator()) {
-        let text = format!("px itself logs in as {}, who needs tags = [\"administrator\"]", own.name);
+        let text = format!(
+            "px itself logs in as {}, who needs tags = [\"administrator\"]",
+            own.name
+        );
         table.refuse("users", &text);
     }
 }
