@@ -34,13 +34,14 @@ const COMPONENTS: [&str; 7] = [
 ];
 
 /// Where a foreign crate may be named, so that it can be exchanged there and nowhere else.
-const CONFINED: [(&str, &[&str]); 29] = [
+const CONFINED: [(&str, &[&str]); 30] = [
     ("anyhow", &["src/flow", "src/daemon", "src/cli"]),
     ("backon", &["src/backoff.rs"]),
     ("base16ct", &["src/message"]),
-    ("base64", &["src/message"]),
+    ("base64", &["src/message", "src/spool/spill"]),
     ("clap", &["src/cli"]),
     ("fancy_regex", &["src/message/mask/pattern.rs"]),
+    ("flate2", &["src/spool/spill.rs"]),
     ("hmac", &["src/transfer/sftp"]),
     ("if_addrs", &["src/flow/vip.rs"]),
     ("inotify", &["src/spool/tree"]),
@@ -51,10 +52,19 @@ const CONFINED: [(&str, &[&str]); 29] = [
     ("notify", &["src/spool/tree"]),
     (
         "percent_encoding",
-        &["src/message", "src/config", "src/transfer", "src/cli/demo"],
+        &[
+            "src/message",
+            "src/config",
+            "src/broker/management",
+            "src/transfer",
+            "src/cli/demo",
+        ],
     ),
     ("regex", &["src/message/mask/pattern.rs"]),
-    ("reqwest", &["src/transfer/http.rs", "src/transfer/http"]),
+    (
+        "reqwest",
+        &["src/broker/management", "src/transfer/http.rs", "src/transfer/http"],
+    ),
     ("rusqlite", &["src/spool", "src/broker/embedded"]),
     ("rustls_native_certs", &["src/transfer/ftp"]),
     ("russh", &["src/transfer/sftp.rs", "src/transfer/sftp"]),

@@ -12,6 +12,7 @@ use crate::message::{Envelope, Fault, Headers, Topology};
 
 pub mod amqp;
 pub mod embedded;
+pub mod management;
 
 /// A broker's refusal or silence, classified where it was born.
 #[derive(Debug, thiserror::Error)]

@@ -65,7 +65,7 @@
 //!
 //! | option | default | meaning |
 //! | --- | --- | --- |
-//! | `broker` | | one with `management`, whose user has the tag monitoring (of all vhosts: administrator) |
+//! | `broker` | | one with `management`; its user needs the tag `monitoring`, and `configure` in the virtual hosts |
 //! | `max_messages` | 25000 | more messages than this are too many |
 //! | `max_bytes` | `"50MB"` | more memory of the queue's process than this is too much, and so are more bytes of messages |
 //! | `idle_for` | none | without a consumer for longer than this is abandoned, whatever it holds |

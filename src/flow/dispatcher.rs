@@ -77,6 +77,7 @@ use crate::spool::seen::Memory;
 mod dispatch;
 mod learn;
 mod remember;
+mod sources;
 
 use dispatch::Dispatch;
 use remember::Remembered;

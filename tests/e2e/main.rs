@@ -8,6 +8,7 @@ mod datamart;
 mod deliverer;
 mod dispatcher;
 mod dropped;
+mod election;
 mod life;
 mod parking;
 mod receiver;
