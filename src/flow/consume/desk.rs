@@ -119,9 +119,9 @@ impl<H: Handle> Desk<H> {
     /// Whether the rungs are as px makes them. Others are not trusted: what expires on a rung without its way back is
     /// lost.
     async fn declare_rungs(&self, connection: &dyn Connection) -> Result<bool, BrokerError> {
-        let queue = &self.intake.queue.name;
+        let queue = &self.intake.queue;
         let mut warnings = Vec::new();
-        for topology in [park::way_back(queue), park::rungs(queue)] {
+        for topology in [park::way_back(&queue.name), park::rungs(queue)] {
             warnings.extend(connection.declare(&topology).await?);
         }
         for warning in &warnings {
@@ -257,7 +257,7 @@ impl<H: Handle> Desk<H> {
     /// The unit's publisher; made when it is first needed, for most pull workers never park.
     async fn publisher(&self) -> &Publisher {
         let start = || async {
-            let topology = park::rungs(&self.intake.queue.name);
+            let topology = park::rungs(&self.intake.queue);
             Publisher::start(&self.unit, self.intake.broker.clone(), topology, Options::default())
         };
         self.publisher.get_or_init(start).await
