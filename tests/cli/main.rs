@@ -9,9 +9,12 @@ mod clean;
 mod convert;
 mod life;
 mod messages;
+mod ping;
 mod readme;
 mod resend;
 mod sundew;
+#[path = "../support/mod.rs"]
+mod support;
 mod units;
 mod usage;
 
