@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use crate::config::{Broker, Scheme};
 use crate::message::{Envelope, Fault, Headers, Topology};
 
+pub mod administration;
 pub mod amqp;
 pub mod embedded;
 pub mod management;

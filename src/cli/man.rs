@@ -20,12 +20,18 @@ struct Page {
 }
 
 /// The site file and every component.
-const PAGES: [Page; 8] = [
+const PAGES: [Page; 9] = [
     Page {
         name: "px.toml",
         section: 5,
         about: "the site file of px, its secrets and its places",
         sources: &[("", include_str!("../config/site.rs"))],
+    },
+    Page {
+        name: "px-broker.toml",
+        section: 5,
+        about: "what a broker is to have: users, rights, exchanges, policies",
+        sources: &[("", include_str!("../config/administration.rs"))],
     },
     Page {
         name: "px-watcher",
@@ -85,7 +91,8 @@ is the same unit, for systemd's `px@rx-NAME`.
 # Status
 
 `px status` shows the state of each unit, what it has counted since its start and what it has in hand now. What is 0 is
-left out; `--json` has everything. A paused unit is running, exit code 0; for alarms look at `state` of `--json`.
+left out; `--json` has everything. Under a dispatcher there is a line for each source that races with others, and one for
+each two that disagree, see px-dispatcher(5). A paused unit is running, exit code 0; for alarms look at `state` of `--json`.
 
 ## Since the start
 

@@ -11,6 +11,7 @@ use crate::daemon::log::Rendering;
 
 mod broker;
 mod broker_admin;
+mod broker_apply;
 mod broker_ping;
 mod check;
 mod clean;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::flow::Unit;
 use crate::flow::state::Role;
+use crate::metrics::race::{Disagreeing, Standing};
 
 /// Written at most this often, and only when something changed.
 const EVERY: Duration = Duration::from_secs(1);
@@ -45,6 +46,12 @@ pub struct Status {
     pub counts: Map<String, Value>,
     /// Latency of products in seconds: `p50`, `p99`.
     pub latency_s: Map<String, Value>,
+    /// Of a dispatcher: which of redundant sources announces first.
+    #[serde(default)]
+    pub sources: Vec<Standing>,
+    /// Of a dispatcher: sources that say different things of one product.
+    #[serde(default)]
+    pub disagreements: Vec<Disagreeing>,
 }
 
 impl Status {
@@ -96,6 +103,8 @@ pub fn of(unit: &Unit, started: Timestamp) -> Status {
             .collect(),
         counts: unit.metrics.all().map(|(name, n)| (name.into(), n.into())).collect(),
         latency_s,
+        sources: unit.metrics.race.standings(),
+        disagreements: unit.metrics.race.disagreements(),
     }
 }
 

@@ -31,7 +31,7 @@ pub use base::{BaseError, split_tree_url};
 pub use decode::{DecodeError, DecodeOptions, Decoded, Reason, decode};
 pub use destination_name::{NAMING, NameError, Naming, NamingError, Scripted};
 pub use directory::{DIRECTORY_NAMES, DirectoryError, DirectoryTemplate};
-pub use duplicate::{By, SeenKey, seen_key};
+pub use duplicate::{By, Fingerprint, SeenKey, seen_key};
 pub use encode::{EncodeError, Encoded, encode};
 pub use envelope::{Envelope, Headers, Value};
 pub use fault::Fault;

@@ -11,6 +11,7 @@ mod life;
 mod messages;
 mod ping;
 mod readme;
+mod reap;
 mod resend;
 mod sundew;
 #[path = "../support/mod.rs"]

@@ -1,5 +1,6 @@
 //! From end to end: units as processes, a real broker, real files; killed, cut off and brought back.
 
+mod administration;
 mod alternates;
 mod announce;
 mod chain;
@@ -14,6 +15,7 @@ mod parking;
 mod receiver;
 mod scripts;
 mod sender;
+mod sources;
 mod sundew;
 #[path = "../support/mod.rs"]
 mod support;

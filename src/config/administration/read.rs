@@ -140,7 +140,7 @@ fn users(table: &mut Table, broker: Option<&Broker>, site: &Site, vhosts: &Vhost
         if !is_name(name) {
             below.refuse(name, &format!("not a user's name; accepted: {NAME}"));
         }
-        let user = below.within(name, |table| Some(user(table, name, vhosts)));
+        let user = below.within(name, |table| user(table, name, vhosts));
         let Some((mut user, is_external)) = user else { continue };
         if is_external {
             user.password = Password::External;
@@ -153,8 +153,8 @@ fn users(table: &mut Table, broker: Option<&Broker>, site: &Site, vhosts: &Vhost
     (users.len() == names.len()).then_some(users)
 }
 
-/// `[users.NAME]`, and whether its password is elsewhere.
-fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> (User, bool) {
+/// `[users.NAME]`, and whether its password is elsewhere; `None` where its tags are at fault, and nothing follows of them.
+fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> Option<(User, bool)> {
     let external = table.choice("password", &[("external", true)]).unwrap_or(false);
     // A password that was written here by mistake is told once, and not missed.
     let is_external = external || table.has("password");
@@ -163,9 +163,9 @@ fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> (User, bool) {
         text if text.contains([',', ' ']) || text.chars().any(char::is_control) => Err(String::new()),
         text => Ok(text.to_string()),
     };
-    let mut tags = table
-        .parsed_list("tags", tag, &format!("a list of {}", TAGS.join(", ")))
-        .unwrap_or_default();
+    let tags = table.parsed_list("tags", tag, &format!("a list of {}", TAGS.join(", ")));
+    let are_good = tags.is_some() || !table.has("tags");
+    let mut tags = tags.unwrap_or_default();
     for tag in tags.iter().filter(|tag| !TAGS.contains(&tag.as_str())) {
         table.warn(
             "tags",
@@ -196,7 +196,7 @@ fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> (User, bool) {
         tags,
         permissions,
     };
-    (user, is_external)
+    are_good.then_some((user, is_external))
 }
 
 fn permission(table: &mut Table, vhosts: &Vhosts) -> Option<Permission> {
@@ -368,18 +368,11 @@ fn replicated(table: &mut Table, vhosts: &Vhosts) -> Vec<Replicated> {
     for mut spelled in table.tables("replicated") {
         let (name, pattern) = (name(&mut spelled), required_pattern(&mut spelled));
         let vhost = vhosts.read(&mut spelled);
-        // RabbitMQ finds a pattern anywhere in the name; a mask begins where the name does.
-        let anywhere = pattern
-            .as_ref()
-            .map(|pattern| Masks::new([(Verdict::Accept, format!("(?s:.*?)(?:{pattern})"))]));
-        let masks = match anywhere.transpose() {
-            Ok(masks) => masks,
-            Err(errors) => {
-                let problem = errors.first().map(|error| error.problem.clone()).unwrap_or_default();
-                spelled.refuse("pattern", &problem);
-                None
-            }
-        };
+        let masks = pattern.as_deref().map(found_anywhere).transpose();
+        let masks = masks.unwrap_or_else(|problem| {
+            spelled.refuse("pattern", &problem);
+            None
+        });
         if let (Some(name), Some(pattern), Some(vhost), Some(masks)) = (name, pattern, vhost, masks) {
             list.push(Replicated {
                 vhost,
@@ -391,6 +384,17 @@ fn replicated(table: &mut Table, vhosts: &Vhosts) -> Vec<Replicated> {
         spelled.finish();
     }
     list
+}
+
+/// RabbitMQ finds a pattern anywhere in a name; a mask begins where the name does.
+fn found_anywhere(pattern: &str) -> Result<Masks, String> {
+    let mask = |text: String| {
+        let masks = Masks::new([(Verdict::Accept, text)]);
+        masks.map_err(|errors| errors.first().map(|error| error.problem.clone()).unwrap_or_default())
+    };
+    // Alone first: what opens and closes groups that are not its own is none.
+    mask(pattern.to_string())?;
+    mask(format!("(?s:.*?)(?:{pattern})"))
 }
 
 /// A virtual host has one policy of a name, and those of `replicated` are policies too.

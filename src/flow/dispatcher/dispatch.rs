@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::remember::Remembered;
+use super::sources::Sources;
 use super::{Config, Rekey};
 use crate::flow::consume::{Handle, Input, Step};
 use crate::flow::product::Product;
@@ -16,7 +17,7 @@ use crate::flow::standby::Election;
 use crate::flow::{Cause, Outcome, Output, Unit, chain, since};
 use crate::message::{Announcement, Decoded, Envelope, SeenKey, decode, seen_key, stamp, topic};
 use crate::metrics::Count;
-use crate::spool::seen::Verdict;
+use crate::spool::seen::{Verdict, Winner};
 
 /// A forward under way: `Some(true)` once it is safe, `Some(false)` when it was not done.
 type Verdicts = HashMap<SeenKey, watch::Sender<Option<bool>>>;
@@ -28,6 +29,7 @@ pub(super) struct Dispatch {
     remembered: Arc<Remembered>,
     election: Option<Election>,
     in_flight: Mutex<Verdicts>,
+    sources: Sources,
     /// Duplicates since the last forward.
     ignored: AtomicU64,
 }
@@ -45,13 +47,17 @@ pub struct Note {
 enum Look {
     Forward,
     Wait(watch::Receiver<Option<bool>>),
-    Ignore(Arc<str>),
+    /// A copy of what this one announced.
+    Ignore(Winner),
+    /// The winner's own source says it anew, and the unit drops that.
+    DropReissue,
 }
 
 impl Dispatch {
     pub fn new(unit: &Unit, config: Config, remembered: Arc<Remembered>, election: Option<Election>) -> Dispatch {
         Dispatch {
             unit: unit.clone(),
+            sources: Sources::new(&unit.metrics),
             config,
             remembered,
             election,
@@ -73,10 +79,9 @@ impl Dispatch {
         match self.remembered.verdict(key, announcement, note.time) {
             // The very one that another dispatcher has published, and has not acked: it may have died before that was
             // confirmed. A repeat at worst.
-            Verdict::Duplicate { of_source }
-                if redelivered && *of_source == *announcement.source() && self.remembered.is_unsure(&key) => {}
-            Verdict::Duplicate { of_source } => return Look::Ignore(of_source),
-            Verdict::Reissue if self.config.drops_reissues => return Look::Ignore(announcement.source().into()),
+            Verdict::Duplicate(winner) if redelivered && winner.is_own && self.remembered.is_unsure(&key) => {}
+            Verdict::Duplicate(winner) => return Look::Ignore(winner),
+            Verdict::Reissue if self.config.drops_reissues => return Look::DropReissue,
             Verdict::Reissue | Verdict::First => {}
         }
         in_flight.insert(key, watch::Sender::new(None));
@@ -164,7 +169,11 @@ impl Handle for Dispatch {
         };
         let step = match self.look(&note, &announcement, input.redelivered) {
             Look::Forward => Step::Now(self.forward(&input.envelope)),
-            Look::Ignore(of_source) => Step::Now(self.ignore(&of_source)),
+            Look::Ignore(winner) => {
+                self.sources.note(input, &announcement, &winner);
+                Step::Now(self.ignore(&winner.source))
+            }
+            Look::DropReissue => Step::Now(self.ignore(&announcement.source())),
             Look::Wait(verdict) => Step::Again(Box::pin(async move {
                 let mut verdict = verdict;
                 // A leader that vanished without a word was not done either: look again.
@@ -186,12 +195,13 @@ impl Handle for Dispatch {
         }
     }
 
-    async fn outputs_safe(&self, _: &Input, note: &Note) -> Result<(), Cause> {
+    async fn outputs_safe(&self, input: &Input, note: &Note) -> Result<(), Cause> {
         let Some(announcement) = &note.announcement else {
             return Ok(());
         };
         if let Some(key) = note.key {
-            self.remembered.remember(key, announcement, note.time).await?;
+            let remembered = self.remembered.remember(key, announcement, note.time, input.first_seen);
+            remembered.await?;
         }
         self.resolve(note, true);
         let took = note.time.map(since).unwrap_or_default();

@@ -2,13 +2,14 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use crate::flow::{Cause, Unit, chain};
-use crate::message::{Announcement, Fault, SeenKey};
+use crate::message::{Announcement, Fault, Fingerprint, SeenKey};
 use crate::metrics::{Count, Metrics};
 use crate::spool::seen::{Batch, Facts, Memory, Seen, SeenLog, Verdict};
 use crate::spool::{Durability, SpoolError, off_thread};
@@ -53,6 +54,8 @@ struct Forward {
     key: SeenKey,
     announcement: Arc<Announcement>,
     time: Option<Timestamp>,
+    /// When px first had it.
+    came: Timestamp,
     safe: oneshot::Sender<Result<(), String>>,
 }
 
@@ -66,6 +69,7 @@ impl Remembered {
             tracing::info!(
                 products = loaded.records,
                 torn_bytes = loaded.torn_bytes,
+                of_older_px = loaded.is_older,
                 "the seen log has been read"
             );
             Ok((seen, log))
@@ -98,12 +102,14 @@ impl Remembered {
         key: SeenKey,
         announcement: &Arc<Announcement>,
         time: Option<Timestamp>,
+        came: Timestamp,
     ) -> Result<(), Cause> {
         let (safe, written) = oneshot::channel();
         let forward = Forward {
             key,
             announcement: Arc::clone(announcement),
             time,
+            came,
             safe,
         };
         // A thread that has ended drops the answer, which is told below.
@@ -140,7 +146,8 @@ impl Remembered {
                 if let Verdict::Duplicate { .. } = memory.verdict(&key.0, &facts, now) {
                     continue;
                 }
-                memory.remember(key.0, &facts, now, &mut batch);
+                // When the other one first had it is not known; its forward is heard of at once.
+                memory.remember(key.0, &facts, Duration::ZERO, now, &mut batch);
                 unsure.add(*key);
                 self.metrics.count(Count::Learned);
             }
@@ -197,13 +204,15 @@ fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: 
             is_awaited = true;
             let source = forward.announcement.source();
             let facts = facts(&forward.announcement, &source, forward.time);
-            memory.remember(forward.key.0, &facts, now, &mut batch);
+            let held = Duration::try_from(now.duration_since(forward.came)).unwrap_or_default();
+            memory.remember(forward.key.0, &facts, held, now, &mut batch);
         }
         metrics.add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
-        let snapshot = log.wants_rewrite(memory.len()).then(|| memory.snapshot(now));
+        // What is new is in the memory, so a rewritten log has it.
+        let aside = log.wants_rewrite(memory.len()).then(|| log.write_aside(&memory, now));
         drop(memory);
-        let written = match snapshot {
-            Some(snapshot) => log.rewrite(&snapshot),
+        let written = match aside {
+            Some(aside) => aside.and_then(|aside| log.replace(aside)),
             None if is_awaited => log.append_batch(&batch),
             None => log.append_soft(&batch),
         };
@@ -234,5 +243,6 @@ fn facts<'a>(announcement: &'a Announcement, source: &'a str, time: Option<Times
         path: &announcement.path.0,
         size: announcement.size,
         time,
+        content: announcement.identity.as_ref().and_then(Fingerprint::of),
     }
 }
