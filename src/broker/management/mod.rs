@@ -2,6 +2,24 @@
 //!
 //! Every call is one request, answered within the broker's `connect_timeout` and `reply_timeout` together, or an
 //! error whose fault says whom to blame. Nothing is retried, and no error holds a password.
+//!
+//! # How old its figures are
+//!
+//! Measured with RabbitMQ 3.10.8 and its default interval of 5 s:
+//!
+//! | asked for | a consumer that came is seen after | one that went |
+//! | --- | --- | --- |
+//! | [`Management::queues`], [`Management::queue`], in `consumers` | 3 to 10 s | 5 to 10 s |
+//! | [`Management::consumers`] | 0.7 to 4.5 s | at once |
+//! | `Connection::consumers`, a passive declare by AMQP | at once | at once |
+//!
+//! One queue asked for alone is no fresher than in the list, and `messages` is as old as `consumers` there. So only a
+//! passive declare counts consumers exactly, and only a guarded deletion looks and deletes in one step.
+//!
+//! A queue that was just made, or whose node is down, has no figures: they are `None`. So it is for all queues where
+//! statistics are switched off (`management_agent.disable_metrics_collector`, `management.disable_stats`); then
+//! [`Management::consumers`] is refused too. With `management.enable_queue_totals` lists still have `messages`, and for
+//! quorum queues these leave out what is unacknowledged; one queue asked for alone has nothing.
 
 use std::time::Duration;
 
@@ -23,7 +41,7 @@ use classify::{Trouble, classify};
 use model::{Consumer, Refusal, Vhost, Whoami};
 pub use model::{Overview, QueueInfo, QueueKind};
 
-/// 100 000 queues, as they are asked for here, are half of it.
+/// 100 000 queues, as they are asked for here, are half of it; 3000 take RabbitMQ half a second.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// RabbitMQ itself hangs up after 60 s.
 const IDLE: Duration = Duration::from_secs(15);
@@ -166,8 +184,9 @@ impl Management {
             .await
     }
 
-    /// How many consumers the queue has now. An own fault where the user would only be shown its own: it needs the
-    /// tag `monitoring` or `administrator`.
+    /// How many consumers the queue has, without those that came in the last 5 s: fresher than what queues say of
+    /// themselves, and still no proof that nobody consumes, which only `Connection::consumers` gives. An own fault
+    /// where the user would only be shown its own consumers: it needs the tag `monitoring` or `administrator`.
     pub async fn consumers(&self, vhost: &str, queue: &str) -> Result<u64, BrokerError> {
         let who: Whoami = self.needed(&["whoami"], &[]).await?;
         if !who.has_tag(&["monitoring", "administrator"]) {

@@ -31,7 +31,7 @@ pub enum QueueKind {
     Other(String),
 }
 
-/// A queue as the management API lists it. A figure is `None` where the broker has no statistics of it: for up to 5 s
+/// A queue as the management API lists it. A figure is `None` where the broker has no statistics of it: for some seconds
 /// after it was declared, while its node is down, and always where statistics are switched off.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueInfo {
@@ -55,9 +55,9 @@ pub struct QueueInfo {
     pub message_bytes: Option<u64>,
     /// Bytes of the queue's process, not of its messages on disk.
     pub memory: Option<u64>,
-    /// How many there were up to 5 s ago.
+    /// How many there were up to 10 s ago.
     pub consumers: Option<u64>,
-    /// `running`, `down`, `minority`, `stopped` …
+    /// `running`, `down`, `minority`, `stopped` …; `live` where statistics are switched off.
     pub state: Option<String>,
     /// Quorum queues and queues that are fed have none.
     pub idle_since: Option<Timestamp>,
