@@ -34,13 +34,14 @@ const COMPONENTS: [&str; 7] = [
 ];
 
 /// Where a foreign crate may be named, so that it can be exchanged there and nowhere else.
-const CONFINED: [(&str, &[&str]); 29] = [
+const CONFINED: [(&str, &[&str]); 30] = [
     ("anyhow", &["src/flow", "src/daemon", "src/cli"]),
     ("backon", &["src/backoff.rs"]),
     ("base16ct", &["src/message"]),
-    ("base64", &["src/message"]),
+    ("base64", &["src/message", "src/spool/spill"]),
     ("clap", &["src/cli"]),
     ("fancy_regex", &["src/message/mask/pattern.rs"]),
+    ("flate2", &["src/spool/spill.rs"]),
     ("hmac", &["src/transfer/sftp"]),
     ("if_addrs", &["src/flow/vip.rs"]),
     ("inotify", &["src/spool/tree"]),

@@ -21,11 +21,14 @@ use crate::message::{Envelope, Queue, Topology};
 
 mod along;
 mod desk;
+mod drain;
 mod gate;
 mod local;
 mod taker;
 
 pub use along::read_along;
+pub use drain::Drain;
+
 use desk::Desk;
 use gate::Gate;
 use taker::Taker;

@@ -35,6 +35,7 @@ pub mod removal;
 pub mod sample;
 pub mod script;
 pub mod sender;
+pub mod spill;
 pub mod standby;
 pub mod state;
 mod tell;
