@@ -25,7 +25,7 @@
 //! | `log` | the site's | `{ keep = 30, level = "info" }`: days for which old logs are kept, and what is written |
 //!
 //! ```toml
-//! broker = "bunny"
+//! broker = "local"
 //! queue  = "cmc.dd_dispatcher.urp"
 //! bind   = ["v00.urp.input.#"]
 //! rekey  = { from = "v00.urp.input", to = "v00.urp.notify" }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use px::config::BrokerUrl;
 use px::message::Envelope;
 
 use crate::dispatcher::{SOURCES, UNIT, dispatcher, from_both, urp};
-use crate::support::{Feed, Process, RabbitServer, SOON, TestBroker, TestSite, wait_until};
+use crate::support::{Feed, Process, RabbitServer, SOON, TestBroker, TestSite, broker_of, wait_until};
 
 /// An address on the loopback interface, gone when dropped.
 struct Address(String);
@@ -367,6 +368,38 @@ fn close_followers(broker: &TestBroker) {
         }
         closed > 0
     });
+}
+
+/// Two processes on an embedded broker follow each other as well.
+#[test]
+fn on_an_embedded_broker_who_stands_by_knows_too() {
+    let home = tempfile::tempdir().expect("tempdir");
+    let url = format!("embedded:{}", home.path().join("own.db").display());
+    let places = px::config::Places::under(home.path());
+    let broker = broker_of(vec![BrokerUrl::parse(&url, &places).expect("url")]);
+    let [here, there] = Address::pair();
+    let feed = Feed::new(&broker);
+    let sites = [TestSite::at(&url), TestSite::at(&url)];
+    for (site, address) in sites.iter().zip([&here, &there]) {
+        dispatcher(site, &feed, &format!("vip = \"{}\"\n", address.0));
+    }
+    here.come();
+    let _units = sites.each_ref().map(|site| site.run_ready(UNIT));
+    sites[0].wait_state(UNIT, "running");
+    sites[1].wait(UNIT, "follows", |status| status["links"]["follow"]["connected"] == true);
+    feed.announce_all(firsts(0..50));
+    sites[1].wait_count(UNIT, "learned", 50);
+    sites[0].wait_that("all is settled", || feed.depth("in") == Some(0));
+    here.go();
+    there.come();
+    feed.announce_all(copies(0..60));
+    sites[1].wait_count(UNIT, "ignored", 50);
+    sites[1].wait_count(UNIT, "forwarded", 10);
+    assert!(
+        !sites[1].said(UNIT).contains("may not be known"),
+        "{}",
+        sites[1].said(UNIT)
+    );
 }
 
 /// Both hosts have the address, as when they do not see each other: what comes is shared, nothing is lost, and when one is

@@ -92,3 +92,22 @@ fn literal(pattern: &str) -> String {
     let words = pattern.split('.').take_while(|word| !matches!(*word, "*" | "#"));
     words.collect::<Vec<_>>().join(".")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_output_is_followed_by_its_keys_and_read_under_those_of_the_input() {
+        let rekey = |to: &str| Rekey::Prefix {
+            from: "v00.in".into(),
+            to: to.into(),
+        };
+        assert_eq!(output_keys(&rekey("v00.out")), ["v00.out", "v00.out.#"]);
+        assert_eq!(output_keys(&rekey("")), ["#"]);
+        assert_eq!(output_keys(&Rekey::Fixed("first".into())), ["first"]);
+        for (pattern, beginning) in [("v00.a.#", "v00.a"), ("v02.*.b", "v02"), ("#", ""), ("exp.c", "exp.c")] {
+            assert_eq!(literal(pattern), beginning);
+        }
+    }
+}

@@ -246,3 +246,20 @@ fn facts<'a>(announcement: &'a Announcement, source: &'a str, time: Option<Times
         content: announcement.identity.as_ref().and_then(Fingerprint::of),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_learned_long_ago_is_sure() {
+        let mut unsure = Unsure::default();
+        let key = |n: usize| SeenKey(std::array::from_fn(|i| (n >> (8 * i.min(7))) as u8));
+        for n in 0..UNSURE_MAX + 10 {
+            unsure.add(key(n));
+            unsure.add(key(n));
+        }
+        assert_eq!((unsure.keys.len(), unsure.order.len()), (UNSURE_MAX, UNSURE_MAX));
+        assert!(!unsure.keys.contains(&key(9)) && unsure.keys.contains(&key(10)));
+    }
+}
