@@ -192,6 +192,15 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl Broker {
+    /// The same broker with another virtual host in all of its URLs.
+    pub fn in_vhost(&self, vhost: &str) -> Broker {
+        let mut broker = self.clone();
+        for url in &mut broker.urls {
+            vhost.clone_into(&mut url.vhost);
+        }
+        broker
+    }
+
     /// A broker with one URL and every other option at its default.
     pub fn new(name: &str, url: BrokerUrl) -> Broker {
         Broker {

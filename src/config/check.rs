@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::error::NOT_SERVED;
 use super::unit::is_native;
 use super::{
-    Administration, ConfigError, Errors, Places, RoutingTable, Service, Site, Table, UnitName, clients, file, load_unit, service,
-    sundew, units,
+    Administration, ConfigError, Errors, Places, RoutingTable, Service, Site, Table, UnitName, clients, file,
+    load_unit, service, sundew, units,
 };
 
 /// The findings of all files, by file and line; and notes, which nobody needs to do anything about.

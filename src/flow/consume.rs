@@ -21,12 +21,14 @@ use crate::message::{Envelope, Queue, Topology};
 
 mod along;
 mod desk;
+mod drain;
 mod gate;
 mod local;
 mod taker;
 
 pub use along::read_along;
 use desk::Desk;
+pub use drain::Drain;
 use gate::Gate;
 use taker::Taker;
 

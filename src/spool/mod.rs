@@ -22,6 +22,7 @@ pub mod queue;
 pub mod resend;
 pub mod seen;
 pub mod sightings;
+pub mod spill;
 pub mod sweep;
 pub mod tree;
 

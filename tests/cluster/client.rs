@@ -11,6 +11,7 @@ use px::config::{Broker, BrokerUrl, Scheme, Secret};
 use px::message::{Binding, Envelope, Exchange, ExchangeKind, Queue, Topology};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::hosts::{BUNNIES, VIP, address_of};
 use crate::support::{broker_of, wait_until};
@@ -31,6 +32,7 @@ pub struct Client {
 /// Announces a list in order, as far as it may.
 pub struct Producer {
     allowed: watch::Sender<usize>,
+    task: JoinHandle<()>,
 }
 
 /// What a subscriber has seen.
@@ -119,8 +121,8 @@ impl Client {
     /// Begins when it is allowed to.
     pub fn producer(&self, announcements: Vec<Envelope>) -> Producer {
         let allowed = watch::Sender::new(0);
-        self.runtime.spawn(announce(announcements, allowed.subscribe()));
-        Producer { allowed }
+        let task = self.runtime.spawn(announce(announcements, allowed.subscribe()));
+        Producer { allowed, task }
     }
 
     /// Reads and acks a queue for as long as the client lives.
@@ -135,6 +137,13 @@ impl Producer {
     /// It may announce the first so many of its list.
     pub fn allow(&self, count: usize) {
         self.allowed.send_replace(count);
+    }
+
+    /// All of its list, and the broker has confirmed it.
+    #[track_caller]
+    pub fn finish(&self, deadline: Duration) {
+        self.allow(usize::MAX);
+        wait_until(deadline, "all is announced", || self.task.is_finished());
     }
 }
 
@@ -191,7 +200,9 @@ async fn announce(announcements: Vec<Envelope>, mut allowed: watch::Receiver<usi
     let mut tick = tokio::time::interval(TICK);
     while done < announcements.len() {
         tick.tick().await;
-        let end = (done + PER_TICK).min(*allowed.borrow_and_update());
+        let end = (done + PER_TICK)
+            .min(*allowed.borrow_and_update())
+            .min(announcements.len());
         if end <= done {
             if allowed.changed().await.is_err() {
                 return;

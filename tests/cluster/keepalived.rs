@@ -6,45 +6,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::hosts::on;
-use crate::support::{PX, spawn_kept};
-
-/// The text of docs/broker.md, for hosts whose interface and addresses are those of the document. What differs: where
-/// px is, and whose rights its check has.
-const CONFIGURATION: &str = r#"global_defs {
-    enable_script_security
-    script_user px
-}
-
-vrrp_script chk_rabbitmq {
-    script "/usr/bin/px broker ping bunny --timeout 2s"
-    interval 2
-    timeout 3
-    fall 2
-    rise 2
-}
-
-vrrp_instance bunny-op {
-    state BACKUP
-    interface eth0
-    virtual_router_id 247
-    priority 150
-    advert_int 1
-    preempt_delay 5
-    track_interface {
-        eth0
-    }
-    authentication {
-        auth_type PASS
-        auth_pass bunop
-    }
-    virtual_ipaddress {
-        142.135.12.59 dev eth0
-    }
-    track_script {
-        chk_rabbitmq
-    }
-}
-"#;
+use crate::support::{PX, recipe_with, spawn_kept};
 
 /// One host's.
 pub struct Keepalived {
@@ -57,18 +19,21 @@ impl Keepalived {
     pub fn new(host: &'static str, root: &std::path::Path) -> Keepalived {
         // keepalived runs no script below a directory in which others may write, as that of this program may be.
         let check = format!("/run/px-of-{host}");
-        let script = format!("#!/bin/sh\nPX_ROOT='{}' exec '{PX}' \"$@\"\n", root.display());
+        let script = format!(
+            "#!/bin/bash\n# {} {PX}\n(exec 3<>/dev/tcp/127.0.0.1/5672)\n",
+            root.display()
+        );
         std::fs::write(&check, script).expect("check");
         let mut chmod = Command::new("chmod");
         assert!(chmod.args(["755", &check]).status().expect("chmod").success());
-        let mut text = CONFIGURATION.to_owned();
-        for (from, to) in [
-            ("/usr/bin/px ", format!("{check} ")),
-            ("script_user px\n", "script_user root\n".to_owned()),
-        ] {
-            assert!(text.contains(from), "no {from:?} in:\n{text}");
-            text = text.replace(from, &to);
-        }
+        // The interface and the addresses are those of the document: what differs is where px is, and the user px.
+        let text = recipe_with(
+            "/etc/keepalived/keepalived.conf",
+            &[
+                ("/usr/bin/px ", &format!("{check} ")),
+                ("script_user px", "script_user root"),
+            ],
+        );
         let keepalived = Keepalived { host, process: None };
         std::fs::write(keepalived.file("conf"), text).expect("keepalived.conf");
         keepalived

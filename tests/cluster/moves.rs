@@ -81,7 +81,9 @@ fn an_address_that_moves_and_a_node_that_dies_lose_nothing() {
         costs.push(cost);
         pair.wait("the cluster is whole", Pair::is_whole);
     }
-    producers[1].allow(PRODUCTS);
+    for producer in &producers {
+        producer.finish(PATIENCE);
+    }
 
     let copies = pair.record();
     let missing = wanted.iter().filter(|key| !copies.contains_key(*key)).count();

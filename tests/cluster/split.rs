@@ -47,7 +47,9 @@ fn when_both_hosts_hold_the_address_nothing_of_the_side_with_the_clients_is_lost
     pair.wait("the cluster is whole", Pair::is_whole);
     allow(PRODUCTS);
     subscriber.wait_for(PRODUCTS, PATIENCE);
-    producers[1].allow(PRODUCTS);
+    for producer in &producers {
+        producer.finish(PATIENCE);
+    }
 
     let copies = pair.record();
     let missing = wanted.iter().filter(|key| !copies.contains_key(*key)).count();

@@ -1,5 +1,6 @@
 //! From end to end: units as processes, a real broker, real files; killed, cut off and brought back.
 
+mod administration;
 mod alternates;
 mod announce;
 mod chain;
@@ -8,6 +9,7 @@ mod datamart;
 mod deliverer;
 mod dispatcher;
 mod dropped;
+mod election;
 mod life;
 mod parking;
 mod receiver;

@@ -37,7 +37,11 @@ pub(super) fn administration(table: &mut Table, site: &Site) -> Option<Administr
     }
     let guest = table.choice(
         "guest",
-        &[("disarm", Guest::Disarm), ("delete", Guest::Delete), ("keep", Guest::Keep)],
+        &[
+            ("disarm", Guest::Disarm),
+            ("delete", Guest::Delete),
+            ("keep", Guest::Keep),
+        ],
     );
     let guest = guest.unwrap_or(Guest::Disarm);
     let vhosts = vhosts(table);
@@ -136,7 +140,7 @@ fn users(table: &mut Table, broker: Option<&Broker>, site: &Site, vhosts: &Vhost
         if !is_name(name) {
             below.refuse(name, &format!("not a user's name; accepted: {NAME}"));
         }
-        let user = below.within(name, |table| Some(user(table, name, vhosts)));
+        let user = below.within(name, |table| user(table, name, vhosts));
         let Some((mut user, is_external)) = user else { continue };
         if is_external {
             user.password = Password::External;
@@ -149,8 +153,8 @@ fn users(table: &mut Table, broker: Option<&Broker>, site: &Site, vhosts: &Vhost
     (users.len() == names.len()).then_some(users)
 }
 
-/// `[users.NAME]`, and whether its password is elsewhere.
-fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> (User, bool) {
+/// `[users.NAME]`, and whether its password is elsewhere; `None` where its tags are at fault, and nothing follows of them.
+fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> Option<(User, bool)> {
     let external = table.choice("password", &[("external", true)]).unwrap_or(false);
     // A password that was written here by mistake is told once, and not missed.
     let is_external = external || table.has("password");
@@ -159,9 +163,14 @@ fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> (User, bool) {
         text if text.contains([',', ' ']) || text.chars().any(char::is_control) => Err(String::new()),
         text => Ok(text.to_string()),
     };
-    let mut tags = table.parsed_list("tags", tag, &format!("a list of {}", TAGS.join(", "))).unwrap_or_default();
+    let tags = table.parsed_list("tags", tag, &format!("a list of {}", TAGS.join(", ")));
+    let are_good = tags.is_some() || !table.has("tags");
+    let mut tags = tags.unwrap_or_default();
     for tag in tags.iter().filter(|tag| !TAGS.contains(&tag.as_str())) {
-        table.warn("tags", &format!("{tag:?} is none that RabbitMQ knows itself: {}", TAGS.join(", ")));
+        table.warn(
+            "tags",
+            &format!("{tag:?} is none that RabbitMQ knows itself: {}", TAGS.join(", ")),
+        );
     }
     tags.sort();
     tags.dedup();
@@ -173,7 +182,10 @@ fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> (User, bool) {
             continue;
         };
         if permissions.iter().any(|other| other.vhost == read.vhost) {
-            spelled.refuse("vhost", &format!("{:?} has permissions of this user already", read.vhost));
+            spelled.refuse(
+                "vhost",
+                &format!("{:?} has permissions of this user already", read.vhost),
+            );
         }
         spelled.finish();
         permissions.push(read);
@@ -184,7 +196,7 @@ fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> (User, bool) {
         tags,
         permissions,
     };
-    (user, is_external)
+    are_good.then_some((user, is_external))
 }
 
 fn permission(table: &mut Table, vhosts: &Vhosts) -> Option<Permission> {
@@ -215,7 +227,10 @@ fn pattern(text: &str) -> Result<String, String> {
 fn password(users: &mut Table, broker: &Broker, name: &str, site: &Site) -> Password {
     match site.password(&broker.name, name) {
         Ok(Some(password)) if password.expose().contains(['\n', '\r', '\0']) => {
-            users.refuse(name, "its password has a line end or a NUL in it: no command could carry it");
+            users.refuse(
+                name,
+                "its password has a line end or a NUL in it: no command could carry it",
+            );
             return Password::Missing;
         }
         Ok(Some(password)) => return Password::Known(password),
@@ -232,7 +247,10 @@ fn password(users: &mut Table, broker: &Broker, name: &str, site: &Site) -> Pass
     }
     if !site.secrets_are_refused() {
         let broker = &broker.name;
-        users.warn(name, &format!("no password for {name}: secrets.toml (0600) has no [{broker}] {name} = \"…\""));
+        users.warn(
+            name,
+            &format!("no password for {name}: secrets.toml (0600) has no [{broker}] {name} = \"…\""),
+        );
     }
     Password::Missing
 }
@@ -249,7 +267,12 @@ fn exchanges(table: &mut Table, vhosts: &Vhosts) -> Vec<WantedExchange> {
             false => named(text),
         };
         let name = spelled.parsed("name", own, EXCHANGE);
-        let kinds = [ExchangeKind::Topic, ExchangeKind::Direct, ExchangeKind::Fanout, ExchangeKind::Headers];
+        let kinds = [
+            ExchangeKind::Topic,
+            ExchangeKind::Direct,
+            ExchangeKind::Fanout,
+            ExchangeKind::Headers,
+        ];
         let kind = spelled.choice("type", &kinds.map(|kind| (kind.name(), kind)));
         let durable = spelled.boolean("durable");
         let vhost = vhosts.read(&mut spelled);
@@ -318,7 +341,9 @@ fn definition(table: &mut Table) -> Option<Map<String, Json>> {
 }
 
 fn object<'a>(entries: impl Iterator<Item = (&'a String, &'a Value)>, depth: usize) -> Option<Map<String, Json>> {
-    entries.map(|(key, value)| Some((key.clone(), json(value, depth + 1)?))).collect()
+    entries
+        .map(|(key, value)| Some((key.clone(), json(value, depth + 1)?)))
+        .collect()
 }
 
 fn json(value: &Value, depth: usize) -> Option<Json> {
@@ -343,16 +368,11 @@ fn replicated(table: &mut Table, vhosts: &Vhosts) -> Vec<Replicated> {
     for mut spelled in table.tables("replicated") {
         let (name, pattern) = (name(&mut spelled), required_pattern(&mut spelled));
         let vhost = vhosts.read(&mut spelled);
-        // RabbitMQ finds a pattern anywhere in the name; a mask begins where the name does.
-        let anywhere = pattern.as_ref().map(|pattern| Masks::new([(Verdict::Accept, format!("(?s:.*?)(?:{pattern})"))]));
-        let masks = match anywhere.transpose() {
-            Ok(masks) => masks,
-            Err(errors) => {
-                let problem = errors.first().map(|error| error.problem.clone()).unwrap_or_default();
-                spelled.refuse("pattern", &problem);
-                None
-            }
-        };
+        let masks = pattern.as_deref().map(found_anywhere).transpose();
+        let masks = masks.unwrap_or_else(|problem| {
+            spelled.refuse("pattern", &problem);
+            None
+        });
         if let (Some(name), Some(pattern), Some(vhost), Some(masks)) = (name, pattern, vhost, masks) {
             list.push(Replicated {
                 vhost,
@@ -366,10 +386,23 @@ fn replicated(table: &mut Table, vhosts: &Vhosts) -> Vec<Replicated> {
     list
 }
 
+/// RabbitMQ finds a pattern anywhere in a name; a mask begins where the name does.
+fn found_anywhere(pattern: &str) -> Result<Masks, String> {
+    let mask = |text: String| {
+        let masks = Masks::new([(Verdict::Accept, text)]);
+        masks.map_err(|errors| errors.first().map(|error| error.problem.clone()).unwrap_or_default())
+    };
+    // Alone first: what opens and closes groups that are not its own is none.
+    mask(pattern.to_string())?;
+    mask(format!("(?s:.*?)(?:{pattern})"))
+}
+
 /// A virtual host has one policy of a name, and those of `replicated` are policies too.
 fn check_policy_names(table: &mut Table, policies: &[Policy], replicated: &[Replicated]) {
     let policies = policies.iter().map(|policy| ("policies", &policy.vhost, &policy.name));
-    let replicated = replicated.iter().map(|policy| ("replicated", &policy.vhost, &policy.name));
+    let replicated = replicated
+        .iter()
+        .map(|policy| ("replicated", &policy.vhost, &policy.name));
     let all: Vec<_> = policies.chain(replicated).collect();
     for (index, (key, vhost, name)) in all.iter().enumerate() {
         if all[..index].iter().any(|(_, v, n)| (v, n) == (vhost, name)) {
@@ -389,12 +422,18 @@ fn check_login(table: &mut Table, broker: &Broker, guest: Guest, users: &[User])
             );
         }
         if users.iter().any(|user| user.name == NEW_GUEST) {
-            table.refuse("guest", "users has guest too; accepted: guest = \"keep\", or no [users.guest]");
+            table.refuse(
+                "guest",
+                "users has guest too; accepted: guest = \"keep\", or no [users.guest]",
+            );
         }
     }
     let own = users.iter().find(|user| Some(user.name.as_str()) == own);
     if let Some(own) = own.filter(|own| !own.is_administrator()) {
-        let text = format!("px itself logs in as {}, who needs tags = [\"administrator\"]", own.name);
+        let text = format!(
+            "px itself logs in as {}, who needs tags = [\"administrator\"]",
+            own.name
+        );
         table.refuse("users", &text);
     }
 }

@@ -1,0 +1,297 @@
+//! Messages of a queue in a compressed file, so that the queue can go.
+//!
+//! `QUEUE.YYYYMMDDTHHMMSS.jsonl.gz` (UTC) is read by `zcat`: one line of JSON about the queue, then one for each message
+//! with all its properties, the types of its headers, and its body in base64. In QUEUE every byte that is not a letter,
+//! a digit or one of `._-` is `%XX`; a long name is cut and gets a digest. A file is never written over, and only its
+//! owner may read it.
+//!
+//! Each batch is a gzip member of its own, on disk before the batch may leave the broker. After a crash the last member
+//! may be torn: its messages were not taken from the queue yet. So a queue and its file together hold every message,
+//! and a batch that was on disk when the crash came is in both.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::bufread::GzDecoder;
+use flate2::write::GzEncoder;
+use jiff::Timestamp;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::{SpoolError, make_directory};
+use crate::message::{Envelope, identity};
+
+mod line;
+#[cfg(test)]
+mod tests;
+
+/// Of this form; another one gets another number.
+const FORM: u32 = 1;
+/// Files of one queue and second.
+const SAME_NAME_MAX: u32 = 1000;
+/// The longest QUEUE in a file's name; the longest file name is 255 bytes.
+const QUEUE_MAX: usize = 180;
+/// One member, unpacked. A batch is far smaller; only a single message of a gigabyte is not.
+const MEMBER_MAX: u64 = 2 << 30;
+
+/// Where the messages come from: the first line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Source {
+    /// As `px.toml` names it.
+    pub broker: String,
+    pub vhost: String,
+    pub queue: String,
+    /// As the queue was declared with.
+    pub arguments: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    px_spill: u32,
+    version: String,
+    /// RFC 3339, UTC.
+    time: String,
+    #[serde(flatten)]
+    source: Source,
+}
+
+/// One message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// Where it was published, if that is known.
+    pub exchange: Option<String>,
+    /// Somebody may have seen it before.
+    pub redelivered: bool,
+    /// The message.
+    pub envelope: Envelope,
+}
+
+/// A file in the making.
+#[derive(Debug)]
+pub struct SpillFile {
+    file: File,
+    path: PathBuf,
+    /// Up to here it is whole and on disk.
+    length: u64,
+    messages: u64,
+}
+
+impl SpillFile {
+    /// Makes the file and writes its first line. The directory is made where it is missing; all of it is on disk.
+    pub fn create(directory: &Path, source: &Source, now: Timestamp) -> Result<SpillFile, SpoolError> {
+        make_directory(directory)?;
+        let (file, path) = create_new(directory, &source.queue, now)?;
+        let mut made = SpillFile {
+            file,
+            path,
+            length: 0,
+            messages: 0,
+        };
+        let head = Head {
+            px_spill: FORM,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            time: now.to_string(),
+            source: source.clone(),
+        };
+        let written = line::json(&head).and_then(|head| made.add_member(&[head]));
+        match written.and_then(|()| sync_directory(directory)) {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                made.discard();
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds messages. They are on disk when it returns; on an error none of them is in the file.
+    pub fn append(&mut self, batch: &[Message]) -> Result<(), SpoolError> {
+        let lines = batch.iter().map(line::of).collect::<Result<Vec<_>, _>>()?;
+        self.add_member(&lines)?;
+        self.messages += batch.len() as u64;
+        Ok(())
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Messages in it.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Removes a file that is of no use.
+    pub fn discard(self) {
+        // What stays is a file with at most its first line; whoever reads it finds no message.
+        drop(std::fs::remove_file(&self.path));
+    }
+
+    fn add_member(&mut self, lines: &[String]) -> Result<(), SpoolError> {
+        let packed = pack(lines).map_err(|error| self.failed(error))?;
+        let written = self.file.write_all(&packed).and_then(|()| self.file.sync_all());
+        if let Err(error) = written {
+            let whole = self.file.set_len(self.length);
+            // A torn end is tolerated by readers, and this file is not written on.
+            drop(whole.and_then(|()| self.file.seek(SeekFrom::Start(self.length))));
+            return Err(self.failed(error));
+        }
+        self.length += packed.len() as u64;
+        Ok(())
+    }
+
+    fn failed(&self, error: std::io::Error) -> SpoolError {
+        SpoolError::own(format!("cannot write {}", self.path.display()), error)
+    }
+}
+
+fn pack(lines: &[String]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    for line in lines {
+        encoder.write_all(line.as_bytes())?;
+        encoder.write_all(b"\n")?;
+    }
+    encoder.finish()
+}
+
+/// A file that was not there, for its owner alone.
+fn create_new(directory: &Path, queue: &str, now: Timestamp) -> Result<(File, PathBuf), SpoolError> {
+    let stem = format!("{}.{}", safe_name(queue), now.strftime("%Y%m%dT%H%M%S"));
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut path = directory.join(format!("{stem}.jsonl.gz"));
+    for number in 1..SAME_NAME_MAX {
+        match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => return Ok((file.into(), path)),
+            Err(Errno::EXIST) => path = directory.join(format!("{stem}.{number}.jsonl.gz")),
+            Err(error) => return Err(SpoolError::own(format!("cannot make {}", path.display()), error)),
+        }
+    }
+    let why = format!(
+        "cannot make {}: {SAME_NAME_MAX} files of this name are there",
+        path.display()
+    );
+    Err(SpoolError::unusable(why))
+}
+
+fn sync_directory(directory: &Path) -> Result<(), SpoolError> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(directory, flags, Mode::empty())
+        .and_then(rustix::fs::fsync)
+        .map_err(|error| SpoolError::own(format!("cannot sync directory {}", directory.display()), error))
+}
+
+/// Another name for every queue, and one that no shell and no directory stumbles over: `a/b` is `a%2Fb`.
+fn safe_name(queue: &str) -> String {
+    let mut safe = String::new();
+    for (at, byte) in queue.bytes().enumerate() {
+        let is_plain = byte.is_ascii_alphanumeric() || byte == b'_' || (at > 0 && matches!(byte, b'.' | b'-'));
+        match is_plain {
+            true => safe.push(byte.into()),
+            false => safe += &format!("%{byte:02X}"),
+        }
+    }
+    if safe.len() > QUEUE_MAX {
+        safe.truncate(QUEUE_MAX - 33);
+        safe += &format!("~{}", identity::md5_hex(queue.as_bytes()));
+    }
+    safe
+}
+
+/// A file read from its beginning, batch by batch.
+pub struct SpillReader {
+    input: BufReader<File>,
+    path: PathBuf,
+    source: Source,
+    time: String,
+    batch: std::vec::IntoIter<String>,
+    messages: u64,
+    damage: Option<String>,
+}
+
+impl SpillReader {
+    /// Opens a file and reads its first line.
+    pub fn open(path: &Path) -> Result<SpillReader, SpoolError> {
+        let no_spill = |why: &str| SpoolError::unusable(format!("{} was not spilled by px: {why}", path.display()));
+        let file =
+            File::open(path).map_err(|error| SpoolError::own(format!("cannot open {}", path.display()), error))?;
+        let mut input = BufReader::new(file);
+        let lines = match read_member(&mut input) {
+            Ok(Some(lines)) => lines,
+            Ok(None) => return Err(no_spill("it is empty")),
+            Err(error) => return Err(no_spill(&error.to_string())),
+        };
+        let mut batch = lines.into_iter();
+        let head = batch.next().unwrap_or_default();
+        let head: Head = serde_json::from_str(&head).map_err(|error| no_spill(&error.to_string()))?;
+        if head.px_spill != FORM {
+            let version = &head.version;
+            return Err(no_spill(&format!("its form is another one, that of px {version}")));
+        }
+        Ok(SpillReader {
+            input,
+            path: path.to_owned(),
+            source: head.source,
+            time: head.time,
+            batch,
+            messages: 0,
+            damage: None,
+        })
+    }
+
+    /// Where the messages come from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// When the file was made: RFC 3339, UTC.
+    pub fn time(&self) -> &str {
+        &self.time
+    }
+
+    /// The next message, in the order of the queue; `None` at the end, or where the file is damaged.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<Message>, SpoolError> {
+        loop {
+            if let Some(line) = self.batch.next() {
+                let message = line::read(&line).map_err(|error| {
+                    let (path, number) = (self.path.display(), self.messages + 1);
+                    SpoolError::own(format!("{path}: message {number} cannot be read"), error)
+                })?;
+                self.messages += 1;
+                return Ok(Some(message));
+            }
+            if self.damage.is_some() {
+                return Ok(None);
+            }
+            match read_member(&mut self.input) {
+                Ok(Some(lines)) => self.batch = lines.into_iter(),
+                Ok(None) => return Ok(None),
+                Err(error) => self.damage = Some(error.to_string()),
+            }
+        }
+    }
+
+    /// Why what follows the last message is not to be had, once [`SpillReader::next`] has ended.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
+    }
+}
+
+/// The lines of the next member, once all of it has proved good.
+fn read_member(input: &mut BufReader<File>) -> std::io::Result<Option<Vec<String>>> {
+    use std::io::BufRead;
+    if input.fill_buf()?.is_empty() {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    let mut decoder = GzDecoder::new(input).take(MEMBER_MAX);
+    decoder.read_to_string(&mut text)?;
+    if decoder.limit() == 0 {
+        return Err(std::io::Error::other("a batch is larger than px makes them"));
+    }
+    Ok(Some(text.lines().map(str::to_owned).collect()))
+}

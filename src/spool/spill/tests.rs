@@ -1,0 +1,237 @@
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::message::{Headers, Value};
+
+fn source(queue: &str) -> Source {
+    let arguments = serde_json::json!({ "x-expires": 5, "x-px": "é" });
+    Source {
+        broker: "bunny".into(),
+        vhost: "/".into(),
+        queue: queue.into(),
+        arguments: arguments.as_object().unwrap().clone(),
+    }
+}
+
+fn now() -> Timestamp {
+    "2026-11-21T21:03:37.5Z".parse().unwrap()
+}
+
+fn every_kind() -> Headers {
+    let mut headers = Headers::from([
+        ("bool".into(), Value::Bool(true)),
+        ("i8".into(), Value::I8(-8)),
+        ("u8".into(), Value::U8(200)),
+        ("i16".into(), Value::I16(-1600)),
+        ("u16".into(), Value::U16(60000)),
+        ("i32".into(), Value::I32(-320000)),
+        ("u32".into(), Value::U32(4_000_000_000)),
+        ("i64".into(), Value::I64(i64::MIN)),
+        ("f32".into(), Value::F32(0.1)),
+        ("f32 max".into(), Value::F32(f32::INFINITY)),
+        ("f64".into(), Value::F64(0.1 + 0.2)),
+        ("f64 -0".into(), Value::F64(-0.0)),
+        ("f64 max".into(), Value::F64(f64::NEG_INFINITY)),
+        ("decimal".into(), Value::Decimal(2, 31415)),
+        ("text".into(), Value::from("été\n\u{0}\u{2028}")),
+        ("not utf-8".into(), Value::Str(vec![0xff, 0, 0x80])),
+        ("bytes".into(), Value::Bytes(vec![0, 1, 0xfe])),
+        ("time".into(), Value::Timestamp(u64::MAX)),
+        ("void \r\n\u{0}\"".into(), Value::Void),
+    ]);
+    let all = headers.values().cloned().collect();
+    headers.insert("table".into(), Value::Table(headers.clone()));
+    headers.insert("array".into(), Value::Array(all));
+    headers
+}
+
+fn message(number: u64) -> Message {
+    let text = |name: &str| Some(format!("{name} {number} \r\n\"é\u{0}"));
+    Message {
+        exchange: text("exchange"),
+        redelivered: number.is_multiple_of(2),
+        envelope: Envelope {
+            key: format!("a.{number}"),
+            headers: every_kind(),
+            content_type: text("content type"),
+            content_encoding: text("encoding"),
+            priority: Some(number as u8),
+            message_id: text("id"),
+            correlation_id: text("correlation"),
+            reply_to: text("reply"),
+            expiration: text("expiration"),
+            timestamp: Some(number),
+            kind: text("kind"),
+            app_id: text("app"),
+            body: (0..=255).collect(),
+        },
+    }
+}
+
+fn plain(number: u64) -> Message {
+    Message {
+        exchange: None,
+        redelivered: false,
+        envelope: Envelope {
+            key: number.to_string(),
+            ..Envelope::default()
+        },
+    }
+}
+
+/// A file of two batches, and where the second one begins.
+fn two_batches(directory: &Path) -> (PathBuf, u64) {
+    let mut file = SpillFile::create(directory, &source("q"), now()).unwrap();
+    file.append(&[message(0), plain(1)]).unwrap();
+    let first = file.length;
+    file.append(&[plain(2), message(3)]).unwrap();
+    assert_eq!(file.messages(), 4);
+    (file.path().to_owned(), first)
+}
+
+fn read(path: &Path) -> (Vec<Message>, Option<String>) {
+    let mut reader = SpillReader::open(path).unwrap();
+    let mut messages = Vec::new();
+    while let Some(message) = reader.next().unwrap() {
+        messages.push(message);
+    }
+    (messages, reader.damage().map(str::to_owned))
+}
+
+#[test]
+fn what_was_spilled_is_read_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let below = directory.path().join("a/b");
+    let (path, _) = two_batches(&below);
+    assert_eq!(path, below.join("q.20261121T210337.jsonl.gz"));
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let reader = SpillReader::open(&path).unwrap();
+    assert_eq!(
+        (reader.source(), reader.time()),
+        (&source("q"), "2026-11-21T21:03:37.5Z")
+    );
+    let messages = vec![message(0), plain(1), plain(2), message(3)];
+    assert_eq!(read(&path), (messages, None));
+}
+
+#[test]
+fn zcat_reads_it_as_lines_of_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _) = two_batches(directory.path());
+    let output = std::process::Command::new("zcat").arg(&path).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 5);
+    assert_eq!((&lines[0]["px_spill"], &lines[0]["queue"]), (&1.into(), &"q".into()));
+    assert_eq!(lines[1]["headers"]["i32"]["i32"], -320000);
+    assert_eq!(lines[2], serde_json::json!({ "key": "1", "body": "" }));
+}
+
+#[test]
+fn headers_nested_deeply_come_back() {
+    let mut value = Value::I8(1);
+    for _ in 0..63 {
+        value = Value::Array(vec![Value::Table(Headers::from([("\"".into(), value)]))]);
+    }
+    let mut deep = plain(0);
+    deep.envelope.headers.insert("deep".into(), value);
+    let directory = tempfile::tempdir().unwrap();
+    let mut file = SpillFile::create(directory.path(), &source("q"), now()).unwrap();
+    file.append(std::slice::from_ref(&deep)).unwrap();
+    assert_eq!(read(file.path()).0, [deep]);
+}
+
+/// Wherever a crash cuts the file off, its whole batches are read, and the rest is told.
+#[test]
+fn a_torn_end_costs_only_its_own_batch() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, first) = two_batches(directory.path());
+    let whole = std::fs::read(&path).unwrap();
+    let cut = directory.path().join("cut");
+    for length in (first as usize..whole.len())
+        .step_by(7)
+        .chain([first as usize + 1, whole.len() - 1])
+    {
+        std::fs::write(&cut, &whole[..length]).unwrap();
+        let (messages, damage) = read(&cut);
+        assert_eq!(messages, [message(0), plain(1)], "{length}");
+        assert_eq!(damage.is_some(), length > first as usize, "{length}");
+    }
+    // After a power cut the end may be zeros; and a bit may tip over.
+    for spoilt in [[&whole[..first as usize], &[0; 4096]].concat(), {
+        let mut spoilt = whole.clone();
+        spoilt[first as usize + 30] ^= 4;
+        spoilt
+    }] {
+        std::fs::write(&cut, spoilt).unwrap();
+        let (messages, damage) = read(&cut);
+        assert!(messages.len() == 2 && damage.is_some(), "{damage:?}");
+    }
+}
+
+#[test]
+fn what_px_has_not_spilled_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("f");
+    let mut newer = serde_json::to_value(source("q")).unwrap();
+    newer["px_spill"] = 2.into();
+    newer["version"] = "9".into();
+    newer["time"] = "2026-11-21T00:00:00Z".into();
+    for (bytes, why) in [
+        (Vec::new(), "it is empty"),
+        (b"{\"px_spill\":1}\n".to_vec(), "gzip header"),
+        (pack(&["{}".into()]).unwrap(), "missing field"),
+        (pack(&[]).unwrap(), "EOF"),
+        (pack(&[newer.to_string()]).unwrap(), "that of px 9"),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let error = SpillReader::open(&path).err().unwrap().to_string();
+        assert!(
+            error.contains("was not spilled by px: ") && error.contains(why),
+            "{error}"
+        );
+    }
+    assert!(SpillReader::open(directory.path()).is_err());
+}
+
+#[test]
+fn every_queue_has_a_name_of_its_own_and_no_file_is_written_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let long = "é/".repeat(85);
+    let names = [
+        "q",
+        "Q",
+        "a/b",
+        "a%2Fb",
+        "..",
+        ".",
+        "-rf",
+        "~",
+        "a b",
+        "a\nb",
+        "a\0b",
+        "a\"'b",
+        "été",
+        &long,
+        &long[2..],
+    ];
+    let mut paths = BTreeSet::new();
+    for name in names.iter().chain(&names) {
+        let mut file = SpillFile::create(directory.path(), &source(name), now()).unwrap();
+        file.append(&[plain(1)]).unwrap();
+        let path = file.path().to_owned();
+        assert_eq!(path.parent(), Some(directory.path()));
+        let shown = path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(shown.len() < 255 && !shown.starts_with(['.', '-']), "{shown}");
+        assert_eq!(SpillReader::open(&path).unwrap().source().queue, *name);
+        assert!(paths.insert(path), "{name:?} is twice {shown}");
+    }
+    assert_eq!(paths.len(), 2 * names.len());
+    assert!(paths.contains(&directory.path().join("a%2Fb.20261121T210337.jsonl.gz")));
+    assert!(paths.contains(&directory.path().join("a%252Fb.20261121T210337.1.jsonl.gz")));
+    let planted = directory.path().join("s.20261121T210337.jsonl.gz");
+    std::os::unix::fs::symlink(directory.path().join("elsewhere"), &planted).unwrap();
+    SpillFile::create(directory.path(), &source("s"), now()).unwrap();
+    assert!(!directory.path().join("elsewhere").exists());
+}
