@@ -17,13 +17,13 @@
 //! name = "xpublic"
 //! ```
 //!
-//! Nothing that the file does not name is removed or changed, but for `guest`. Other administrators, and rights of these
-//! users in virtual hosts that the file does not give them, are told by `px broker check` as "also there".
+//! Nothing that the file does not name is removed or changed, but for `guest`. Other administrators, and rights of
+//! these users in virtual hosts that the file does not give them, are told by `px broker check` as "also there".
 //!
 //! | option | default | meaning |
 //! | --- | --- | --- |
 //! | `broker` | | a broker of `px.toml`, with `management` |
-//! | `guest` | `"disarm"` | the user that every new broker has: `"disarm"` takes its tags, rights and password, `"delete"` the user, `"keep"` nothing |
+//! | `guest` | `"disarm"` | the user of every new broker: `"disarm"` takes its tags, rights and password; `"delete"`, `"keep"` |
 //! | `vhosts` | `["/"]` | virtual hosts; what names no `vhost` is for the first |
 //! | `users` | none | a table `[users.NAME]` each, see below |
 //! | `exchanges` | none | a table `[[exchanges]]` each |
@@ -38,8 +38,8 @@
 //! | `tags` | none | `administrator`, `monitoring`, `policymaker`, `management`, `impersonator` |
 //! | `permissions` | none | `{ vhost, configure, write, read }`, or a list of these; regular expressions of RabbitMQ |
 //!
-//! Passwords stand where those of the URLs stand, see px.toml(5): in `secrets.toml` under the broker and the user, or in
-//! the credentials directory. Whether the broker has the same is told by its salted hash: an unchanged password is not
+//! Passwords stand where those of the URLs stand, see px.toml(5): in `secrets.toml` under the broker and the user, or
+//! in the credentials directory. Whether the broker has the same is told by its salted hash: an unchanged password is not
 //! written again.
 //!
 //! # Exchanges
@@ -55,7 +55,7 @@
 //!
 //! # Policies
 //!
-//! | option | default | meaning |
+//! | in it | default | meaning |
 //! | --- | --- | --- |
 //! | `name` | | its name |
 //! | `pattern` | | a regular expression of RabbitMQ, found anywhere in a name |
@@ -68,12 +68,13 @@
 //!
 //! `name`, `pattern` and `vhost`. A broker before RabbitMQ 4.0 gets a policy of this name with `ha-mode = "all"`. Later
 //! ones mirror no more: a queue is on several nodes if it is a quorum queue, and that is said when it is declared
-//! (`queue_type = "quorum"` of a unit). There `px broker check` names the durable queues of this pattern that are not.
+//! (`queue_type = "quorum"` of a unit). There `px broker check` names the durable queues of this pattern that are not,
+//! but for those that px makes to park messages in.
 //!
 //! # Logging in
 //!
-//! px logs in as the user of `management`. If the file names that user, it has to be an administrator. A new broker knows
-//! only `guest`: `px broker apply --bootstrap` logs in as `guest`, makes the user of `management` first, and goes on as
+//! px logs in as the user of `management`. If the file names that user, it has to be an administrator. A new broker
+//! knows only `guest`: `px broker apply --bootstrap` logs in as `guest`, makes the user of `management` first, and goes on as
 //! this one. Where the user can log in already, `--bootstrap` changes nothing. `guest` is disarmed last, and only after
 //! the other has logged in.
 //!

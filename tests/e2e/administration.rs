@@ -55,9 +55,14 @@ fn api_as(node: &RabbitServer, login: &str, method: &str, path: &str, body: Opti
     request(&node.management_url(), login, method, path, &[], body.as_deref()).expect("management API")
 }
 
-fn api(node: &RabbitServer, method: &str, path: &str, body: Option<Value>) -> Reply {
+fn request_as_root(node: &RabbitServer, method: &str, path: &str, body: Option<Value>) -> Reply {
     let (root, password) = SECRETS[0];
-    api_as(node, &format!("{root}:{password}"), method, path, body).ok()
+    api_as(node, &format!("{root}:{password}"), method, path, body)
+}
+
+#[track_caller]
+fn api(node: &RabbitServer, method: &str, path: &str, body: Option<Value>) -> Reply {
+    request_as_root(node, method, path, body).ok()
 }
 
 fn url(node: &RabbitServer, (user, password): (&str, &str)) -> BrokerUrl {
@@ -197,6 +202,17 @@ fn has_the_rights_of_the_file(node: &RabbitServer, site: &TestSite) {
     let [_, feeder, anonymous] = SECRETS;
     declares(node, anonymous, &queue_bound_to("cmc.x", "xpublic")).unwrap();
     declares(node, anonymous, &queue_bound_to("other", "")).unwrap_err();
+    let other = request_as_root(node, "GET", "/api/queues/%2f/other", None);
+    assert_eq!(other.status, 404, "{other:?}");
+    let nameless = Queue {
+        exclusive: true,
+        ..Queue::default()
+    };
+    let nameless = Topology {
+        queues: vec![nameless],
+        ..queue_bound_to("", "xpublic")
+    };
+    declares(node, anonymous, &nameless).unwrap();
     declares(node, feeder, &queue_bound_to("other", "")).unwrap();
     let refusal = declares(node, anonymous, &queue_bound_to("cmc.y", "amq.topic")).unwrap_err();
     assert!(
@@ -249,7 +265,8 @@ fn is_mended(node: &RabbitServer, site: &TestSite) {
         "user anonymous: missing",
         "user anonymous: no permissions in /",
         "exchange xpublic in /: missing",
-        "policy ha-all in /: pattern \"^x\", wanted: \"^cmc\\\\.\"; applies to queues, wanted: all; priority 1, wanted: 0",
+        "policy ha-all in /: pattern \"^x\", wanted: \"^cmc\\\\.\"; applies to queues, wanted: all; priority 1, \
+         wanted: 0",
         "user guest: has tags administrator; has a password",
         "user guest: has permissions in /",
     ];
@@ -276,6 +293,14 @@ fn is_mended(node: &RabbitServer, site: &TestSite) {
         also_there
     );
     declares(node, SECRETS[2], &queue_bound_to("cmc.x", "xpublic")).unwrap();
+
+    // Other tags leave the password alone.
+    let known = SECRETS[1];
+    let body = json!({ "password": known.1, "tags": "policymaker,management" });
+    api(node, "PUT", "/api/users/feeder", Some(body));
+    let said = px(site, 0, &["broker", "apply"]);
+    assert_eq!(said.out, "give the user feeder tags none\n");
+    declares(node, known, &Topology::default()).unwrap();
 
     // What nothing can mend: it stays, and is told each time.
     api(node, "DELETE", "/api/exchanges/%2f/xpublic", None);
@@ -348,6 +373,7 @@ fn the_printed_commands_make_a_node_without_drift() {
     let node = RabbitServer::start_with(AS_INSTALLED, "[].");
     let site = site(&node);
     site.write("etc/broker.toml", HOSTILE);
+    keeps_guest_while_nobody_else_can_log_in(&node, &site);
     let odd = ("a 'b\" `/ü", "canary odd \\ ü");
     // Printing needs no password.
     secrets(&site, &[("feeder", "canary-feeder")]);
@@ -402,6 +428,29 @@ fn the_printed_commands_make_a_node_without_drift() {
     let said = px(&site, 0, &["broker", "apply"]);
     assert_eq!(said.out.lines().count(), 9, "{said:?}");
     assert_eq!(px(&site, 0, &["broker", "apply"]).out, "nothing to do\n");
+}
+
+/// Nobody but LDAP knows root, and there is none: what would lock everybody out is not done.
+fn keeps_guest_while_nobody_else_can_log_in(node: &RabbitServer, site: &TestSite) {
+    let text =
+        "broker = \"bunny\"\n[users.root]\npassword = \"external\"\ntags = [\"administrator\"]\n[users.feeder]\n";
+    site.write("locked-out.toml", text);
+    let file = site.path("locked-out.toml");
+    let said = px(
+        site,
+        1,
+        &["broker", "apply", "--bootstrap", "--file", file.to_str().unwrap()],
+    );
+    assert_eq!(said.out, "add the user root: no password here, tags administrator\n");
+    let left_out: Vec<&str> = said.err.lines().collect();
+    assert_eq!(left_out.len(), 3, "{said:?}");
+    for line in left_out {
+        assert!(
+            line.starts_with("px: left out: ") && line.contains("the new administrator cannot log in"),
+            "{line}"
+        );
+    }
+    api_as(node, "guest:guest", "DELETE", "/api/users/root", None).ok();
 }
 
 fn encoded(name: &str) -> String {

@@ -188,3 +188,35 @@ fn own_fault(what: String, source: Option<Box<dyn std::error::Error + Send + Syn
         source,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::administration::Permission;
+
+    #[test]
+    fn what_needs_something_that_could_not_be_made_is_left_out() {
+        let permit = |user: &str, vhost: &str| Action::SetPermission {
+            user: user.to_string(),
+            permission: Permission {
+                vhost: vhost.to_string(),
+                configure: String::new(),
+                write: String::new(),
+                read: String::new(),
+            },
+        };
+        let mut run = Run {
+            failed: [("virtual host", "v".to_string()), ("user", "u".to_string())].into(),
+            halted: None,
+            is_good: false,
+        };
+        assert_eq!(run.obstacle(&permit("u", "/")).as_deref(), Some("there is no user u"));
+        assert_eq!(
+            run.obstacle(&permit("w", "v")).as_deref(),
+            Some("there is no virtual host v")
+        );
+        assert_eq!(run.obstacle(&permit("v", "u")), None);
+        run.halt("the broker is away".to_string());
+        assert_eq!(run.obstacle(&permit("v", "u")).as_deref(), Some("the broker is away"));
+    }
+}

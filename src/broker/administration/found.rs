@@ -90,7 +90,7 @@ pub struct FoundQueue {
     pub vhost: String,
     pub name: String,
     pub is_classic: bool,
-    /// Neither exclusive nor gone with the broker: what can be asked to be replicated.
+    /// Neither exclusive nor passing nor one of px's own beside a queue: what can be asked to be replicated.
     pub is_lasting: bool,
 }
 
@@ -121,7 +121,10 @@ impl Found {
             if is_replicated && found.mirrors() == Some(false) {
                 let queues = management.queues(vhost).await?.into_iter().map(|queue| FoundQueue {
                     is_classic: queue.kind == QueueKind::Classic,
-                    is_lasting: queue.durable && !queue.exclusive && !queue.auto_delete,
+                    is_lasting: queue.durable
+                        && !queue.exclusive
+                        && !queue.auto_delete
+                        && !queue.arguments.contains_key("x-px-role"),
                     vhost: queue.vhost,
                     name: queue.name,
                 });

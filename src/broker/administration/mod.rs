@@ -1,7 +1,7 @@
 //! Setting up a broker: what is wanted and what is there make a plan of ordered steps.
 //!
-//! The plan is a pure function. A step has words for the operator, a call of the management API, and commands that do the
-//! same on the broker's own host. Only `apply` and [`Found::read`] talk to anybody.
+//! The plan is a pure function. A step has words for the operator, a call of the management API, and commands that do
+//! the same on the broker's own host. Only `apply` and [`Found::read`] talk to anybody.
 
 mod apply;
 mod commands;

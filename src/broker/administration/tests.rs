@@ -248,7 +248,8 @@ fn an_exchange_of_another_kind_is_for_a_person() {
 #[test]
 fn each_difference_of_a_policy_is_named() {
     let mut found = settled();
-    let text = "[[policies]]\nname = \"p\"\npattern = \"^x\"\napply_to = \"queues\"\npriority = 2\ndefinition = { max-length = 5 }\n";
+    let text = "[[policies]]\nname = \"p\"\npattern = \"^x\"\napply_to = \"queues\"\npriority = 2\n\
+                definition = { max-length = 5 }\n";
     assert_eq!(drift(text, &found), ["policy p in /: missing"]);
     found.policies.push(FoundPolicy {
         vhost: "/".to_string(),
@@ -305,7 +306,8 @@ fn replication_is_a_policy_before_4_0_and_a_kind_of_queue_after() {
 #[test]
 fn commands_hold_no_password_and_survive_any_name() {
     let text = format!(
-        "vhosts = [\"/\", \"it's $(x) `y`\"]\nguest = \"delete\"\n[users.\"a 'b\"]\n[users.-alice]\npassword = \"external\"\n{ROOT}\
+        "vhosts = [\"/\", \"it's $(x) `y`\"]\nguest = \"delete\"\n[users.\"a 'b\"]\n[users.-alice]\n\
+         password = \"external\"\n{ROOT}\
          [[exchanges]]\nname = \"x y\"\ntype = \"fanout\"\ndurable = false\n\
          [[replicated]]\nname = \"ha-all\"\npattern = '^cmc\\.'\n"
     );

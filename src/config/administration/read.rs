@@ -153,7 +153,7 @@ fn users(table: &mut Table, broker: Option<&Broker>, site: &Site, vhosts: &Vhost
     (users.len() == names.len()).then_some(users)
 }
 
-/// `[users.NAME]`, and whether its password is elsewhere; `None` where its tags are at fault, and nothing follows of them.
+/// `[users.NAME]`, and whether its password is elsewhere. `None` where its tags are at fault: nothing follows of them.
 fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> Option<(User, bool)> {
     let external = table.choice("password", &[("external", true)]).unwrap_or(false);
     // A password that was written here by mistake is told once, and not missed.

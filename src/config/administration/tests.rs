@@ -84,7 +84,10 @@ fn everything_has_a_default() {
         vhosts = ["a b", "/"]
         [users."ü/\"'"]
         password = "external"
-        permissions = [{ configure = "", write = "x", read = ".*" }, { vhost = "/", configure = "", write = "", read = "" }]
+        permissions = [
+            { configure = "", write = "x", read = ".*" },
+            { vhost = "/", configure = "", write = "", read = "" },
+        ]
         [[exchanges]]
         name = "x"
         [[policies]]
