@@ -66,7 +66,8 @@
 //!
 //! # Replicated queues
 //!
-//! `name`, `pattern` and `vhost`. A broker before RabbitMQ 4.0 gets a policy of this name with `ha-mode = "all"`. Later
+//! `name`, `pattern` and `vhost`. A broker before RabbitMQ 4.0 gets a policy of this name with `ha-mode = "all"` and
+//! `ha-sync-mode = "automatic"`, so that a node that comes back gets what it has missed. Later
 //! ones mirror no more: a queue is on several nodes if it is a quorum queue, and that is said when it is declared
 //! (`queue_type = "quorum"` of a unit). There `px broker check` names the durable queues of this pattern that are not,
 //! but for those that px makes to park messages in.

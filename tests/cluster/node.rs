@@ -5,14 +5,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::hosts::{BUNNIES, address_of, on};
-use crate::support::{Reply, request, spawn_kept, wait_until};
+use crate::support::{Reply, recipe_with, request, spawn_kept, wait_until};
 
 /// Of two nodes; a busy machine is slow.
 const START_DEADLINE: Duration = Duration::from_secs(120);
-/// Where every node of the cluster finds the first.
-const DISCOVERY: &str = "cluster_formation.peer_discovery_backend = classic_config\n\
-                         cluster_formation.classic_config.nodes.1 = rabbit@bunny1\n";
-
 /// `rabbit@HOST`.
 pub struct Node {
     host: &'static str,
@@ -26,7 +22,13 @@ impl Node {
         let directory = PathBuf::from(format!("/run/rabbitmq-{host}"));
         let home = directory.join("home");
         std::fs::create_dir_all(&home).expect("directory");
-        let discovery = if host == BUNNIES[0] { "" } else { DISCOVERY };
+        let discovery = match host == BUNNIES[0] {
+            true => String::new(),
+            false => recipe_with(
+                "/etc/rabbitmq/rabbitmq.conf: the second node, in addition",
+                &[("rabbit@bunny1-op", &format!("rabbit@{}", BUNNIES[0]))],
+            ),
+        };
         std::fs::write(directory.join("extra.conf"), format!("{conf}\n{discovery}")).expect("extra.conf");
         std::fs::write(home.join(".erlang.cookie"), "one-for-both").expect("cookie");
         let mut chmod = Command::new("chmod");

@@ -3,6 +3,7 @@
 use crate::pair::{LIVE, PATIENCE, Pair, UNIT};
 use crate::private::is_private;
 use crate::products::{announced_by, forwarded_key};
+use crate::support::recipe;
 use crate::{ALONE, hosts, pair};
 
 const PRODUCTS: usize = 3000;
@@ -18,7 +19,7 @@ fn when_both_hosts_hold_the_address_nothing_of_the_side_with_the_clients_is_lost
     if !is_private(test, &ALONE, &[("TMPDIR", "/run")]) {
         return;
     }
-    let mut pair = Pair::up("cluster_partition_handling = autoheal");
+    let mut pair = Pair::up(&recipe("/etc/rabbitmq/rabbitmq.conf: both nodes of a cluster of two"));
     let [first, second] = ["urp-1", "urp-2"].map(|source| announced_by(source, PRODUCTS));
     let wanted: Vec<String> = first.iter().map(forwarded_key).collect();
     let producers = [first, second].map(|announcements| pair.client.producer(announcements));

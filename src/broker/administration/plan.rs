@@ -252,7 +252,10 @@ fn plan_replicated(plan: &mut Plan, wanted: &Replicated, found: &Found) {
             pattern: wanted.pattern.clone(),
             apply_to: "all",
             priority: 0,
-            definition: Map::from_iter([("ha-mode".to_string(), Value::from("all"))]),
+            // A mirror that comes back is filled, or the next switch would lose what was there before it.
+            definition: Map::from_iter(
+                [("ha-mode", "all"), ("ha-sync-mode", "automatic")].map(|(key, value)| (key.to_string(), value.into())),
+            ),
         };
         plan_policy(plan, &policy, found, mirrors.is_none());
         return;

@@ -78,7 +78,7 @@ fn a_new_broker_gets_its_administrator_first_and_loses_guest_last() {
             "add the user \"a 'b\"",
             "add the user alice: no password here",
             "declare the exchange x in v: topic, durable",
-            "set the policy ha in /: {\"ha-mode\":\"all\"} for all of \"^c\\\\.\", priority 0",
+            "set the policy ha in /: {\"ha-mode\":\"all\",\"ha-sync-mode\":\"automatic\"} for all of \"^c\\\\.\", priority 0",
             "give the user guest no password, tags none",
             "take all permissions in / from guest",
         ]
@@ -329,7 +329,7 @@ fn commands_hold_no_password_and_survive_any_name() {
             ),
             concat!(
                 "case $(rabbitmqctl version) in [0-3].*) rabbitmqctl set_policy -p / --apply-to all --priority 0 -- ",
-                r#"ha-all '^cmc\.' '{"ha-mode":"all"}' ;; esac"#
+                r#"ha-all '^cmc\.' '{"ha-mode":"all","ha-sync-mode":"automatic"}' ;; esac"#
             ),
             "rabbitmqctl delete_user -- guest",
         ]
