@@ -91,7 +91,8 @@ is the same unit, for systemd's `px@rx-NAME`.
 # Status
 
 `px status` shows the state of each unit, what it has counted since its start and what it has in hand now. What is 0 is
-left out; `--json` has everything. A paused unit is running, exit code 0; for alarms look at `state` of `--json`.
+left out; `--json` has everything. Under a dispatcher there is a line for each source that races with others, and one for
+each two that disagree, see px-dispatcher(5). A paused unit is running, exit code 0; for alarms look at `state` of `--json`.
 
 ## Since the start
 

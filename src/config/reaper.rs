@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::value::Value;
-use super::{Broker, Scheme, Site, Table, options};
+use super::{Broker, BrokerUrl, Scheme, Site, Table, options};
 use crate::message::Finder;
 
 /// Limits as the first reaper had them.
@@ -87,10 +87,11 @@ impl Reaper {
 
 fn managed_broker(table: &mut Table, site: &Site) -> Option<Broker> {
     let broker = options::broker(table, site)?;
-    if broker.urls.first().is_some_and(|url| url.scheme == Scheme::Embedded) {
+    let is_amqp = |url: &BrokerUrl| matches!(url.scheme, Scheme::Amqp | Scheme::Amqps);
+    if !broker.urls.first().is_some_and(is_amqp) {
         table.refuse(
             "broker",
-            "an embedded broker has no management API; accepted: a RabbitMQ",
+            "no RabbitMQ; accepted: a broker with amqp:// or amqps:// URLs",
         );
         return None;
     }
@@ -163,7 +164,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{BrokerUrl, Errors, Management, Places, Secret};
+    use crate::config::{Errors, Management, Places, Secret};
 
     fn site(url: &str, has_management: bool) -> Site {
         let places = Places::under(Path::new("/r"));
@@ -293,7 +294,7 @@ rules = [
                 "broker = \"b\"",
                 "embedded:x",
                 true,
-                "an embedded broker has no management API",
+                "no RabbitMQ; accepted: a broker with",
             ),
             ("broker = \"b\"\nvhosts = \"/\"", "amqp://h", true, "accepted: \"all\""),
             ("broker = \"b\"\nvhosts = []", "amqp://h", true, "accepted: \"all\""),

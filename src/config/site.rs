@@ -95,7 +95,8 @@
 //! Never deleted are queues that px made for itself (`x-px-role`), exclusive ones, which end with their connection,
 //! streams, and queues of which the broker has no statistics. A classic queue is deleted on the condition that it has no
 //! consumer, which the broker itself checks. A quorum queue cannot be deleted on that condition: after its `grace` it is
-//! looked at again immediately before, and the report says unguarded.
+//! looked at again immediately before, by AMQP at the broker's URLs as the user of `management`, and the report says
+//! unguarded.
 //!
 //! What the runs have seen is in `state/reaper/sightings.json`: since when each queue has had no consumer. That is forgotten
 //! when it has one, when it is gone, and when the clock has been set back. The time between two runs counts as one

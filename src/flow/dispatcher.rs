@@ -36,6 +36,25 @@
 //! Order is kept. A product is forwarded, confirmed, noted in the seen log, then acked: a crash repeats at most what
 //! was in flight, and loses nothing. A second copy that comes in between waits for the verdict on the first.
 //!
+//! # Redundant sources
+//!
+//! A source is the host and port of the announced URL. `seen.by` says which announcements are of one product: `identity`,
+//! those with the same digest; `name`, those whose file names have the same first five colon fields (of a shorter name,
+//! all of it); `path`, those with the same path; `auto`, by a digest of the name alone, by another identity together
+//! with the path, and by the path where there is none. What has no identity by which it could be known is forwarded.
+//!
+//! Each copy that another source announced before is a race between the two: `px status` shows for every source how many
+//! it has won and by how much (`sources` in `status.json`, since the start). The lead counts from when the winner came
+//! to when the copy came. A product of three sources is two races. Re-issues and repeats of the winner's own
+//! source are none, nor is what the broker delivers again. Of more than 32 sources the others are one.
+//!
+//! Where sizes or digests differ for one product, the two sources disagree: that is counted (`disagreements`), shown with
+//! the last such product, and told in the log once a minute for any two. The first stays forwarded. Only digests of the
+//! content are compared, and only those of one method; with `name` and `path` also those of which nobody says what
+//! they are of, so say `digest = "name"` where such ones are of the name. Sixteen hex digits are shown of each.
+//!
+//! A million products take about 130 MiB.
+//!
 //! # Standing by
 //!
 //! With `vip` each of the hosts has a broker (or a node of a cluster) and a dispatcher, which consumes while an interface

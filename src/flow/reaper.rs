@@ -3,7 +3,8 @@
 //!
 //! Every queue is listed and judged. What is to go is looked at once more, and a classic queue is deleted on the
 //! condition that it has no consumer, which the broker checks. For a quorum queue RabbitMQ has no such condition: two
-//! runs must have seen it without consumers, its grace apart.
+//! runs must have seen it without consumers, its grace apart, and its consumers are counted just before. What comes
+//! between that look and the deletion, some milliseconds, loses its queue: the report says unguarded.
 //!
 //! A kill at any moment leaves queues that the next run finds. Sightings are written before anything is deleted, and a
 //! queue's own is forgotten before it is: else one that is made again under its name would inherit it.
@@ -11,10 +12,10 @@
 use anyhow::Context;
 use jiff::Timestamp;
 
-use crate::broker::BrokerError;
 use crate::broker::management::{Deletion, Guard, Management, QueueInfo, QueueKind};
-use crate::config::Reaper;
+use crate::broker::{self, BrokerError, Connection, Purpose};
 use crate::config::reaper::Vhosts;
+use crate::config::{Broker, Reaper};
 use crate::message::Fault;
 use crate::spool::sightings::Sightings;
 
@@ -49,6 +50,7 @@ pub async fn run(
         sightings,
         now,
         management: Management::new(&reaper.broker)?,
+        connection: None,
         endpoint_faults: 0,
     };
     let mut report = Report::default();
@@ -58,6 +60,9 @@ pub async fn run(
         let finding = run.reap(queue).await;
         tell(&finding);
         report.findings.push(finding);
+    }
+    if let Some((_, connection)) = run.connection.take() {
+        connection.close().await;
     }
     // What failed is remembered again; where that is not written, it is as if seen for the first time.
     if let Err(error) = run.save() {
@@ -72,6 +77,8 @@ struct Run<'a> {
     sightings: Sightings,
     now: Timestamp,
     management: Management,
+    /// To the virtual host that was last looked at by AMQP.
+    connection: Option<(String, Box<dyn Connection>)>,
     endpoint_faults: u32,
 }
 
@@ -175,16 +182,46 @@ impl Run<'_> {
             }
         }
         let guarded = queue.kind == QueueKind::Classic;
-        // Statistics are some seconds old. Where the broker guards nothing, its consumers are counted as they are now.
-        if !guarded && self.management.consumers(&queue.vhost, &queue.name).await? > 0 {
-            self.sightings.forget(&queue.vhost, &queue.name);
-            *reason = "meanwhile it has a consumer".to_owned();
-            return Ok(Outcome::KeptAfterAll);
+        if !guarded {
+            match self.consumers_now(queue).await? {
+                Some(0) => {}
+                Some(_) => {
+                    self.sightings.forget(&queue.vhost, &queue.name);
+                    *reason = "meanwhile it has a consumer".to_owned();
+                    return Ok(Outcome::KeptAfterAll);
+                }
+                None => return Ok(Outcome::Gone),
+            }
         }
         if self.wish.is_dry {
             return Ok(Outcome::WouldBeDeleted { guarded });
         }
         self.delete(queue, reason, guarded).await
+    }
+
+    /// How many consumers there are at this moment, by AMQP: everything that the management API tells of consumers is up
+    /// to 5 s old.
+    async fn consumers_now(&mut self, queue: &QueueInfo) -> anyhow::Result<Option<u64>> {
+        let connection = match self.connection.take() {
+            Some((vhost, connection)) if vhost == queue.vhost => connection,
+            _ => broker::connect(&self.as_manager(&queue.vhost), Purpose::Follow, "px reap").await?,
+        };
+        let count = connection.consumers(&queue.name).await?;
+        self.connection = Some((queue.vhost.clone(), connection));
+        Ok(count)
+    }
+
+    /// The broker as the management API's user sees it: who may delete there may look there too.
+    fn as_manager(&self, vhost: &str) -> Broker {
+        let mut broker = self.reaper.broker.clone();
+        if let Some(management) = &broker.management {
+            for url in &mut broker.urls {
+                url.user.clone_from(&management.user);
+                url.password = management.password.clone();
+                url.vhost = vhost.to_owned();
+            }
+        }
+        broker
     }
 
     async fn delete(&mut self, queue: &QueueInfo, reason: &mut String, guarded: bool) -> anyhow::Result<Outcome> {

@@ -10,6 +10,7 @@ mod convert;
 mod life;
 mod messages;
 mod readme;
+mod reap;
 mod resend;
 mod sundew;
 mod units;

@@ -15,6 +15,7 @@ mod parking;
 mod receiver;
 mod scripts;
 mod sender;
+mod sources;
 mod sundew;
 #[path = "../support/mod.rs"]
 mod support;

@@ -18,7 +18,7 @@ const ODD: [&str; 12] = [
     "per%cent",
     "?x=1&y#z",
     "back\\slash",
-    "new\nline",
+    "tab\there",
     "..",
 ];
 const LIMITS: &str = "max_messages = 3\nmax_bytes = \"500kB\"\ngrace = \"1s\"\n\
@@ -101,7 +101,7 @@ impl Member {
             );
         }
         world.fill(&self.name, self.sizes.iter().copied());
-        if i % 5 == 0 {
+        if i % 5 == 0 && self.kind != Kind::Exclusive {
             let queue = world.path(&self.name).replace("/api/queues/", "");
             let (vhost, queue) = queue.split_once('/').expect("VHOST/QUEUE");
             let path = format!("/api/bindings/{vhost}/e/amq.topic/q/{queue}");

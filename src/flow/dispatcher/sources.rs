@@ -63,3 +63,58 @@ fn words(found: &Disagreement) -> (String, String) {
         format!("{} {}", digest(digests[0]), digest(digests[1])),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::message::Envelope;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(1_800_000_000_000 + ms).unwrap()
+    }
+
+    #[test]
+    fn only_copies_of_another_source_that_come_for_the_first_time_are_races() {
+        let metrics = Arc::default();
+        let sources = Sources::new(&metrics);
+        let copy = Announcement::new("http://urp-2/", "a/b".into()).unwrap();
+        let winner = Winner {
+            source: "urp-1:80".into(),
+            is_own: false,
+            came: at(0),
+            disagreement: None,
+        };
+        let came = |ms: i64| Input {
+            envelope: Envelope::default(),
+            redelivered: false,
+            attempts: 0,
+            first_seen: at(ms),
+        };
+        let own = Winner {
+            is_own: true,
+            ..winner.clone()
+        };
+        let redelivered = Input {
+            redelivered: true,
+            ..came(50)
+        };
+        sources.note(&came(50), &copy, &own);
+        sources.note(&redelivered, &copy, &winner);
+        assert_eq!(metrics.race.standings(), []);
+        // One that came before the winner had been delayed; it was not first all the same.
+        for ms in [50, 50, -10] {
+            sources.note(&came(ms), &copy, &winner);
+        }
+        let [winner, copy] = &metrics.race.standings()[..] else {
+            panic!()
+        };
+        assert_eq!(
+            (winner.first, winner.contested, copy.first, copy.contested),
+            (3, 3, 0, 3)
+        );
+        let lead = winner.lead_s.p50.unwrap();
+        assert!((0.05..0.055).contains(&lead), "{lead}");
+    }
+}
