@@ -23,7 +23,7 @@
 //! | option | default | meaning |
 //! | --- | --- | --- |
 //! | `broker` | | a broker of `px.toml`, with `management` |
-//! | `guest` | `"disarm"` | the user of every new broker: `"disarm"` takes its tags, rights and password; `"delete"`, `"keep"` |
+//! | `guest` | `"disarm"` | the user of every new broker: `"disarm"` takes tags, rights and password; `"delete"`, `"keep"` |
 //! | `vhosts` | `["/"]` | virtual hosts; what names no `vhost` is for the first |
 //! | `users` | none | a table `[users.NAME]` each, see below |
 //! | `exchanges` | none | a table `[[exchanges]]` each |
@@ -39,8 +39,8 @@
 //! | `permissions` | none | `{ vhost, configure, write, read }`, or a list of these; regular expressions of RabbitMQ |
 //!
 //! Passwords stand where those of the URLs stand, see px.toml(5): in `secrets.toml` under the broker and the user, or
-//! in the credentials directory. Whether the broker has the same is told by its salted hash: an unchanged password is not
-//! written again.
+//! in the credentials directory. Whether the broker has the same is told by its salted hash: an unchanged password is
+//! not written again.
 //!
 //! # Exchanges
 //!
@@ -75,9 +75,9 @@
 //! # Logging in
 //!
 //! px logs in as the user of `management`. If the file names that user, it has to be an administrator. A new broker
-//! knows only `guest`: `px broker apply --bootstrap` logs in as `guest`, makes the user of `management` first, and goes on as
-//! this one. Where the user can log in already, `--bootstrap` changes nothing. `guest` is disarmed last, and only after
-//! the other has logged in.
+//! knows only `guest`: `px broker apply --bootstrap` logs in as `guest`, makes the user of `management` first, and goes
+//! on as this one. Where the user can log in already, `--bootstrap` changes nothing. `guest` is disarmed last, and only
+//! after the other has logged in.
 //!
 //! Without the management API, `px broker apply --as rabbitmqctl` prints the same as commands for a new node, to be
 //! saved and run there with bash. They ask for the passwords. Exchanges are in them as definitions to import.

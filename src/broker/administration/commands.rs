@@ -11,8 +11,8 @@ use crate::config::Administration;
 
 const HEAD: &str = "\
 # For a new RabbitMQ node that has none of these yet: save it on the broker's host and run it there with bash, as root
-# or rabbitmq. It asks for a password per user. What fails is said, the rest is done, and the exit code is 1: a user that
-# exists keeps its password. `px broker check` compares afterwards.
+# or rabbitmq. It asks for a password per user. What fails is said, the rest is done, and the exit code is 1; a user
+# that exists keeps its password. `px broker check` compares afterwards.
 set -o pipefail
 failed=0
 trap 'failed=1' ERR

@@ -30,10 +30,15 @@ const DEPTH_MAX: usize = 8;
 
 pub(super) fn administration(table: &mut Table, site: &Site) -> Option<Administration> {
     let broker = options::broker(table, site);
-    if let Some(broker) = &broker
-        && broker.urls.iter().any(|url| url.scheme == Scheme::Embedded)
-    {
-        table.refuse("broker", "an embedded broker has no users and nothing to set up");
+    if let Some(broker) = &broker {
+        if broker.urls.iter().any(|url| url.scheme == Scheme::Embedded) {
+            table.refuse("broker", "an embedded broker has no users and nothing to set up");
+        } else if broker.management.is_none() {
+            table.warn(
+                "broker",
+                "px.toml has no management for it: only apply --as rabbitmqctl works",
+            );
+        }
     }
     let guest = table.choice(
         "guest",

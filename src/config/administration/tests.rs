@@ -207,6 +207,17 @@ fn what_cannot_be_is_refused() {
 }
 
 #[test]
+fn without_the_management_api_there_are_only_commands() {
+    let root = Root::new(SECRETS);
+    root.write("px.toml", "[brokers.bunny]\nurls = [\"amqp://feeder@h\"]\n");
+    let (read, said) = root.load("broker = \"bunny\"\n[users.root]\n");
+    assert!(
+        read.is_some() && said.len() == 1 && said[0].contains("only apply --as rabbitmqctl"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn a_missing_password_is_a_warning_until_it_is_needed() {
     let (read, said) = Root::new("[bunny]\nfeeder = \"a\\nb\"\n").load("broker = \"bunny\"\n[users.feeder]\n");
     assert!(read.is_none() && said[0].contains("users.feeder"), "{said:?}");
