@@ -13,6 +13,7 @@ mod parking;
 mod receiver;
 mod scripts;
 mod sender;
+mod spill;
 mod sundew;
 #[path = "../support/mod.rs"]
 mod support;
