@@ -284,6 +284,9 @@ fn push_commands(page: &mut String, parent: &Command) {
         for argument in arguments.filter(|argument| !argument.is_hide_set() && argument.get_id() != "help") {
             push_argument(page, argument);
         }
+        if let Some(manual) = command.get_after_long_help() {
+            page.push_str(&roff::from_markdown(&manual.to_string()));
+        }
     }
 }
 

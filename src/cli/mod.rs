@@ -23,6 +23,7 @@ mod listen;
 mod man;
 mod post;
 mod reap;
+mod replay;
 mod resend;
 mod selection;
 mod show;
@@ -97,6 +98,8 @@ enum Command {
     Failed(failed::Command),
     /// Put products of the database into a client's queue once more
     Resend(resend::Arguments),
+    /// Publish the messages of a spilled queue again
+    Replay(replay::Arguments),
     /// Announce files by hand, as a watcher would
     Post(post::Arguments),
     /// Print what is announced, as it comes, on a queue of its own
@@ -207,6 +210,7 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Clean(arguments) => clean::run(places, &arguments),
         Command::Failed(command) => failed::run(places, command),
         Command::Resend(arguments) => resend::run(places, &arguments),
+        Command::Replay(arguments) => replay::run(places, &arguments),
         Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),
         Command::Broker(command) => broker_admin::run(places, command),

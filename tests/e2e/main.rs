@@ -16,6 +16,7 @@ mod receiver;
 mod scripts;
 mod sender;
 mod sources;
+mod spill;
 mod sundew;
 #[path = "../support/mod.rs"]
 mod support;

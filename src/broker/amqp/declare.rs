@@ -320,8 +320,15 @@ pub(super) fn is_own(error: &lapin::Error) -> bool {
     super::classify::classify(error) == Fault::Own
 }
 
-/// A name from the configuration.
+/// A name from the configuration. RabbitMQ takes line ends out of the names that it declares, looks at and deletes, and
+/// of no others: that would be two queues.
 pub(super) fn own_name(name: &str, what: &str) -> Result<ShortString, BrokerError> {
+    if name.contains(['\r', '\n']) {
+        return Err(fault(
+            Fault::Own,
+            format!("{what} {name:?} has a line end, and no broker makes such a one"),
+        ));
+    }
     short(name, what).map_err(|error| fault(Fault::Own, error.what))
 }
 
