@@ -10,16 +10,17 @@
 //! | asked for | a consumer that came is seen after | one that went |
 //! | --- | --- | --- |
 //! | [`Management::queues`], [`Management::queue`], in `consumers` | 3 to 10 s | 5 to 10 s |
-//! | [`Management::consumers`] | 0.7 to 4.5 s | at once |
+//! | `GET /api/consumers/VHOST` | 0.7 to 4.5 s | at once |
 //! | `Connection::consumers`, a passive declare by AMQP | at once | at once |
 //!
-//! One queue asked for alone is no fresher than in the list, and `messages` is as old as `consumers` there. So only a
-//! passive declare counts consumers exactly, and only a guarded deletion looks and deletes in one step.
+//! One queue asked for alone is no fresher than in the list, and `messages` is as old as `consumers` there. The list of
+//! consumers shows a user with the tag `management` alone only its own. So px does not ask for it: only a passive declare
+//! counts consumers exactly, and only a guarded deletion looks and deletes in one step.
 //!
 //! A queue that was just made, or whose node is down, has no figures: they are `None`. So it is for all queues where
-//! statistics are switched off (`management_agent.disable_metrics_collector`, `management.disable_stats`); then
-//! [`Management::consumers`] is refused too. With `management.enable_queue_totals` lists still have `messages`, and for
-//! quorum queues these leave out what is unacknowledged; one queue asked for alone has nothing.
+//! statistics are switched off (`management_agent.disable_metrics_collector`, `management.disable_stats`). With
+//! `management.enable_queue_totals` lists still have `messages`, and for quorum queues these leave out what is
+//! unacknowledged; one queue asked for alone has nothing.
 
 use std::time::Duration;
 
@@ -38,8 +39,8 @@ mod classify;
 mod model;
 
 use classify::{Trouble, classify};
-use model::{Consumer, Refusal, Vhost, Whoami};
 pub use model::{Overview, QueueInfo, QueueKind};
+use model::{Refusal, Vhost};
 
 /// 100 000 queues, as they are asked for here, are half of it; 3000 take RabbitMQ half a second.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
@@ -182,21 +183,6 @@ impl Management {
     pub async fn queue(&self, vhost: &str, name: &str) -> Result<Option<QueueInfo>, BrokerError> {
         self.get(&["queues", vhost, name], &[("columns", QueueInfo::COLUMNS)])
             .await
-    }
-
-    /// How many consumers the queue has, without those that came in the last 5 s: fresher than what queues say of
-    /// themselves, and still no proof that nobody consumes, which only `Connection::consumers` gives. An own fault
-    /// where the user would only be shown its own consumers: it needs the tag `monitoring` or `administrator`.
-    pub async fn consumers(&self, vhost: &str, queue: &str) -> Result<u64, BrokerError> {
-        let who: Whoami = self.needed(&["whoami"], &[]).await?;
-        if !who.has_tag(&["monitoring", "administrator"]) {
-            let blind = Trouble::Refused(StatusCode::FORBIDDEN, "Not monitor user".to_owned());
-            return Err(self.fail(&Method::GET, &["consumers", vhost], blind));
-        }
-        let columns = [("columns", "queue.name")];
-        let consumers: Vec<Consumer> = self.needed(&["consumers", vhost], &columns).await?;
-        let of_it = consumers.iter().filter(|consumer| consumer.queue.name == queue);
-        Ok(of_it.count() as u64)
     }
 
     /// Deletes a queue, messages and all, if the guard holds; RabbitMQ looks and deletes in one step.

@@ -149,36 +149,6 @@ pub(super) struct Vhost {
     pub(super) name: String,
 }
 
-/// `GET /api/whoami`.
-#[derive(Debug, Deserialize)]
-pub(super) struct Whoami {
-    /// A list, or a comma-separated string before 3.9.
-    #[serde(default)]
-    pub(super) tags: Value,
-}
-
-impl Whoami {
-    pub(super) fn has_tag(&self, wanted: &[&str]) -> bool {
-        let words: Vec<&str> = match &self.tags {
-            Value::String(words) => words.split(',').map(str::trim).collect(),
-            Value::Array(words) => words.iter().filter_map(Value::as_str).collect(),
-            _ => Vec::new(),
-        };
-        words.iter().any(|word| wanted.contains(word))
-    }
-}
-
-/// `GET /api/consumers/VHOST`.
-#[derive(Debug, Deserialize)]
-pub(super) struct Consumer {
-    pub(super) queue: ConsumedQueue,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct ConsumedQueue {
-    pub(super) name: String,
-}
-
 /// What the API says when it refuses.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Refusal {
@@ -237,14 +207,6 @@ mod tests {
             "2014-11-21T21:09:26+00:00",
         ] {
             assert_eq!(time(text), Some(expected), "{text}");
-        }
-    }
-
-    #[test]
-    fn tags_are_a_list_or_a_string() {
-        for tags in [json!(["management", "monitoring"]), json!("management, monitoring")] {
-            let who = Whoami { tags };
-            assert!(who.has_tag(&["monitoring"]) && !who.has_tag(&["administrator", "monitor"]));
         }
     }
 }

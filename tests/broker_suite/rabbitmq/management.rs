@@ -230,38 +230,6 @@ async fn what_cannot_be_guarded_is_not_deleted() {
 }
 
 #[tokio::test]
-async fn consumers_of_others_are_shown_to_who_may_see_them() {
-    let broker = TestBroker::new("api-consumers");
-    let (api, vhost) = (api_of(&broker), &broker.vhost[..]);
-    let connection = open(&broker.config(), Purpose::Consume).await;
-    declare(&*connection, &only_queue("q")).await;
-    declare(&*connection, &only_queue("r")).await;
-    assert_eq!(api.consumers(vhost, "q").await.expect("consumers"), 0);
-    let mut subscription = connection.subscribe("q", 1).await.expect("subscribe");
-    eventually(SOON, "it is listed", async || {
-        api.consumers(vhost, "q").await.expect("consumers") == 1
-    })
-    .await;
-    assert_eq!(api.consumers(vhost, "r").await.expect("consumers"), 0);
-    // With `management` alone the list would be empty.
-    let blind = user(&broker, "blind", "management");
-    broker.permit(&format!("{vhost}-blind"), ".*", ".*", ".*");
-    assert_refused(
-        blind.consumers(vhost, "q").await,
-        Fault::Own,
-        &["needs the tag \\\"monitoring\\\""],
-    );
-    let seeing = user(&broker, "seeing", "monitoring");
-    broker.permit(&format!("{vhost}-seeing"), ".*", ".*", ".*");
-    assert_eq!(seeing.consumers(vhost, "q").await.expect("consumers"), 1);
-    subscription.cancel().await;
-    eventually(SOON, "it is gone", async || {
-        api.consumers(vhost, "q").await.expect("consumers") == 0
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn a_refusal_names_the_user_and_what_it_needs() {
     let broker = TestBroker::new("api-login");
     let (api, vhost) = (api_of(&broker), &broker.vhost[..]);
