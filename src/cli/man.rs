@@ -146,6 +146,11 @@ failures.
 this moment, so a quorum queue waits for its grace until real runs have seen it. Two runs never overlap: the second says
 so and ends with 1. A queue that gets a consumer meanwhile is kept, and the report says so.
 
+With `--spill` the messages of a classic queue are in a file, synced, before they leave the queue, and the queue is deleted
+only if it is empty and nobody consumes from it. One that is fed faster than it is spilled, or that gets a consumer
+meanwhile, is kept; the report, with 1, names the file that holds what was taken. A quorum queue is kept: it cannot be
+deleted only if it is empty.
+
 # Old names
 
 A link to `px` of one of these names is Sundew's program of that name, with its texts and exit codes:

@@ -1,5 +1,6 @@
 //! `px reap`: deletes abandoned queues. For cron, and for who wants to know first.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -33,15 +34,28 @@ pub struct Arguments {
     /// Say nothing unless a queue was deleted or something failed
     #[arg(long)]
     quiet: bool,
+    /// Put the messages of each classic queue into a file in this directory before it is deleted, for px replay;
+    /// quorum queues stay
+    #[arg(long, value_name = "DIR")]
+    spill: Option<PathBuf>,
 }
 
 /// Runs the reaper once. 1 when anything failed.
 pub fn run(places: &Places, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let wish = Wish {
         is_dry: arguments.dry_run,
+        spill: arguments.spill.as_deref(),
     };
+    if let Some(directory) = wish.spill
+        && !directory.is_dir()
+    {
+        anyhow::bail!(
+            "nothing is deleted: {} is no directory to spill into",
+            directory.display()
+        );
+    }
     let mut tell = |finding: &Finding| match finding.outcome {
-        Outcome::Failed(_) => eprintln!("px: {}", plain(&finding.line())),
+        _ if finding.has_failed() => eprintln!("px: {}", plain(&finding.line())),
         Outcome::Kept => {}
         _ if arguments.json || arguments.quiet && !finding.is_notable() => {}
         _ => say(plain(&finding.line())),
@@ -63,10 +77,10 @@ pub fn run(places: &Places, arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// What the program of the old name says, and nothing else: each deleted queue, the two lines, an empty one.
 pub fn old(places: &Places) -> anyhow::Result<ExitCode> {
-    let mut tell = |finding: &Finding| match finding.outcome {
-        Outcome::Failed(_) => eprintln!("queue_manager: {}", plain(&finding.line())),
-        Outcome::Deleted { .. } => say(plain(&finding.queue.name)),
-        _ => {}
+    let mut tell = |finding: &Finding| match () {
+        () if finding.has_failed() => eprintln!("queue_manager: {}", plain(&finding.line())),
+        () if finding.is_deleted() => say(plain(&finding.queue.name)),
+        () => {}
     };
     let Some((_, report)) = reap(places, Wish::default(), &mut tell)? else {
         return Ok(ExitCode::from(REFUSED));
@@ -87,7 +101,7 @@ fn ended(report: &Report) -> ExitCode {
 }
 
 /// `None`: refused, and it was said why.
-fn reap(places: &Places, wish: Wish, tell: &mut dyn FnMut(&Finding)) -> anyhow::Result<Option<(Reaper, Report)>> {
+fn reap(places: &Places, wish: Wish<'_>, tell: &mut dyn FnMut(&Finding)) -> anyhow::Result<Option<(Reaper, Report)>> {
     let Some(reaper) = configured(places) else {
         return Ok(None);
     };
@@ -137,7 +151,7 @@ fn configured(places: &Places) -> Option<Reaper> {
     site.reaper
 }
 
-fn as_json(reaper: &Reaper, wish: Wish, report: &Report) -> Value {
+fn as_json(reaper: &Reaper, wish: Wish<'_>, report: &Report) -> Value {
     let queues: Vec<Value> = report.findings.iter().map(finding_as_json).collect();
     json!({
         "broker": reaper.broker.name,
@@ -151,12 +165,14 @@ fn finding_as_json(finding: &Finding) -> Value {
     let queue = &finding.queue;
     let guarded = match finding.outcome {
         Outcome::Deleted { guarded } | Outcome::WouldBeDeleted { guarded } => Some(guarded),
+        Outcome::Spilled { .. } => Some(true),
         _ => None,
     };
     let error = match &finding.outcome {
-        Outcome::Failed(error) => Some(error),
+        Outcome::Failed(error) | Outcome::HalfSpilled { why: error, .. } => Some(error),
         _ => None,
     };
+    let spilled = finding.spilled();
     json!({
         "vhost": queue.vhost,
         "queue": queue.name,
@@ -166,6 +182,8 @@ fn finding_as_json(finding: &Finding) -> Value {
         "rule": finding.rule,
         "guarded": guarded,
         "error": error,
+        "file": spilled.map(|(file, _)| file.to_string_lossy()),
+        "spilled": spilled.map(|(_, messages)| messages),
         "messages": queue.messages,
         "message_bytes": queue.message_bytes,
         "memory": queue.memory,

@@ -9,9 +9,13 @@
 //! A kill at any moment leaves queues that the next run finds. Sightings are written before anything is deleted, and a
 //! queue's own is forgotten before it is: else one that is made again under its name would inherit it.
 
+use std::path::Path;
+
 use anyhow::Context;
 use jiff::Timestamp;
+use serde_json::Value;
 
+use super::spill::{self, Ending, Spilled};
 use crate::broker::management::{Deletion, Guard, Management, QueueInfo, QueueKind};
 use crate::broker::{self, BrokerError, Connection, Purpose};
 use crate::config::reaper::Vhosts;
@@ -31,15 +35,18 @@ const ENDPOINT_FAULTS_MAX: u32 = 3;
 
 /// How a run is meant.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Wish {
+pub struct Wish<'a> {
     /// Nothing is changed, neither a queue nor a sighting: it shows what a run would do now.
     pub is_dry: bool,
+    /// The messages of a queue are put into a file in this directory first. Classic queues only: another cannot be
+    /// deleted on the condition that it is empty, and what came after the spilling would be lost.
+    pub spill: Option<&'a Path>,
 }
 
 /// Runs once. `tell` hears of every queue as soon as its fate is known. `Err`: nothing was deleted.
 pub async fn run(
     reaper: &Reaper,
-    wish: Wish,
+    wish: Wish<'_>,
     sightings: Sightings,
     now: Timestamp,
     tell: &mut dyn FnMut(&Finding),
@@ -73,7 +80,7 @@ pub async fn run(
 
 struct Run<'a> {
     reaper: &'a Reaper,
-    wish: Wish,
+    wish: Wish<'a>,
     sightings: Sightings,
     now: Timestamp,
     management: Management,
@@ -182,6 +189,10 @@ impl Run<'_> {
             }
         }
         let guarded = queue.kind == QueueKind::Classic;
+        if self.wish.spill.is_some() && !guarded {
+            reason.push_str("; not spilled, for a quorum queue cannot be deleted only if it is empty");
+            return Ok(Outcome::KeptAfterAll);
+        }
         if !guarded {
             match self.consumers_now(queue).await? {
                 Some(0) => {}
@@ -196,7 +207,46 @@ impl Run<'_> {
         if self.wish.is_dry {
             return Ok(Outcome::WouldBeDeleted { guarded });
         }
-        self.delete(queue, reason, guarded).await
+        match self.wish.spill {
+            Some(directory) => self.spill(queue, reason, directory).await,
+            None => self.delete(queue, reason, guarded).await,
+        }
+    }
+
+    async fn spill(&mut self, queue: &QueueInfo, reason: &mut String, directory: &Path) -> anyhow::Result<Outcome> {
+        let (vhost, name) = (&queue.vhost, &queue.name);
+        // Who has cancelled and not settled yet is no consumer, and guards nothing.
+        let column = [("columns", "messages_unacknowledged")];
+        let found: Option<Value> = self.management.get(&["queues", vhost, name], &column).await?;
+        let Some(found) = found else {
+            return Ok(Outcome::Gone);
+        };
+        if found["messages_unacknowledged"] != 0 {
+            reason.push_str("; somebody has messages of it in hand");
+            return Ok(Outcome::KeptAfterAll);
+        }
+        let sighting = self.sightings.forget(vhost, name);
+        self.sightings.save()?;
+        let broker = self.as_manager(vhost);
+        let Spilled {
+            file, messages, ending, ..
+        } = spill::spill(&broker, name, &queue.arguments, directory).await;
+        // It has no consumer, as far as anybody knows: it goes on as it was.
+        if let (Ending::FedFaster | Ending::Failed(_), Some(first)) = (&ending, sighting) {
+            self.sightings.remember(vhost, name, first);
+        }
+        Ok(match ending {
+            Ending::Deleted | Ending::Missing => Outcome::Spilled { file, messages },
+            Ending::InUse if messages == 0 => {
+                *reason = "meanwhile it has a consumer, says the broker".to_owned();
+                Outcome::KeptAfterAll
+            }
+            ending => Outcome::HalfSpilled {
+                why: ending.to_string(),
+                file,
+                messages,
+            },
+        })
     }
 
     /// How many consumers there are at this moment, by AMQP: everything that the management API tells of consumers is up
@@ -213,12 +263,11 @@ impl Run<'_> {
 
     /// The broker as the management API's user sees it: who may delete there may look there too.
     fn as_manager(&self, vhost: &str) -> Broker {
-        let mut broker = self.reaper.broker.clone();
+        let mut broker = self.reaper.broker.in_vhost(vhost);
         if let Some(management) = &broker.management {
             for url in &mut broker.urls {
                 url.user.clone_from(&management.user);
                 url.password = management.password.clone();
-                url.vhost = vhost.to_owned();
             }
         }
         broker

@@ -5,6 +5,7 @@ mod output;
 mod proxy;
 mod races;
 mod sightings;
+mod spill;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use px::broker::{Connection, Purpose, Returns, Subscription, connect};
+use px::broker::{Connection, Purpose, Received, Returns, Subscription, connect};
 use px::message::{Envelope, Queue, Topology};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -174,6 +174,15 @@ impl World {
 }
 
 impl Consumer<'_> {
+    /// Keeps a delivery in hand, and is no consumer any more.
+    pub fn hold_and_cancel(mut self) -> (Received, Box<dyn Subscription>) {
+        self.runtime.block_on(async {
+            let held = self.subscription.next().await.expect("a delivery");
+            self.subscription.cancel().await;
+            (held, self.subscription)
+        })
+    }
+
     /// No consumer any more; what it had in hand goes back.
     pub fn leave(mut self) {
         self.runtime.block_on(self.subscription.cancel());
