@@ -11,7 +11,6 @@ use px::config::{Broker, BrokerUrl, Scheme, Secret};
 use px::message::{Binding, Envelope, Exchange, ExchangeKind, Queue, Topology};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::hosts::{BUNNIES, VIP, address_of};
 use crate::support::{broker_of, wait_until};
@@ -32,7 +31,7 @@ pub struct Client {
 /// Announces a list in order, as far as it may.
 pub struct Producer {
     allowed: watch::Sender<usize>,
-    task: JoinHandle<()>,
+    confirmed: watch::Receiver<usize>,
 }
 
 /// What a subscriber has seen.
@@ -121,8 +120,10 @@ impl Client {
     /// Begins when it is allowed to.
     pub fn producer(&self, announcements: Vec<Envelope>) -> Producer {
         let allowed = watch::Sender::new(0);
-        let task = self.runtime.spawn(announce(announcements, allowed.subscribe()));
-        Producer { allowed, task }
+        let (progress, confirmed) = watch::channel(0);
+        self.runtime
+            .spawn(announce(announcements, allowed.subscribe(), progress));
+        Producer { allowed, confirmed }
     }
 
     /// Reads and acks a queue for as long as the client lives.
@@ -139,11 +140,12 @@ impl Producer {
         self.allowed.send_replace(count);
     }
 
-    /// All of its list, and the broker has confirmed it.
+    /// Waits until the broker has confirmed the first so many.
     #[track_caller]
-    pub fn finish(&self, deadline: Duration) {
-        self.allow(usize::MAX);
-        wait_until(deadline, "all is announced", || self.task.is_finished());
+    pub fn wait_for(&self, count: usize, deadline: Duration) {
+        wait_until(deadline, format!("{count} announcements are confirmed"), || {
+            *self.confirmed.borrow() >= count
+        });
     }
 }
 
@@ -194,15 +196,13 @@ fn url(host: &str) -> BrokerUrl {
     }
 }
 
-async fn announce(announcements: Vec<Envelope>, mut allowed: watch::Receiver<usize>) {
+async fn announce(announcements: Vec<Envelope>, mut allowed: watch::Receiver<usize>, progress: watch::Sender<usize>) {
     let broker = by_vip();
     let (mut connection, mut done) = (None, 0);
     let mut tick = tokio::time::interval(TICK);
     while done < announcements.len() {
         tick.tick().await;
-        let end = (done + PER_TICK)
-            .min(*allowed.borrow_and_update())
-            .min(announcements.len());
+        let end = (done + PER_TICK).min(*allowed.borrow_and_update());
         if end <= done {
             if allowed.changed().await.is_err() {
                 return;
@@ -217,6 +217,7 @@ async fn announce(announcements: Vec<Envelope>, mut allowed: watch::Receiver<usi
             tokio::time::sleep(AGAIN).await;
         }
         done = end;
+        progress.send_replace(done);
     }
 }
 

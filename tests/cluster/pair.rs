@@ -121,12 +121,13 @@ impl Pair {
         self.client.empty(RECORD)
     }
 
-    fn said(&self) -> String {
+    /// What units and keepalived have said, without product lines.
+    pub fn said(&self) -> String {
         let texts = self.bunnies.iter().map(|bunny| {
             let state = bunny.site.state(UNIT);
             let vip = hosts::has_vip(bunny.host);
             let keepalived = bunny.keepalived.said();
-            let logs = bunny.site.logs();
+            let logs = bunny.site.said(UNIT);
             let lines: Vec<&str> = logs.lines().filter(|line| !line.contains(" Forwarded ")).collect();
             format!(
                 "=== {}: {state}, address {vip}\n{}\n{keepalived}",
