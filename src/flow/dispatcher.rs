@@ -67,16 +67,13 @@
 //! deleted first. Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows
 //! `standby`, even when it is the only one.
 //!
-//! Who stands by reads along what the other forwards (`publish_exchange`, the keys of `rekey`) on a queue of its own,
-//! `QUEUE.follow.…`, and remembers it: after a switch the copies of what was forwarded before are ignored. When it is
-//! to work it publishes a marker to that queue and begins when the marker has come back, after 2 s at most. So its
-//! user needs to be allowed to configure and read `QUEUE.follow.…`, to read the exchange, and to write to the default
-//! exchange (`amq.default`); without, it works all the same, and a switch repeats more. What is forwarded while that queue is not
-//! there is not learned: before the unit was started, while its connection was broken, and what the other one
-//! still has in hand when it has not noticed yet that the address has moved. The reaper leaves these queues alone.
-//!
-//! What was in hand when the active one died comes again to the next one, which forwards it once more where nobody can
-//! know whether that had come about.
+//! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`, and who stands by
+//! remembers it: after a switch the copies of what was forwarded before are ignored. When it is to work it publishes a
+//! marker that only its own queue gets, and begins when the marker has come back, after 2 s at most. So its user needs to
+//! be allowed to configure, write and read `QUEUE.follow` and `QUEUE.follow.…`; without, it works all the same, and a switch
+//! repeats more. What is forwarded while one stands by without that queue is not learned by it: before the unit was
+//! started, while its connection was broken, and what the other one still has in hand when it has not noticed yet that the
+//! address has moved. The reaper leaves these queues alone.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -85,7 +82,7 @@ use std::time::Duration;
 
 use super::consume::{self, Intake};
 use super::publish::{Options, Publisher, Unroutable};
-use super::standby::{self, Election, Standby};
+use super::standby::{Election, Learn, Peers, Standby};
 use super::{Unit, vip};
 use crate::config::options::{self, Inputs};
 use crate::config::{Broker, BrokerUrl, Scheme, Site, Table};
@@ -94,7 +91,6 @@ use crate::spool::Durability;
 use crate::spool::seen::Memory;
 
 mod dispatch;
-mod learn;
 mod remember;
 mod sources;
 
@@ -293,7 +289,11 @@ fn loops<'a>(bindings: &'a [Binding], publish_exchange: &str, rekey: &Rekey) -> 
 
 /// Runs the unit until it is told to stop.
 pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
-    let remembered = Arc::new(Remembered::open(&unit, config.memory, config.durability).await?);
+    let is_alone = matches!(config.one_of, OneOf::Alone);
+    let peers = (!is_alone).then(|| Peers::of(&unit, &config.inputs.broker, &config.inputs.queue.name));
+    let others = peers.as_ref().map(Peers::tell);
+    let remembered = Remembered::open(&unit, config.memory, config.durability, others).await?;
+    let remembered = Arc::new(remembered);
     let publishing = Topology {
         exchanges: vec![config.publish_exchange.clone()],
         ..Topology::default()
@@ -304,17 +304,11 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         ..Options::default()
     };
     let publisher = Publisher::start(&unit, config.inputs.broker.clone(), publishing, how);
-    let output = standby::Output {
-        broker: config.inputs.broker.clone(),
-        exchange: config.publish_exchange.clone(),
-        keys: learn::output_keys(&config.rekey),
-        queue: config.inputs.queue.name.clone(),
-    };
-    let standby = || Standby::new(&unit, output, publisher.clone(), learn::learn(&config, &remembered));
-    let (gate, election) = match config.one_of {
-        OneOf::Alone => (vip::gate(&unit, None), None),
-        OneOf::Vip(vip) => (vip::warm_gate(&unit, vip, standby()), None),
-        OneOf::Elected => (vip::gate(&unit, None), Some(Election::new(standby()))),
+    let standby = peers.map(|peers| Standby::new(peers, learn(&remembered)));
+    let (gate, election) = match (config.one_of, standby) {
+        (OneOf::Vip(vip), Some(standby)) => (vip::warm_gate(&unit, vip, standby), None),
+        (OneOf::Elected, Some(standby)) => (vip::gate(&unit, None), Some(Election::new(standby))),
+        _ => (vip::gate(&unit, None), None),
     };
     let intake = Intake {
         broker: config.inputs.broker.clone(),
@@ -327,4 +321,13 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     };
     let dispatch = Dispatch::new(&unit, config, remembered, election);
     consume::run(&unit, intake, Arc::new(dispatch), Some(publisher), gate).await
+}
+
+/// What the active one tells is remembered as if this one had forwarded it.
+fn learn(remembered: &Arc<Remembered>) -> Learn {
+    let remembered = Arc::clone(remembered);
+    Arc::new(move |told| {
+        let remembered = Arc::clone(&remembered);
+        Box::pin(async move { remembered.learn(&told).await })
+    })
 }

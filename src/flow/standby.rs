@@ -1,53 +1,128 @@
-//! Warm standby: whoever stands by reads along what the active one forwards, and so knows what it knows.
+//! Warm standby: whoever stands by is told what the active one forwards, and so knows what it knows.
 //!
-//! While it stands by, a process follows the keys of the output on a queue of its own, exclusive to one connection.
-//! When it is to work it publishes a marker that only this queue gets. What the broker had taken from others before has
-//! come when the marker does, and then the work begins: after [`CATCH_UP_MAX`] at most, and at once where there is no
-//! such queue. So a broker that is away, or a queue that was deleted, costs repeats and holds up nothing.
+//! Of several processes on one queue, QUEUE, one works. What it has remembered of forwards that are confirmed it publishes
+//! to the exchange `QUEUE.follow`, by handfuls and softly: that holds up nothing. While a process stands by, it follows
+//! this exchange on a queue of its own, exclusive to one connection. The output itself is not followed: a queue that is
+//! bound to its keys would make routable what no consumer has bound, and would bring what is not confirmed yet.
 //!
-//! What was forwarded while the queue was not there (before the process began, or between two connections) is not
-//! learned.
+//! When a process is to work it publishes a marker that only its own queue gets. What others had told before has come when
+//! the marker does, and then the work begins: after [`CATCH_UP_MAX`] at most, and at once where there is no such queue. So
+//! a broker that is away, or a queue that was deleted, costs repeats and holds up nothing.
+//!
+//! What was told while the queue was not there (before the process began, or between two connections) is not learned.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::link::Link;
-use super::publish::Publisher;
+use super::publish::{PublishError, Publisher};
+use super::sample::Sampler;
 use super::{Unit, chain, consume};
-use crate::broker::{Confirmed, Purpose};
+use crate::broker::{Confirmed, Purpose, Returns};
 use crate::config::Broker;
-use crate::message::{Binding, Envelope, Exchange, Queue, Topology};
+use crate::message::{Binding, Envelope, Exchange, ExchangeKind, Queue, Topology};
+use crate::spool::seen::Batch;
 
 /// The longest that work waits for the marker.
 pub const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 
-/// What is done with what others have forwarded: it is known when the future ends.
+/// Handfuls that wait to be told; what has no room is not told.
+const UNTOLD_MAX: usize = 256;
+/// Handfuls in one message.
+const TOLD_AT_ONCE: usize = 16;
+/// The key of what is told.
+const TOLD: &str = "forwarded";
+const CONTENT_TYPE: &str = "application/x-px-seen";
+
+/// What is done with what others have told: it is known when the future ends.
 pub type Learn = Arc<dyn Fn(Vec<Envelope>) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// What to follow.
-#[derive(Debug, Clone)]
-pub struct Output {
-    /// The broker.
-    pub broker: Broker,
-    /// Where it is published.
-    pub exchange: Exchange,
-    /// Its keys.
-    pub keys: Vec<String>,
-    /// The unit's own queue, whose name the following one begins with, so that one permission is for both.
-    pub queue: String,
+/// The processes on one queue, of which one works.
+#[derive(Clone)]
+pub struct Peers {
+    unit: Unit,
+    broker: Broker,
+    /// What the names of their exchange and queues begin with, so that one permission is for all.
+    name: String,
+    publisher: Publisher,
+}
+
+impl Peers {
+    /// Those that consume `queue`; where the broker names it, those of the same unit.
+    pub fn of(unit: &Unit, broker: &Broker, queue: &str) -> Peers {
+        let name = match queue {
+            "" => format!("px.{}.follow", unit.name.name),
+            queue => format!("{queue}.follow"),
+        };
+        let topology = Topology {
+            exchanges: vec![exchange(&name)],
+            ..Topology::default()
+        };
+        Peers {
+            unit: unit.clone(),
+            broker: broker.clone(),
+            publisher: Publisher::start_soft(unit, broker.clone(), topology),
+            name,
+        }
+    }
+
+    /// Takes what the others are to know. It ends with the last sender.
+    pub fn tell(&self) -> mpsc::Sender<Batch> {
+        let (tell, told) = mpsc::channel(UNTOLD_MAX);
+        tokio::spawn(self.clone().keep_telling(told));
+        tell
+    }
+
+    async fn keep_telling(self, mut told: mpsc::Receiver<Batch>) {
+        let (samples, mut gathered) = (Sampler::default(), Vec::new());
+        while told.recv_many(&mut gathered, TOLD_AT_ONCE).await > 0 {
+            let mut all = Batch::default();
+            for batch in gathered.drain(..) {
+                all.append(&batch);
+            }
+            let envelope = Envelope {
+                key: TOLD.to_owned(),
+                content_type: Some(CONTENT_TYPE.to_owned()),
+                body: all.to_message(),
+                ..Envelope::default()
+            };
+            let publish = async {
+                self.publisher
+                    .submit_soft(&self.name, envelope, Returns::Counted)
+                    .await
+                    .await
+            };
+            let why = match tokio::time::timeout(CATCH_UP_MAX, publish).await {
+                Ok(Ok(_) | Err(PublishError::Stopping)) => continue,
+                Ok(Err(PublishError::Refused(why))) => why,
+                Err(_) => format!("no answer within {CATCH_UP_MAX:?}"),
+            };
+            let said = format!("those that stand by are not told what is forwarded: {why}");
+            if let Some(unsaid) = samples.take(&said) {
+                warn!(unsaid, "{said}");
+            }
+        }
+    }
+}
+
+fn exchange(name: &str) -> Exchange {
+    Exchange {
+        name: name.to_owned(),
+        kind: ExchangeKind::Direct,
+        durable: true,
+        auto_delete: false,
+    }
 }
 
 /// Follows while the unit stands by.
 pub struct Standby {
-    unit: Unit,
-    output: Output,
-    publisher: Publisher,
+    peers: Peers,
     learn: Learn,
     /// The time of standing by that lasts, if one does.
     period: Mutex<Option<Arc<Period>>>,
@@ -64,11 +139,9 @@ struct Period {
 
 impl Standby {
     /// Nothing is followed yet.
-    pub fn new(unit: &Unit, output: Output, publisher: Publisher, learn: Learn) -> Arc<Standby> {
+    pub fn new(peers: Peers, learn: Learn) -> Arc<Standby> {
         Arc::new(Standby {
-            unit: unit.clone(),
-            output,
-            publisher,
+            peers,
             learn,
             period: Mutex::default(),
         })
@@ -81,7 +154,7 @@ impl Standby {
             return;
         }
         let period = Arc::new(Period {
-            end: self.unit.stop.child_token(),
+            end: self.peers.unit.stop.child_token(),
             queue: watch::Sender::default(),
             marker: watch::Sender::default(),
         });
@@ -97,7 +170,7 @@ impl Standby {
         }
     }
 
-    /// Returns when everything is known that others had forwarded before, as far as it can be. Takes no longer than
+    /// Returns when everything is known that others had told before, as far as it can be. Takes no longer than
     /// [`CATCH_UP_MAX`]. Safe to drop while waiting.
     pub async fn catch_up(&self) {
         let Some(period) = self.period().clone() else {
@@ -124,7 +197,8 @@ impl Standby {
                 message_id: Some(marker.clone()),
                 ..Envelope::default()
             };
-            match self.publisher.submit_soft("", envelope).await.await {
+            let Peers { publisher, name, .. } = &self.peers;
+            match publisher.submit_soft(name, envelope, Returns::Known).await.await {
                 Ok(Confirmed::Routed) => std::future::pending().await,
                 Ok(Confirmed::Returned) => format!("queue {queue} is gone"),
                 Err(error) => format!("no marker could be published: {error}"),
@@ -140,14 +214,10 @@ impl Standby {
     }
 
     async fn keep_following(self: Arc<Self>, period: Arc<Period>) {
-        let mut link = Link::new(&self.unit, self.output.broker.clone(), Purpose::Follow);
+        let mut link = Link::new(&self.peers.unit, self.peers.broker.clone(), Purpose::Follow);
         loop {
             // A new name each time: the broker may not have noticed yet that the last connection is gone.
-            let own = match self.output.queue.as_str() {
-                "" => "px",
-                queue => queue,
-            };
-            let name = format!("{own}.follow.{:016x}", fastrand::u64(..));
+            let name = format!("{}.{:016x}", self.peers.name, fastrand::u64(..));
             let Some(connection) = link.connect(&self.topology(&name), &period.end).await else {
                 break;
             };
@@ -189,9 +259,8 @@ impl Standby {
     }
 
     fn topology(&self, name: &str) -> Topology {
-        let exchange = &self.output.exchange;
         Topology {
-            exchanges: vec![exchange.clone()],
+            exchanges: vec![exchange(&self.peers.name)],
             queues: vec![Queue {
                 name: name.to_owned(),
                 exclusive: true,
@@ -199,13 +268,13 @@ impl Standby {
                 role: Some("follow"),
                 ..Queue::default()
             }],
-            bindings: (self.output.keys.iter())
+            bindings: [TOLD, name]
                 .map(|key| Binding {
-                    exchange: exchange.name.clone(),
+                    exchange: self.peers.name.clone(),
                     queue: name.to_owned(),
-                    key: key.clone(),
+                    key: key.to_owned(),
                 })
-                .collect(),
+                .into(),
         }
     }
 
@@ -234,7 +303,7 @@ impl Election {
 
     /// The first delivery of a subscription has come. Returns when work may begin.
     pub async fn chosen(&self) {
-        let state = &self.standby.unit.state;
+        let state = &self.standby.peers.unit.state;
         state.set_role(false, format!("{CHOSEN}: {CATCHING_UP}"));
         self.standby.catch_up().await;
         self.standby.rest();
@@ -244,7 +313,7 @@ impl Election {
 
     /// The subscription has ended; the broker chooses another one.
     pub fn unchosen(&self) {
-        if !self.standby.unit.stop.is_cancelled() {
+        if !self.standby.peers.unit.stop.is_cancelled() {
             info!("chosen no more: standing by");
             self.stand_by();
         }
@@ -252,7 +321,7 @@ impl Election {
 
     fn stand_by(&self) {
         self.standby.follow();
-        self.standby.unit.state.set_role(false, UNCHOSEN);
+        self.standby.peers.unit.state.set_role(false, UNCHOSEN);
     }
 }
 

@@ -199,66 +199,46 @@ fn who_stood_by_knows_what_the_other_has_forwarded() {
     assert!(out.next(Duration::from_millis(200)).is_none(), "nothing is repeated");
 }
 
-/// One key for everything: what is followed is that key, and its formats are those of what is bound.
+/// A standby is no subscriber: what no consumer has bound is held until one has.
 #[test]
-fn who_stands_by_reads_announcements_under_one_fixed_key() {
-    let broker = TestBroker::new("vip-fixed");
-    let addresses = Address::pair();
-    let feed = Feed::new(&broker.config());
-    let site = TestSite::new(&broker);
-    site.unit(
-        UNIT,
-        &format!(
-            "broker = \"main\"\nqueue = \"in\"\nbind = [\"v00.urp.input.#\"]\nseen = {{ by = \"identity\" }}\n\
-             rekey = {{ key = \"firsts\" }}\nvip = \"{}\"\n",
-            addresses[0].0
-        ),
+fn who_stands_by_makes_nothing_routable() {
+    let broker = TestBroker::new("vip-hold");
+    let hosts = Hosts::new(&broker, "unroutable = \"hold\"\n");
+    let (feed, [active, standby]) = (&hosts.feed, &hosts.sites);
+    broker
+        .api("DELETE", &format!("/api/queues/{}/out", broker.vhost), None)
+        .ok();
+    feed.announce_all(firsts(0..10));
+    active.wait_count(UNIT, "unroutable", 1);
+    assert_eq!(
+        (active.count(UNIT, "forwarded"), standby.count(UNIT, "learned")),
+        (0, 0)
     );
-    let _unit = site.run_ready(UNIT);
-    site.wait(UNIT, "follows", |status| status["links"]["follow"]["connected"] == true);
-    let under = |key: &str, envelope: Envelope| Envelope {
-        key: key.into(),
-        ..envelope
-    };
-    feed.announce(under("firsts.but.not.of.ours", urp(SOURCES[0], 0)));
-    feed.announce(under(
-        "firsts",
-        Envelope {
-            body: b"no announcement".into(),
-            ..Envelope::default()
-        },
-    ));
-    feed.announce_all(firsts(1..3).map(|envelope| under("firsts", envelope)));
-    site.wait_count(UNIT, "learned", 2);
-    feed.announce_all(copies(0..3));
-    addresses[0].come();
-    site.wait_count(UNIT, "ignored", 2);
-    site.wait_count(UNIT, "forwarded", 1);
+    feed.queue("out", &["v00.urp.notify.#"]);
+    active.wait_count(UNIT, "forwarded", 10);
+    assert_eq!(feed.depth("out"), Some(10));
+    standby.wait_count(UNIT, "learned", 10);
 }
 
-/// Who follows gets a message as soon as it is published, perhaps before it is safe. When its publisher dies then, the
-/// announcement comes again: it is forwarded, not ignored.
+/// What strangers publish where dispatchers tell each other, and under the keys of the output, is not learned.
 #[test]
-fn what_was_followed_and_comes_again_is_forwarded_once_more() {
-    let broker = TestBroker::new("vip-unsure");
-    let addresses = Address::pair();
-    let feed = Feed::new(&broker.config());
-    let site = TestSite::new(&broker);
-    dispatcher(&site, &feed, &format!("vip = \"{}\"\n", addresses[0].0));
-    let _unit = site.run_ready(UNIT);
-    site.wait(UNIT, "follows", |status| status["links"]["follow"]["connected"] == true);
-    feed.announce(urp(SOURCES[0], 0));
-    feed.give_back("in");
-    feed.announce(urp(SOURCES[0], 1));
-    feed.announce_all(copies(0..2));
-    feed.announce_all(firsts(0..2).map(|envelope| Envelope {
+fn who_stands_by_learns_from_dispatchers_alone() {
+    let broker = TestBroker::new("vip-strangers");
+    let hosts = Hosts::new(&broker, "");
+    let stranger =
+        r#"{"routing_key": "forwarded", "payload": "pxseen2\nnone", "payload_encoding": "string", "properties": {}}"#;
+    let publish = format!("/api/exchanges/{}/in.follow/publish", broker.vhost);
+    broker.api("POST", &publish, Some(stranger)).ok();
+    hosts.feed.announce_all(firsts(5..10).map(|envelope| Envelope {
         key: envelope.key.replacen("input", "notify", 1),
         ..envelope
     }));
-    site.wait_count(UNIT, "learned", 2);
-    addresses[0].come();
-    site.wait_count(UNIT, "ignored", 3);
-    site.wait_count(UNIT, "forwarded", 1);
+    hosts.feed.announce_all(firsts(0..5));
+    hosts.sites[1].wait_count(UNIT, "learned", 5);
+    hosts.switch(0, 1);
+    hosts.feed.announce_all(copies(0..10));
+    hosts.sites[1].wait_count(UNIT, "ignored", 5);
+    hosts.sites[1].wait_count(UNIT, "forwarded", 5);
 }
 
 /// While the broker takes no publishes the marker does not come, and while it restarts there is nothing to follow: work
@@ -305,11 +285,11 @@ fn a_broker_in_trouble_holds_up_no_switch() {
 }
 
 /// The follow queue is lost at the worst moment: its connection is closed by hand when the address comes. Nobody waits for
-/// longer than the marker may take, and a user that may not publish to a queue needs no marker.
+/// longer than the marker may take, and a user that may not publish there needs no marker.
 #[test]
 fn a_marker_that_does_not_come_holds_up_nothing() {
     let broker = TestBroker::new("vip-marker");
-    let user = broker.user("narrow", ".*", "^(xp|in|in[.].*)$", ".*");
+    let user = broker.user("narrow", ".*", "^(xp|in|in[.]follow[.].*)$", ".*");
     let hosts = Hosts::new(&broker, "");
     hosts.feed.announce_all(firsts(0..10));
     hosts.sites[1].wait_count(UNIT, "learned", 10);

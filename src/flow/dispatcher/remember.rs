@@ -1,6 +1,5 @@
 //! The memory of what was forwarded, and its log: on a thread of its own, for it syncs.
 
-use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,21 +8,18 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use crate::flow::{Cause, Unit, chain};
-use crate::message::{Announcement, Fault, Fingerprint, SeenKey};
+use crate::message::{Announcement, Envelope, Fault, Fingerprint, SeenKey};
 use crate::metrics::{Count, Metrics};
 use crate::spool::seen::{Batch, Facts, Memory, Seen, SeenLog, Verdict};
 use crate::spool::{Durability, SpoolError, off_thread};
 
 /// Forwards that wait for one write.
 const BATCH: usize = 512;
-/// Many times what a dispatcher has in hand.
-const UNSURE_MAX: usize = 20_000;
 
 /// What was forwarded, shared with the thread that writes it down.
 pub(super) struct Remembered {
     seen: Arc<Mutex<Seen>>,
     keeper: mpsc::Sender<Record>,
-    unsure: Mutex<Unsure>,
     metrics: Arc<Metrics>,
 }
 
@@ -32,21 +28,6 @@ enum Record {
     Forward(Forward),
     /// Remembered already; nobody waits.
     Learned(Batch),
-}
-
-/// A product that somebody else has forwarded.
-pub(super) struct Learned {
-    pub key: SeenKey,
-    pub announcement: Announcement,
-    pub time: Option<Timestamp>,
-}
-
-/// The last that were learned from others: who follows a key gets a message at once, when it is not safe everywhere yet.
-/// Nobody knows whether it was confirmed.
-#[derive(Default)]
-struct Unsure {
-    keys: HashSet<SeenKey>,
-    order: VecDeque<SeenKey>,
 }
 
 /// One forward to be remembered, and who waits for it.
@@ -60,8 +41,13 @@ struct Forward {
 }
 
 impl Remembered {
-    /// Reads the unit's log. The thread ends with the last handle.
-    pub async fn open(unit: &Unit, memory: Memory, durability: Durability) -> Result<Remembered, SpoolError> {
+    /// Reads the unit's log. The thread ends with the last handle. What is remembered of forwards is told to `others`.
+    pub async fn open(
+        unit: &Unit,
+        memory: Memory,
+        durability: Durability,
+        others: Option<mpsc::Sender<Batch>>,
+    ) -> Result<Remembered, SpoolError> {
         let path = unit.places.unit_state(&unit.name).join("seen.log");
         let (seen, log) = off_thread(move || {
             let mut seen = Seen::new(memory);
@@ -80,12 +66,11 @@ impl Remembered {
         let (shared, metrics) = (Arc::clone(&seen), Arc::clone(&unit.metrics));
         std::thread::Builder::new()
             .name("seen".into())
-            .spawn(move || keep_log(log, &shared, &metrics, asked))
+            .spawn(move || keep_log(log, &shared, &metrics, asked, others.as_ref()))
             .map_err(|error| SpoolError::own("cannot start the seen log's thread", error))?;
         Ok(Remembered {
             seen,
             keeper,
-            unsure: Mutex::default(),
             metrics: Arc::clone(&unit.metrics),
         })
     }
@@ -115,10 +100,7 @@ impl Remembered {
         // A thread that has ended drops the answer, which is told below.
         drop(self.keeper.send(Record::Forward(forward)).await);
         match written.await {
-            Ok(Ok(())) => {
-                self.unsure().keys.remove(&key);
-                Ok(())
-            }
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Cause::new(Fault::Own, error)),
             Err(_) => Err(Cause::new(Fault::Own, "the seen log's thread has ended")),
         }
@@ -126,30 +108,17 @@ impl Remembered {
 }
 
 impl Remembered {
-    /// Remembers what another dispatcher has forwarded, as that one does. It is known when this returns; it is in the
-    /// log soon after, in the mode `crash`, for to forget it costs a repeat.
-    pub async fn learn(&self, learned: &[Learned]) {
+    /// Remembers what another dispatcher has told that it has forwarded. It is known when this returns; it is in the log
+    /// soon after, in the mode `crash`, for to forget it costs a repeat.
+    pub async fn learn(&self, told: &[Envelope]) {
         let now = Timestamp::now();
         let mut batch = Batch::default();
         {
-            let (mut memory, mut unsure) = (lock(&self.seen), self.unsure());
+            let mut memory = lock(&self.seen);
             let evicted_before = memory.evicted_early();
-            for Learned {
-                key,
-                announcement,
-                time,
-            } in learned
-            {
-                let source = announcement.source();
-                let facts = facts(announcement, &source, *time);
-                // A repeat: who was first stays first.
-                if let Verdict::Duplicate { .. } = memory.verdict(&key.0, &facts, now) {
-                    continue;
-                }
-                // When the other one first had it is not known; its forward is heard of at once.
-                memory.remember(key.0, &facts, Duration::ZERO, now, &mut batch);
-                unsure.add(*key);
-                self.metrics.count(Count::Learned);
+            for envelope in told {
+                let learned = memory.learn(&envelope.body, now, &mut batch);
+                self.metrics.add(Count::Learned, learned);
             }
             self.metrics
                 .add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
@@ -159,40 +128,23 @@ impl Remembered {
             drop(self.keeper.send(Record::Learned(batch)).await);
         }
     }
-
-    /// Whether this was learned from another dispatcher lately, which perhaps died before it was confirmed.
-    pub fn is_unsure(&self, key: &SeenKey) -> bool {
-        self.unsure().keys.contains(key)
-    }
-
-    fn unsure(&self) -> MutexGuard<'_, Unsure> {
-        self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Unsure {
-    fn add(&mut self, key: SeenKey) {
-        if self.keys.insert(key) {
-            self.order.push_back(key);
-        }
-        while self.order.len() > UNSURE_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.keys.remove(&oldest);
-        }
-    }
 }
 
 /// Writes what has gathered as one batch, then answers everybody in it.
-fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: mpsc::Receiver<Record>) {
+fn keep_log(
+    mut log: SeenLog,
+    seen: &Mutex<Seen>,
+    metrics: &Metrics,
+    mut asked: mpsc::Receiver<Record>,
+    others: Option<&mpsc::Sender<Batch>>,
+) {
     let mut gathered = Vec::with_capacity(BATCH);
     let mut is_well = true;
     while asked.blocking_recv_many(&mut gathered, BATCH) > 0 {
-        let mut batch = Batch::default();
+        let (mut batch, mut forwarded) = (Batch::default(), Batch::default());
         let now = Timestamp::now();
         let mut memory = lock(seen);
         let evicted_before = memory.evicted_early();
-        let mut is_awaited = false;
         for record in &gathered {
             let forward = match record {
                 Record::Forward(forward) => forward,
@@ -201,12 +153,13 @@ fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: 
                     continue;
                 }
             };
-            is_awaited = true;
             let source = forward.announcement.source();
             let facts = facts(&forward.announcement, &source, forward.time);
             let held = Duration::try_from(now.duration_since(forward.came)).unwrap_or_default();
-            memory.remember(forward.key.0, &facts, held, now, &mut batch);
+            memory.remember(forward.key.0, &facts, held, now, &mut forwarded);
         }
+        batch.append(&forwarded);
+        let is_awaited = !forwarded.is_empty();
         metrics.add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
         // What is new is in the memory, so a rewritten log has it.
         let aside = log.wants_rewrite(memory.len()).then(|| log.write_aside(&memory, now));
@@ -224,6 +177,10 @@ fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: 
             warn!("what another dispatcher forwards is remembered, but not over a restart: {error}");
         }
         is_well = written.is_ok();
+        if let (Ok(()), true, Some(others)) = (&written, is_awaited, others) {
+            // Before the acks: what is settled is told, or on its way. Who cannot be told repeats a little after a switch.
+            drop(others.try_send(forwarded));
+        }
         for record in gathered.drain(..) {
             if let Record::Forward(forward) = record {
                 // Whoever waited may have been abandoned.
@@ -244,22 +201,5 @@ fn facts<'a>(announcement: &'a Announcement, source: &'a str, time: Option<Times
         size: announcement.size,
         time,
         content: announcement.identity.as_ref().and_then(Fingerprint::of),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_learned_long_ago_is_sure() {
-        let mut unsure = Unsure::default();
-        let key = |n: usize| SeenKey(std::array::from_fn(|i| (n >> (8 * i.min(7))) as u8));
-        for n in 0..UNSURE_MAX + 10 {
-            unsure.add(key(n));
-            unsure.add(key(n));
-        }
-        assert_eq!((unsure.keys.len(), unsure.order.len()), (UNSURE_MAX, UNSURE_MAX));
-        assert!(!unsure.keys.contains(&key(9)) && unsure.keys.contains(&key(10)));
     }
 }

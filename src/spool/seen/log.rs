@@ -121,6 +121,11 @@ impl Batch {
         self.records == 0
     }
 
+    /// As a message to another process: a version, then the records.
+    pub fn to_message(&self) -> Vec<u8> {
+        [Version::Two.magic().as_slice(), &self.bytes].concat()
+    }
+
     /// The records of another one behind its own.
     pub fn append(&mut self, other: &Batch) {
         self.bytes.extend_from_slice(&other.bytes);
@@ -340,6 +345,19 @@ fn load(file: &File, seen: &mut Seen, now: Timestamp) -> io::Result<(Loaded, u64
         is_older: version != Version::Two,
     };
     Ok((loaded, end))
+}
+
+/// The whole records of a message, up to the first that is not. Nothing of another version.
+pub(super) fn records_of(message: &[u8], mut each: impl FnMut(&Record<'_>)) {
+    let Some(mut rest) = message.strip_prefix(Version::Two.magic()) else {
+        return;
+    };
+    let mut payload = Vec::new();
+    while let Ok(true) = next_record(&mut rest, Version::Two, &mut payload)
+        && let Some(record) = Record::read(&payload, Version::Two)
+    {
+        each(&record);
+    }
 }
 
 /// Whether there was one; it is in `payload` then.
