@@ -101,7 +101,7 @@ impl Member {
             );
         }
         world.fill(&self.name, self.sizes.iter().copied());
-        if i % 5 == 0 && self.kind != Kind::Exclusive {
+        if i.is_multiple_of(5) && self.kind != Kind::Exclusive {
             let queue = world.path(&self.name).replace("/api/queues/", "");
             let (vhost, queue) = queue.split_once('/').expect("VHOST/QUEUE");
             let path = format!("/api/bindings/{vhost}/e/amq.topic/q/{queue}");

@@ -103,7 +103,7 @@ impl World {
                 for size in window {
                     let envelope = Envelope {
                         key: queue.into(),
-                        body: vec![b'x'; *size].into(),
+                        body: vec![b'x'; *size],
                         ..Envelope::default()
                     };
                     let confirm = self.connection.publish("", &envelope, Returns::Counted).await;

@@ -5,6 +5,9 @@ use crate::config::reaper::Vhosts;
 use crate::config::{Broker, BrokerUrl, Places};
 use crate::message::Finder;
 
+type Set = fn(&mut QueueInfo, u64);
+type Change = fn(&mut QueueInfo);
+
 const HOUR: Duration = Duration::from_secs(3600);
 const NOW: i64 = 1_800_000_000;
 
@@ -76,7 +79,7 @@ fn verdict(change: impl FnOnce(&mut QueueInfo)) -> Verdict {
 
 #[test]
 fn only_more_than_a_limit_is_too_much() {
-    let table: [(fn(&mut QueueInfo, u64), u64); 3] = [
+    let table: [(Set, u64); 3] = [
         (|queue, figure| queue.messages = Some(figure), 25_000),
         (|queue, figure| queue.memory = Some(figure), 50_000_000),
         (|queue, figure| queue.message_bytes = Some(figure), 50_000_000),
@@ -99,7 +102,7 @@ fn only_more_than_a_limit_is_too_much() {
 #[test]
 fn some_queues_stay_whatever_they_hold() {
     let full = |queue: &mut QueueInfo| queue.messages = Some(1_000_000);
-    let cases: [(fn(&mut QueueInfo), &str); 9] = [
+    let cases: [(Change, &str); 9] = [
         (|queue| queue.consumers = Some(1), "it has a consumer"),
         (|queue| queue.consumers = Some(2), "it has 2 consumers"),
         (|queue| queue.consumers = None, "the broker has no statistics of it"),
