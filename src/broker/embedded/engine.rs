@@ -367,23 +367,16 @@ impl Engine {
                 self.answer(effects, reply, Ok(()));
             }
             Request::Depth { queue, reply } => {
-                let answer = match self.routes.queue_named(&queue) {
-                    Some(row) => Some(messages::depth(&self.db, row.id)?),
-                    None => None,
-                };
+                let row = self.routes.queue_named(&queue);
+                let answer = row.map(|row| messages::depth(&self.db, row.id)).transpose()?;
                 self.answer(effects, reply, Ok(answer));
             }
             Request::Consumers { queue, reply } => {
                 let answer = topology::consumers(&self.db, &queue)?;
                 self.answer(effects, reply, Ok(answer));
             }
-            Request::DeleteQueue {
-                queue,
-                if_unused,
-                if_empty,
-                reply,
-            } => {
-                let answer = topology::remove_queue(&self.db, &queue, (if_unused, if_empty), &self.presence.name)?;
+            Request::DeleteQueue { queue, guards, reply } => {
+                let answer = topology::remove_queue(&self.db, &queue, guards, &self.presence.name)?;
                 self.read_routes()?;
                 self.answer(effects, reply, answer);
             }
