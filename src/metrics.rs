@@ -3,6 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub mod race;
+
+pub use race::Race;
+
 /// A thing that is counted. The names are part of `status.json` and stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
@@ -38,9 +42,10 @@ pub enum Count {
     Ingested,
     IngestedBytes,
     Queued,
+    Learned,
 }
 
-const NAMES: [&str; 30] = [
+const NAMES: [&str; 31] = [
     "announced",
     "received",
     "forwarded",
@@ -71,26 +76,20 @@ const NAMES: [&str; 30] = [
     "ingested",
     "ingested_bytes",
     "queued",
+    "learned",
 ];
 
 /// Steps per doubling of the latency histogram: a quantile is right to about 9 %.
 const STEPS_PER_OCTAVE: u32 = 8;
 const BUCKETS: usize = 40 * STEPS_PER_OCTAVE as usize;
 
-/// The counters of one unit. Shared by reference; every call is one atomic addition.
-#[derive(Debug)]
+/// The counters of one unit. Shared by reference; every call is one atomic addition, but those of `race`.
+#[derive(Debug, Default)]
 pub struct Metrics {
     counts: [AtomicU64; NAMES.len()],
-    latency: Box<[AtomicU64]>,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Metrics {
-            counts: Default::default(),
-            latency: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
-        }
-    }
+    latency: Histogram,
+    /// Which of redundant sources is first, and where they disagree.
+    pub race: Race,
 }
 
 impl Metrics {
@@ -118,12 +117,33 @@ impl Metrics {
 
     /// Notes how long one product took from its announcement (or its close) to its being safe here.
     pub fn latency(&self, took: Duration) {
-        self.latency[bucket(took)].fetch_add(1, Ordering::Relaxed);
+        self.latency.note(took);
     }
 
     /// The latency below which `share` (0..=1) of the products stayed; `None` before the first.
     pub fn latency_quantile(&self, share: f64) -> Option<Duration> {
-        let counts: Vec<u64> = self.latency.iter().map(|c| c.load(Ordering::Relaxed)).collect();
+        self.latency.quantile(share)
+    }
+}
+
+/// How long things took, right to about 9 %.
+#[derive(Debug)]
+struct Histogram(Box<[AtomicU64]>);
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Histogram((0..BUCKETS).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Histogram {
+    fn note(&self, took: Duration) {
+        self.0[bucket(took)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// That below which `share` (0..=1) of them stayed; `None` before the first.
+    fn quantile(&self, share: f64) -> Option<Duration> {
+        let counts: Vec<u64> = self.0.iter().map(|c| c.load(Ordering::Relaxed)).collect();
         let total: u64 = counts.iter().sum();
         let rank = (total as f64 * share).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -167,6 +187,6 @@ mod tests {
     fn every_counter_has_a_name() {
         let metrics = Metrics::default();
         metrics.count(Count::Queued);
-        assert_eq!(metrics.all().last(), Some(("queued", 1)));
+        assert_eq!(metrics.all().last(), Some(("learned", 0)));
     }
 }

@@ -38,7 +38,10 @@ const CONFINED: [(&str, &[&str]); 30] = [
     ("anyhow", &["src/flow", "src/daemon", "src/cli"]),
     ("backon", &["src/backoff.rs"]),
     ("base16ct", &["src/message"]),
-    ("base64", &["src/message", "src/spool/spill"]),
+    (
+        "base64",
+        &["src/message", "src/spool/spill", "src/broker/administration"],
+    ),
     ("clap", &["src/cli"]),
     ("fancy_regex", &["src/message/mask/pattern.rs"]),
     ("flate2", &["src/spool/spill.rs"]),
@@ -48,21 +51,30 @@ const CONFINED: [(&str, &[&str]); 30] = [
     ("lapin", &["src/broker/amqp"]),
     ("libc", &["src/spool/tree"]),
     ("lru", &["src/spool", "src/transfer"]),
-    ("md5", &["src/message", "src/spool"]),
+    ("md5", &["src/message", "src/spool", "src/broker/administration"]),
     ("notify", &["src/spool/tree"]),
     (
         "percent_encoding",
-        &["src/message", "src/config", "src/transfer", "src/cli/demo"],
+        &[
+            "src/message",
+            "src/config",
+            "src/broker/management",
+            "src/transfer",
+            "src/cli/demo",
+        ],
     ),
     ("regex", &["src/message/mask/pattern.rs"]),
-    ("reqwest", &["src/transfer/http.rs", "src/transfer/http"]),
+    (
+        "reqwest",
+        &["src/broker/management", "src/transfer/http.rs", "src/transfer/http"],
+    ),
     ("rusqlite", &["src/spool", "src/broker/embedded"]),
     ("rustls_native_certs", &["src/transfer/ftp"]),
     ("russh", &["src/transfer/sftp.rs", "src/transfer/sftp"]),
     ("russh_sftp", &["src/transfer/sftp.rs", "src/transfer/sftp"]),
     ("sd_notify", &["src/daemon"]),
     ("sha1", &["src/transfer/sftp"]),
-    ("sha2", &["src/message", "src/spool"]),
+    ("sha2", &["src/message", "src/spool", "src/broker/administration"]),
     ("strsim", &["src/config"]),
     ("suppaftp", &["src/transfer/ftp.rs", "src/transfer/ftp"]),
     (
@@ -115,8 +127,9 @@ const TOP: [&str; 8] = [
 ];
 
 /// Example units, and the file that holds their component's manual.
-const UNITS: [(&str, &str); 9] = [
+const UNITS: [(&str, &str); 10] = [
     ("px.toml", "src/config/site.rs"),
+    ("broker.toml", "src/config/administration.rs"),
     ("watch/xml.toml", "src/flow/watcher.rs"),
     ("tx/dd-notify.toml", "src/flow/sender.rs"),
     ("tx/wxo-b1-oper-dd.toml", "src/flow/deliverer.rs"),

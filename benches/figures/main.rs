@@ -2,9 +2,10 @@
 //!
 //! Every round measures both sides one after the other; a figure is the median of the rounds. Exit code 1 when a ratio
 //! or a limit is missed. `--quick` leaves out what takes a minute of silence, and delivers few files; `--only PART`
-//! measures one of burst, dispatcher, latency, pull, sender, queue, ingest, deliver, idle.
+//! measures one of burst, dispatcher, seen, latency, pull, sender, queue, ingest, deliver, idle.
 
 mod deliver;
+mod seen;
 mod spool;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -45,6 +46,9 @@ fn main() -> ExitCode {
     }
     if is_wanted("dispatcher") {
         runtime.block_on(dispatcher(&server, &mut report));
+    }
+    if is_wanted("seen") {
+        runtime.block_on(seen::seen(&server, &mut report));
     }
     if is_wanted("latency") {
         runtime.block_on(latency(&server, &mut report, is_quick));

@@ -10,8 +10,10 @@ use futures_util::future::BoxFuture;
 use crate::config::{Broker, Scheme};
 use crate::message::{Envelope, Fault, Headers, Topology};
 
+pub mod administration;
 pub mod amqp;
 pub mod embedded;
+pub mod management;
 
 /// A broker's refusal or silence, classified where it was born.
 #[derive(Debug, thiserror::Error)]

@@ -20,12 +20,18 @@ struct Page {
 }
 
 /// The site file and every component.
-const PAGES: [Page; 8] = [
+const PAGES: [Page; 9] = [
     Page {
         name: "px.toml",
         section: 5,
         about: "the site file of px, its secrets and its places",
         sources: &[("", include_str!("../config/site.rs"))],
+    },
+    Page {
+        name: "px-broker.toml",
+        section: 5,
+        about: "what a broker is to have: users, rights, exchanges, policies",
+        sources: &[("", include_str!("../config/administration.rs"))],
     },
     Page {
         name: "px-watcher",
@@ -85,7 +91,8 @@ is the same unit, for systemd's `px@rx-NAME`.
 # Status
 
 `px status` shows the state of each unit, what it has counted since its start and what it has in hand now. What is 0 is
-left out; `--json` has everything. A paused unit is running, exit code 0; for alarms look at `state` of `--json`.
+left out; `--json` has everything. Under a dispatcher there is a line for each source that races with others, and one for
+each two that disagree, see px-dispatcher(5). A paused unit is running, exit code 0; for alarms look at `state` of `--json`.
 
 ## Since the start
 
@@ -127,6 +134,23 @@ left out; `--json` has everything. A paused unit is running, exit code 0; for al
 | --- | --- |
 | `p50`, `p99` | seconds from the announcement, or the file's time, in which half, and 99 of 100, were done |
 
+# Reaper
+
+`px reap` deletes the queues that `[reaper]` of px.toml(5) calls abandoned. It prints a line for each queue that it has
+deleted, or that it keeps for a reason worth knowing, then two lines, in UTC, with the names of all queues of the virtual
+hosts that it has looked at and of those that are deleted, each as Python 2 writes a list. Failures go to standard error,
+and one failing queue does not stop the others. With `--quiet` it prints only lines of queues that were deleted, and
+failures.
+
+`--dry-run` changes nothing: it deletes no queue, records no sighting and takes no lock. It shows what a run would do at
+this moment, so a quorum queue waits for its grace until real runs have seen it. Two runs never overlap: the second says
+so and ends with 1. A queue that gets a consumer meanwhile is kept, and the report says so.
+
+With `--spill` the messages of a classic queue are in a file, synced, before they leave the queue, and the queue is deleted
+only if it is empty and nobody consumes from it. One that is fed faster than it is spilled, or that gets a consumer
+meanwhile, is kept; the report, with 1, names the file that holds what was taken. A quorum queue is kept: it cannot be
+deleted only if it is empty.
+
 # Old names
 
 A link to `px` of one of these names is Sundew's program of that name, with its texts and exit codes:
@@ -136,6 +160,7 @@ A link to `px` of one of these names is Sundew's program of that name, with its 
 | `pxSender` NAME COMMAND | `start`, `stop`, `status`, `restart` or `reload` of `tx/NAME`; `-l LEVEL` for its log |
 | `pxReceiver` NAME COMMAND | the same of `rx/NAME` |
 | `pxChecker` | `px revive`, which tells in `pxChecker.log` what it has started |
+| `queue_manager` | `px reap`: the deleted names, then the two lines `queues` and `deleted`; also `queue_manager.py` |
 
 `status` is always 0, `reload` always 2, and `restart` starts only what ran or has died. A start that fails is told on
 standard error, with 1; a unit that is not ready within 5 s, with 0, for it goes on trying. Of a unit that is left to

@@ -10,6 +10,9 @@ use crate::config::{Places, Service, UnitName, find_among, find_unit, service, u
 use crate::daemon::log::Rendering;
 
 mod broker;
+mod broker_admin;
+mod broker_apply;
+mod broker_ping;
 mod check;
 mod clean;
 mod control;
@@ -19,6 +22,7 @@ mod failed;
 mod listen;
 mod man;
 mod post;
+mod reap;
 mod replay;
 mod resend;
 mod selection;
@@ -100,6 +104,11 @@ enum Command {
     Post(post::Arguments),
     /// Print what is announced, as it comes, on a queue of its own
     Listen(listen::Arguments),
+    /// Look after a broker
+    #[command(subcommand)]
+    Broker(broker_admin::Command),
+    /// Delete queues that nobody consumes from and that hold too much (for cron), as [reaper] of px.toml says
+    Reap(reap::Arguments),
     /// Show the whole chain at work: producers, dispatcher, pull workers, in a temporary root
     Demo(demo::Arguments),
     /// Write the manual pages
@@ -204,6 +213,8 @@ fn run(command: Command, places: &Places) -> anyhow::Result<ExitCode> {
         Command::Replay(arguments) => replay::run(places, &arguments),
         Command::Post(arguments) => post::run(places, &arguments),
         Command::Listen(arguments) => listen::run(places, arguments),
+        Command::Broker(command) => broker_admin::run(places, command),
+        Command::Reap(arguments) => reap::run(places, &arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Man { directory } => man::man(&directory),
     }

@@ -10,12 +10,14 @@ use crate::config::{Places, Service, UnitName, service};
 use crate::daemon::lock;
 use crate::daemon::status::{self, Status};
 use crate::daemon::sundew_lock::{self, Holder};
+use crate::flow::state::Role;
 
 /// Counters worth a place on the line, in this order.
-const ON_THE_LINE: [&str; 20] = [
+const ON_THE_LINE: [&str; 21] = [
     "announced",
     "forwarded",
     "ignored",
+    "learned",
     "fetched",
     "from_alternates",
     "delivered",
@@ -94,10 +96,15 @@ impl Row {
         if self.file_is_gone {
             return format!("running (pid {pid}), its configuration file is gone");
         }
-        match self.status.as_ref().filter(|status| status.pid == pid) {
+        match self.running_status() {
             Some(status) => running(status, pid),
             None => format!("starting (pid {pid})"),
         }
+    }
+
+    /// What the process that runs now says of itself.
+    fn running_status(&self) -> Option<&Status> {
+        self.status.as_ref().filter(|status| self.pid == Some(status.pid))
     }
 }
 
@@ -114,6 +121,9 @@ pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> 
         let width = rows.iter().map(|row| row.name.to_string().len()).max().unwrap_or(0);
         for row in &rows {
             say(plain(&format!("{:width$}  {}", row.name.to_string(), row.words())));
+            for line in row.running_status().map(of_sources).unwrap_or_default() {
+                say(plain(&format!("  {line}")));
+            }
         }
     }
     let any_runs = rows.iter().any(|row| row.pid.is_some());
@@ -126,6 +136,7 @@ pub fn status(places: &Places, units: &[(UnitName, PathBuf)], as_json: bool) -> 
 
 fn running(status: &Status, pid: u32) -> String {
     let mut line = format!("{} (pid {pid})", status.state);
+    let head = line.len();
     let counts = ON_THE_LINE
         .iter()
         .filter_map(|name| Some((*name, status.counts.get(*name)?.as_u64()?)));
@@ -141,6 +152,14 @@ fn running(status: &Status, pid: u32) -> String {
             line.push_str(&format!(" {quantile}={seconds:.3}s"));
         }
     }
+    if let Some(role) = &status.role {
+        let said = role_words(role);
+        match role.active || status.state != "standby" {
+            true => line.push_str(&format!(" {}{said}", if role.active { "active" } else { "standby" })),
+            // It is the first word already, and why comes before what it did in its time.
+            false => line.insert_str(head, &format!("{said}{}", if line.len() > head { ";" } else { "" })),
+        }
+    }
     for (purpose, link) in status.links.as_object().into_iter().flatten() {
         // A pause names the error already.
         if let Some(error) = link["error"].as_str().filter(|error| !status.state.contains(error)) {
@@ -150,9 +169,89 @@ fn running(status: &Status, pid: u32) -> String {
     line
 }
 
+/// A line a source that races with others, and one for each two that disagree.
+fn of_sources(status: &Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    for standing in &status.sources {
+        let (source, percent) = (&standing.source, standing.share * 100.0);
+        let mut line = format!("{source} first {percent:.0} % of {}", standing.contested);
+        if let Some(lead_s) = standing.lead_s.p50 {
+            line.push_str(&format!(", median lead {}", lead(lead_s)));
+        }
+        lines.push(line);
+    }
+    for found in &status.disagreements {
+        let ([one, other], last) = (&found.sources, &found.last);
+        let mut line = format!("{one} and {other} disagree: {}, last {}", found.count, last.name);
+        if let [Some(one), Some(other)] = last.sizes {
+            line.push_str(&format!(", {one} and {other} bytes"));
+        }
+        if let [Some(one), Some(other)] = &last.digests {
+            line.push_str(&format!(", digests {one} and {other}"));
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+fn lead(seconds: f64) -> String {
+    match seconds {
+        0.0..0.001 => "below 1 ms".to_owned(),
+        0.001..1.0 => format!("{:.0} ms", seconds * 1e3),
+        _ => format!("{seconds:.1} s"),
+    }
+}
+
+/// Since when, and why.
+fn role_words(role: &Role) -> String {
+    format!(" since {}: {}", role.since.strftime("%Y-%m-%d %H:%M:%S UTC"), role.why)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn since_when_and_why_a_unit_stands_by_or_works_is_said() {
+        let said = |state: &str, forwarded: u64, active: bool, why: &str| {
+            let role = json!({"active": active, "since": "2026-11-22T08:15:03.25Z", "why": why});
+            let status: Status = serde_json::from_value(json!({
+                "unit": "dispatch/a", "version": "1", "pid": 7, "started": "", "updated": "", "ready": true,
+                "state": state, "gauges": {}, "counts": {"forwarded": forwarded}, "latency_s": {}, "role": role,
+                "links": {"follow": {"error": "away"}},
+            }))
+            .unwrap();
+            running(&status, 7)
+        };
+        for (state, forwarded, active, words) in [
+            (
+                "standby",
+                0,
+                false,
+                "standby (pid 7) since 2026-11-22 08:15:03 UTC: why; follow: away",
+            ),
+            (
+                "standby",
+                3,
+                false,
+                "standby (pid 7) since 2026-11-22 08:15:03 UTC: why; forwarded=3; follow: away",
+            ),
+            (
+                "running",
+                3,
+                true,
+                "running (pid 7) forwarded=3 active since 2026-11-22 08:15:03 UTC: why; follow: away",
+            ),
+            (
+                "paused: x",
+                0,
+                false,
+                "paused: x (pid 7) standby since 2026-11-22 08:15:03 UTC: why; follow: away",
+            ),
+        ] {
+            assert_eq!(said(state, forwarded, active, "why"), words);
+        }
+    }
 
     #[test]
     fn what_a_pause_names_is_said_once() {
@@ -166,5 +265,34 @@ mod tests {
             running(&status, 7),
             "paused: refused by b (pid 7) parked=2; publish: away"
         );
+    }
+
+    #[test]
+    fn sources_have_a_line_each_and_so_have_those_that_disagree() {
+        let mut status: Status = serde_json::from_value(json!({
+            "unit": "dispatch/a", "version": "1", "pid": 7, "started": "", "updated": "", "ready": true,
+            "state": "running", "gauges": {}, "counts": {}, "latency_s": {}, "links": {},
+        }))
+        .unwrap();
+        assert!(of_sources(&status).is_empty());
+        let [one, two] = ["urp-1:80", "urp-2:80"];
+        status.sources = serde_json::from_value(json!([
+            {"source": one, "first": 756, "contested": 1200, "share": 0.63, "lead_s": {"p50": 0.1804, "p99": 2.0}},
+            {"source": two, "first": 0, "contested": 1200, "share": 0.0, "lead_s": {}},
+        ]))
+        .unwrap();
+        status.disagreements = serde_json::from_value(json!([
+            {"sources": [one, two], "count": 3, "last": {"name": "X", "sizes": [1, 2], "digests": [null, null]}},
+        ]))
+        .unwrap();
+        assert_eq!(
+            of_sources(&status),
+            [
+                "urp-1:80 first 63 % of 1200, median lead 180 ms",
+                "urp-2:80 first 0 % of 1200",
+                "urp-1:80 and urp-2:80 disagree: 3, last X, 1 and 2 bytes",
+            ]
+        );
+        assert_eq!((lead(0.0), lead(2.04)), ("below 1 ms".to_owned(), "2.0 s".to_owned()));
     }
 }

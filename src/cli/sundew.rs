@@ -1,5 +1,5 @@
-//! The old program names. `pxSender`, `pxReceiver` and `pxChecker` are links to `px`: they say what Sundew's programs
-//! say, with their exit codes, for the scripts and watchdogs of a site. `px` itself keeps its own words.
+//! The old program names. `pxSender`, `pxReceiver`, `pxChecker` and `queue_manager` are links to `px`: they say what the
+//! old programs say, with their exit codes, for the scripts and watchdogs of a site. `px` itself keeps its own words.
 //!
 //! Kept on purpose: `status` is always 0 and `reload` always 2, and `restart` does not start what does not run. Not kept:
 //! a start that fails is told, with 1, and what is not ready yet, with 0; where the configuration is bad, `restart` ends
@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use tracing::{Level, error, info};
 
 use super::control::{self, Started};
-use super::{LogLevel, REFUSED, USAGE, plain, say};
+use super::{LogLevel, REFUSED, USAGE, plain, reap, say};
 use crate::config::{Places, Service, UnitDir, UnitName, service, units};
 use crate::daemon::lock;
 use crate::daemon::log::{self, Destination, Rendering};
@@ -33,6 +33,8 @@ pub enum Program {
     Receiver,
     /// `pxChecker`
     Checker,
+    /// `queue_manager`, or `queue_manager.py`
+    QueueManager,
 }
 
 /// What Sundew calls the units of one program.
@@ -66,6 +68,7 @@ impl Program {
             "pxSender" => Some(Program::Sender),
             "pxReceiver" => Some(Program::Receiver),
             "pxChecker" => Some(Program::Checker),
+            "queue_manager" | "queue_manager.py" => Some(Program::QueueManager),
             _ => None,
         }
     }
@@ -75,6 +78,7 @@ impl Program {
             Program::Sender => "pxSender",
             Program::Receiver => "pxReceiver",
             Program::Checker => "pxChecker",
+            Program::QueueManager => "queue_manager",
         }
     }
 }
@@ -89,8 +93,10 @@ pub fn run(program: Program, arguments: Vec<OsString>, places: &Places) -> anyho
         Program::Sender => &SENDERS,
         Program::Receiver => &RECEIVERS,
         Program::Checker if arguments.is_empty() => return check(places),
-        Program::Checker => {
-            eprint!("Usage: pxChecker\n\npxChecker: error: Too many arguments\n");
+        Program::QueueManager if arguments.is_empty() => return reap::old(places),
+        Program::Checker | Program::QueueManager => {
+            let name = program.name();
+            eprint!("Usage: {name}\n\n{name}: error: Too many arguments\n");
             return Ok(ExitCode::from(USAGE));
         }
     };
@@ -110,7 +116,7 @@ pub fn run(program: Program, arguments: Vec<OsString>, places: &Places) -> anyho
             None => {
                 let text = match program {
                     Program::Receiver => format!("Wrong source name: {name}"),
-                    Program::Sender | Program::Checker => "Wrong client name".to_owned(),
+                    Program::Sender | Program::Checker | Program::QueueManager => "Wrong client name".to_owned(),
                 };
                 Ok(refuse(program, &text))
             }
@@ -430,6 +436,7 @@ mod tests {
         assert_eq!(of("/usr/bin/pxSender"), Some(Program::Sender));
         assert_eq!(of("pxReceiver"), Some(Program::Receiver));
         assert_eq!(of("./pxChecker"), Some(Program::Checker));
+        assert_eq!(of("/opt/queue_manager.py"), Some(Program::QueueManager));
         for name in ["px", "/usr/bin/px", "pxsender", ""] {
             assert_eq!(of(name), None, "{name}");
         }

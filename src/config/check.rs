@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::error::NOT_SERVED;
 use super::unit::is_native;
 use super::{
-    ConfigError, Errors, Places, RoutingTable, Service, Site, Table, UnitName, clients, file, load_unit, service,
-    sundew, units,
+    Administration, ConfigError, Errors, Places, RoutingTable, Service, Site, Table, UnitName, clients, file,
+    load_unit, service, sundew, units,
 };
 
 /// The findings of all files, by file and line; and notes, which nobody needs to do anything about.
@@ -107,6 +107,10 @@ pub fn check(places: &Places) -> (Vec<ServedUnit>, Report) {
     report.add(errors);
     for (path, service) in others {
         report.note(&path, &service.to_string());
+    }
+    let administration = places.administration_file();
+    if administration.exists() {
+        report.add(Administration::load(&site, &administration).1);
     }
     let routing = places.routing_table();
     if routing.exists() {

@@ -1,6 +1,7 @@
 //! Text to tables with their places; sizes, times, secrets and paths. Components take options by key and collect
 //! errors.
 
+pub mod administration;
 mod broker;
 mod check;
 mod error;
@@ -9,6 +10,7 @@ mod file;
 pub mod options;
 mod places;
 pub mod quantity;
+pub mod reaper;
 mod secret;
 mod secrets;
 mod service;
@@ -19,10 +21,12 @@ mod unit;
 mod url;
 mod value;
 
+pub use administration::Administration;
 pub use broker::{Broker, BrokerUrl, Management, Scheme};
 pub use check::{Report, check};
 pub use error::{ConfigError, Errors, NOT_SERVED};
 pub use places::Places;
+pub use reaper::Reaper;
 pub use secret::Secret;
 pub use service::{Service, load_unit, service};
 pub use site::{Log, Site};

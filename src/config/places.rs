@@ -101,6 +101,11 @@ impl Places {
         self.etc.join("px.toml")
     }
 
+    /// `broker.toml`: what a broker is to have.
+    pub fn administration_file(&self) -> PathBuf {
+        self.etc.join("broker.toml")
+    }
+
     /// `px.conf`, where a Sundew site has one.
     pub fn sundew_site_file(&self) -> PathBuf {
         self.etc.join("px.conf")

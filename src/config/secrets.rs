@@ -7,7 +7,7 @@ use super::url::{Variables, expand};
 use super::{Errors, Places, Secret, file};
 
 /// All passwords of a site. Prints no value.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Secrets {
     by_broker: BTreeMap<(String, String), Secret>,
     /// Files named `BROKER.USER`; systemd names the directory in `$CREDENTIALS_DIRECTORY`.

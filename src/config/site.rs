@@ -21,7 +21,7 @@
 //! | `urls` | | failover candidates of one protocol, see below |
 //! | `order` | `"random"` | in which order the candidates are tried; `"given"`: as written |
 //! | `exchange` | none | for units that name none: a name, or `{ name, type = "topic", durable = true }` |
-//! | `management` | none | `{ url, user }` of the management API; checked, and not used by this version |
+//! | `management` | none | `{ url, user }` of the management API, for the reaper and administration |
 //! | `ca_file` | the system's | PEM file of the CA that signs the broker's certificate |
 //! | `connect_timeout` | 10 s | for each candidate |
 //! | `reply_timeout` | 30 s | for a confirm and for every other answer; then the connection counts as broken |
@@ -60,7 +60,47 @@
 //!
 //! # Reaper
 //!
-//! The table `[reaper]` (`broker`, `max_messages`, `max_bytes`) is checked and not served by this version.
+//! The table `[reaper]` says which queues are abandoned, for `px reap`: those that have no consumer and hold more than
+//! a limit. A queue is judged by what the broker's management API says of it.
+//!
+//! | option | default | meaning |
+//! | --- | --- | --- |
+//! | `broker` | | one with `management`; its user needs the tag `monitoring`, and `configure` in the virtual hosts |
+//! | `max_messages` | 25000 | more messages than this are too many |
+//! | `max_bytes` | `"50MB"` | more memory of the queue's process than this is too much, and so are more bytes of messages |
+//! | `idle_for` | none | without a consumer for longer than this is abandoned, whatever it holds |
+//! | `grace` | 10 m | a quorum queue is deleted when two runs at least so far apart have seen it without consumers |
+//! | `vhosts` | that of the first URL | a list of virtual hosts, or `"all"` |
+//! | `rules` | none | other limits for some queues, see below |
+//!
+//! ```toml
+//! [reaper]
+//! broker = "bunny"
+//! idle_for = "30d"
+//! rules = [
+//!     { queue = "^cmc\\.", keep = true },
+//!     { queue = "^q_", max_messages = 100000, max_bytes = "1GB", idle_for = "7d" },
+//! ]
+//! ```
+//!
+//! | in a rule | meaning |
+//! | --- | --- |
+//! | `queue` | a regular expression that is found anywhere in the name of a queue, as in a policy of RabbitMQ |
+//! | `keep` | `true`: such a queue is never deleted |
+//! | `max_messages`, `max_bytes`, `idle_for` | the limits of such a queue; those that are left out are the table's |
+//!
+//! The first rule that matches decides. Memory is that of the queue's process: an empty classic queue takes some 10 to
+//! 100 kB, so a small `max_bytes` deletes every queue that nobody consumes from.
+//!
+//! Never deleted are queues that px made for itself (`x-px-role`), exclusive ones, which end with their connection,
+//! streams, and queues of which the broker has no statistics. A classic queue is deleted on the condition that it has no
+//! consumer, which the broker itself checks. A quorum queue cannot be deleted on that condition: after its `grace` it is
+//! looked at again immediately before, by AMQP at the broker's URLs as the user of `management`, and the report says
+//! unguarded.
+//!
+//! What the runs have seen is in `state/reaper/sightings.json`: since when each queue has had no consumer. That is forgotten
+//! when it has one, when it is gone, and when the clock has been set back. The time between two runs counts as one
+//! without a consumer, so run it often: each five minutes, from cron.
 //!
 //! # Secrets
 //!
@@ -114,10 +154,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::broker::{NAME, Surroundings, is_name};
-use super::error::NOT_SERVED;
 use super::secrets::Secrets;
 use super::url::{Variables, environment};
-use super::{Broker, ConfigError, Errors, Places, Table, file, options, sundew, unit};
+use super::{Broker, ConfigError, Errors, Places, Reaper, Secret, Table, file, options, sundew, unit};
 
 /// Sundew's own default.
 const KEEP_DB: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -149,9 +188,12 @@ pub struct Site {
     pub log: Log,
     /// How long products stay in `db/`.
     pub keep_db: Duration,
+    /// Which queues are abandoned, where the site says so.
+    pub reaper: Option<Reaper>,
     brokers: BTreeMap<String, Broker>,
     /// Brokers that are written but could not be read; `None` where the whole file could not be.
     faulty: Option<Vec<String>>,
+    secrets: Secrets,
 }
 
 impl Site {
@@ -192,11 +234,13 @@ impl Site {
             places: places.clone(),
             log: Log::default(),
             keep_db: KEEP_DB,
+            reaper: None,
             brokers: brokers
                 .into_iter()
                 .map(|broker| (broker.name.clone(), broker))
                 .collect(),
             faulty: Some(Vec::new()),
+            secrets: Secrets::default(),
         }
     }
 
@@ -210,6 +254,16 @@ impl Site {
     /// A broker by name.
     pub fn broker(&self, name: &str) -> Option<&Broker> {
         self.brokers.get(name)
+    }
+
+    /// The password of a user of this broker, if there is one.
+    pub(super) fn password(&self, broker: &str, user: &str) -> Result<Option<Secret>, String> {
+        self.secrets.find(broker, user)
+    }
+
+    /// Whether the operator has been told already why passwords are missing.
+    pub(super) fn secrets_are_refused(&self) -> bool {
+        self.secrets.refused()
     }
 
     /// The names of all brokers that could be read.
@@ -253,28 +307,15 @@ impl Site {
         }
         // Where `brokers` is no table, or the file not even TOML, it may have had any broker.
         self.faulty = (!table.is_broken() && is_table).then_some(faulty);
+        self.secrets = secrets;
         self.log = options::log(table, &self.log);
         // Read again where a unit's own file is read.
         sundew::Settings::read(table, &self.places);
         if let Some(keep) = table.within("spool", |table| options::positive_duration(table, "keep_db")) {
             self.keep_db = keep;
         }
-        if table.has("reaper") {
-            table.within("reaper", |table| {
-                check_reaper(table, self);
-                Some(())
-            });
-            table.warn("reaper", NOT_SERVED);
-        } else {
-            table.know("reaper");
-        }
+        self.reaper = table.within("reaper", |table| Reaper::read(table, self));
     }
-}
-
-fn check_reaper(table: &mut Table, site: &Site) {
-    options::broker(table, site);
-    table.integer::<u64>("max_messages", 1..=1_000_000_000);
-    table.size("max_bytes");
 }
 
 #[cfg(test)]

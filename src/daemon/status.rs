@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::flow::Unit;
+use crate::flow::state::Role;
+use crate::metrics::race::{Disagreeing, Standing};
 
 /// Written at most this often, and only when something changed.
 const EVERY: Duration = Duration::from_secs(1);
@@ -31,6 +33,9 @@ pub struct Status {
     pub updated: String,
     /// `starting`, `running`, `standby`, `paused: REASON` or `stopped`.
     pub state: String,
+    /// Of a unit that works only where its address is, or when it is chosen: whether it does, since when, and why.
+    #[serde(default)]
+    pub role: Option<Role>,
     /// It has begun its work at least once.
     pub ready: bool,
     /// Its broker connections.
@@ -41,6 +46,12 @@ pub struct Status {
     pub counts: Map<String, Value>,
     /// Latency of products in seconds: `p50`, `p99`.
     pub latency_s: Map<String, Value>,
+    /// Of a dispatcher: which of redundant sources announces first.
+    #[serde(default)]
+    pub sources: Vec<Standing>,
+    /// Of a dispatcher: sources that say different things of one product.
+    #[serde(default)]
+    pub disagreements: Vec<Disagreeing>,
 }
 
 impl Status {
@@ -82,6 +93,7 @@ pub fn of(unit: &Unit, started: Timestamp) -> Status {
         started: started.to_string(),
         updated: String::new(),
         state: snapshot.word(),
+        role: snapshot.role,
         ready: snapshot.ready,
         links: serde_json::to_value(&snapshot.links).unwrap_or_default(),
         gauges: snapshot
@@ -91,6 +103,8 @@ pub fn of(unit: &Unit, started: Timestamp) -> Status {
             .collect(),
         counts: unit.metrics.all().map(|(name, n)| (name.into(), n.into())).collect(),
         latency_s,
+        sources: unit.metrics.race.standings(),
+        disagreements: unit.metrics.race.disagreements(),
     }
 }
 

@@ -15,19 +15,20 @@ use tracing::warn;
 use super::link::Link;
 use super::publish::Publisher;
 use super::{Cause, Outcome, Unit};
-use crate::broker::{BrokerError, Purpose, Settlement};
+use crate::broker::Purpose;
 use crate::config::Broker;
 use crate::message::{Envelope, Queue, Topology};
 
+mod along;
 mod desk;
 mod drain;
 mod gate;
 mod local;
 mod taker;
 
-pub use drain::Drain;
-
+pub use along::read_along;
 use desk::Desk;
+pub use drain::Drain;
 use gate::Gate;
 use taker::Taker;
 
@@ -65,6 +66,13 @@ pub trait Handle: Send + Sync + 'static {
 
     /// The outputs of this input are confirmed and it is about to be settled. An error keeps it from that.
     async fn outputs_safe(&self, input: &Input, note: &Self::Note) -> Result<(), Cause>;
+
+    /// The first delivery of a subscription has come: the broker gives its deliveries to this consumer. It begins when
+    /// this returns, if it is still wanted then.
+    async fn chosen(&self) {}
+
+    /// A subscription has ended: whatever it brought before, no more comes from it.
+    fn unchosen(&self) {}
 
     /// This input was not done: it is parked, failed, released or left for the broker to deliver again.
     fn undone(&self, input: &Input, note: &Self::Note);
@@ -128,7 +136,7 @@ pub async fn run<H: Handle>(
     Ok(())
 }
 
-/// Reads a queue that only this unit sees and settles each delivery at once: what it tells is soft.
+/// Reads along on a queue that only this unit sees, until the unit stops. Reconnects for ever.
 pub async fn follow(
     unit: &Unit,
     broker: Broker,
@@ -136,21 +144,12 @@ pub async fn follow(
     queue: String,
     note: impl Fn(&Envelope) + Send + Sync,
 ) {
-    const PREFETCH: u16 = 500;
     let mut link = Link::new(unit, broker, Purpose::Follow);
     while let Some(connection) = link.connect(&topology, &unit.stop).await {
-        let read = async {
-            let mut subscription = connection.subscribe(&queue, PREFETCH).await?;
-            loop {
-                let received = subscription.next().await?;
-                note(&received.envelope);
-                received.receipt.settle(Settlement::Ack).await?;
-            }
-        };
-        let end: Option<Result<(), BrokerError>> = unit.stop.run_until_cancelled(read).await;
-        match end {
-            Some(Err(error)) => link.broken(&error),
-            Some(Ok(())) | None => break,
+        let note_all = async |envelopes: Vec<Envelope>| envelopes.iter().for_each(&note);
+        match read_along(connection.as_ref(), &queue, &unit.stop, note_all).await {
+            Ok(()) => break,
+            Err(error) => link.broken(&error),
         }
     }
 }

@@ -97,7 +97,6 @@
 //! and `outbox` how many announcements wait for the broker. The log names the URL of what was delivered, or for a
 //! `send_script` `script:FILE/DIRECTORY/NAME`.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -108,7 +107,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::info;
 
-use super::duplicates::Memory;
+use super::duplicates::{Duplicates, Memory};
 use super::queued::{self, Passes};
 use super::removal::Remover;
 use super::{Unit, announcer, script};
@@ -284,7 +283,7 @@ async fn work(
         queue,
         remover,
         failures,
-        memory,
+        duplicates: Duplicates::new(memory),
         in_hand: InHand::default(),
         leftovers,
         names: Names::default(),
@@ -292,7 +291,6 @@ async fn work(
         room: Arc::new(Semaphore::new(ROOM)),
         out,
         announcer: announcer.clone(),
-        in_flight: HashSet::new(),
         unit,
     };
     // Together with the connections, which end when the taker has, as what settles does after them.

@@ -1,8 +1,8 @@
 //! The dispatcher: lets the first of redundant announcements through, under another key.
 //!
 //! Redundant producers announce every product twice. The dispatcher forwards the first announcement of each, body and
-//! headers untouched, and ignores the others. It declares and binds its queue always, so that nothing is missed, and
-//! consumes only where its `vip` lives.
+//! headers untouched, and ignores the others. It declares and binds its queue always, so that nothing is missed. Of
+//! several on different hosts one works, and the others stand by: where its `vip` lives, or whom the broker chooses.
 //!
 //! | option | default | meaning |
 //! | --- | --- | --- |
@@ -15,7 +15,8 @@
 //! | `publish_exchange` | the input's | where the first announcements go |
 //! | `seen` | | `{ by = "auto", entries = 125000, keep = "24h" }`; by: auto, identity, name, path |
 //! | `reissue` | `"forward"` | `"drop"`: another path, size or time from the winner's own source is a duplicate too |
-//! | `vip` | none | consume only while this host has the address |
+//! | `vip` | none | consume only while this host has the address; the broker's URL is localhost then |
+//! | `election` | `"none"` | `"broker"`: the broker chooses one consumer of the queue; not with `vip` |
 //! | `prefetch` | 256 | announcements in hand |
 //! | `masks` | accept all | on the announced path; what they reject is skipped |
 //! | `format`, `digest` | | what a message is whose key and content type do not tell; what a v00 digest is of |
@@ -24,7 +25,7 @@
 //! | `log` | the site's | `{ keep = 30, level = "info" }`: days for which old logs are kept, and what is written |
 //!
 //! ```toml
-//! broker = "bunny"
+//! broker = "local"
 //! queue  = "cmc.dd_dispatcher.urp"
 //! bind   = ["v00.urp.input.#"]
 //! rekey  = { from = "v00.urp.input", to = "v00.urp.notify" }
@@ -34,6 +35,48 @@
 //!
 //! Order is kept. A product is forwarded, confirmed, noted in the seen log, then acked: a crash repeats at most what
 //! was in flight, and loses nothing. A second copy that comes in between waits for the verdict on the first.
+//!
+//! # Redundant sources
+//!
+//! A source is the host and port of the announced URL. `seen.by` says which announcements are of one product: `identity`,
+//! those with the same digest; `name`, those whose file names have the same first five colon fields (of a shorter name,
+//! all of it); `path`, those with the same path; `auto`, by a digest of the name alone, by another identity together
+//! with the path, and by the path where there is none. What has no identity by which it could be known is forwarded.
+//!
+//! Each copy that another source announced before is a race between the two: `px status` shows for every source how many
+//! it has won and by how much (`sources` in `status.json`, since the start). The lead counts from when the winner came
+//! to when the copy came. A product of three sources is two races. Re-issues and repeats of the winner's own
+//! source are none, nor is what the broker delivers again. Of more than 32 sources the others are one.
+//!
+//! Where sizes or digests differ for one product, the two sources disagree: that is counted (`disagreements`), shown with
+//! the last such product, and told in the log once a minute for any two. The first stays forwarded. Only digests of the
+//! content are compared, and only those of one method; with `name` and `path` also those of which nobody says what
+//! they are of, so say `digest = "name"` where such ones are of the name. Sixteen hex digits are shown of each.
+//!
+//! A million products take about 130 MiB.
+//!
+//! # Standing by
+//!
+//! With `vip` each of the hosts has a broker (or a node of a cluster) and a dispatcher, which consumes while an interface
+//! of its host has the address, and stops within a second when it goes. The queue stays, so nothing is lost. The URL of
+//! the broker is that of this very host, localhost: one that goes to the address, or to the other host, breaks when
+//! the address moves, and says nothing about this host's broker.
+//!
+//! With `election = "broker"` no address is needed: RabbitMQ gives the deliveries of the queue to one of its consumers
+//! (`x-single-active-consumer`), and to another one when that is gone. A queue that exists without this argument has to be
+//! deleted first. Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows
+//! `standby`, even when it is the only one.
+//!
+//! Who stands by reads along what the other forwards (`publish_exchange`, the keys of `rekey`) on a queue of its own,
+//! `QUEUE.follow.…`, and remembers it: after a switch the copies of what was forwarded before are ignored. When it is
+//! to work it publishes a marker to that queue and begins when the marker has come back, after 2 s at most. So its
+//! user needs to be allowed to configure and read `QUEUE.follow.…`, to read the exchange, and to write to the default
+//! exchange (`amq.default`); without, it works all the same, and a switch repeats more. What is forwarded while that queue is not
+//! there is not learned: before the unit was started, while its connection was broken, and what the other one
+//! still has in hand when it has not noticed yet that the address has moved. The reaper leaves these queues alone.
+//!
+//! What was in hand when the active one died comes again to the next one, which forwards it once more where nobody can
+//! know whether that had come about.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -42,15 +85,18 @@ use std::time::Duration;
 
 use super::consume::{self, Intake};
 use super::publish::{Options, Publisher, Unroutable};
+use super::standby::{self, Election, Standby};
 use super::{Unit, vip};
 use crate::config::options::{self, Inputs};
-use crate::config::{Broker, Site, Table};
+use crate::config::{Broker, BrokerUrl, Scheme, Site, Table};
 use crate::message::{Binding, By, DecodeOptions, Exchange, Masks, Topology, topic};
 use crate::spool::Durability;
 use crate::spool::seen::Memory;
 
 mod dispatch;
+mod learn;
 mod remember;
+mod sources;
 
 use dispatch::Dispatch;
 use remember::Remembered;
@@ -73,6 +119,17 @@ pub enum Rekey {
     Fixed(String),
 }
 
+/// Which of several dispatchers on one queue works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OneOf {
+    /// There is but one, or they share the work.
+    Alone,
+    /// The one on the host that has the address.
+    Vip(IpAddr),
+    /// The one that the broker chooses.
+    Elected,
+}
+
 /// A unit of `dispatch/`.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -82,7 +139,7 @@ pub struct Config {
     by: By,
     memory: Memory,
     drops_reissues: bool,
-    vip: Option<IpAddr>,
+    one_of: OneOf,
     prefetch: u16,
     masks: Masks,
     decoding: DecodeOptions,
@@ -98,7 +155,7 @@ impl Config {
 
     /// Reads the unit's table; what is wrong is noted in it.
     pub fn read(table: &mut Table, site: &Site) -> Option<Config> {
-        let inputs = options::inputs(table, site);
+        let mut inputs = options::inputs(table, site);
         let publish_exchange = options::exchange_at(table, "publish_exchange");
         let rekey = table.within("rekey", read_rekey);
         if !table.has("rekey") {
@@ -109,13 +166,13 @@ impl Config {
             table.reject("seen", r#"{ by = "auto", entries = 125000, keep = "24h" }"#);
         }
         let drops_reissues = table.choice("reissue", &[("forward", false), ("drop", true)]);
-        let vip = table.parsed("vip", |text| text.parse().map_err(|_| String::new()), "an IP address");
+        let one_of = read_one_of(table, inputs.as_mut());
         let prefetch = table.integer("prefetch", 1..=10_000);
         let masks = options::masks(table);
         let decoding = super::read_decoding(table);
         let unroutable = super::read_unroutable(table);
         let durability = options::sync(table, Durability::Power, Durability::Crash);
-        let (inputs, rekey, (by, memory)) = (inputs?, rekey?, seen?);
+        let (inputs, rekey, (by, memory), one_of) = (inputs?, rekey?, seen?, one_of?);
         let publish_exchange = publish_exchange.unwrap_or_else(|| inputs.exchange.clone());
         if let Some(pattern) = loops(&inputs.topology.bindings, &publish_exchange.name, &rekey) {
             table.refuse(
@@ -131,7 +188,7 @@ impl Config {
             by,
             memory,
             drops_reissues: drops_reissues.unwrap_or(false),
-            vip,
+            one_of,
             prefetch: prefetch.unwrap_or(PREFETCH),
             masks: masks?,
             decoding,
@@ -154,6 +211,59 @@ fn read_rekey(table: &mut Table) -> Option<Rekey> {
             None
         }
     }
+}
+
+/// `vip` and `election`.
+fn read_one_of(table: &mut Table, inputs: Option<&mut Inputs>) -> Option<OneOf> {
+    let vip: Option<IpAddr> = table.parsed("vip", |text| text.parse().map_err(|_| String::new()), "an IP address");
+    let elected = table.choice("election", &[("none", false), ("broker", true)]) == Some(true);
+    match (vip, elected) {
+        (Some(_), true) => {
+            table.refuse("election", "the unit has a vip too; accepted: one of them");
+            None
+        }
+        (None, true) => elect(table, inputs?).then_some(OneOf::Elected),
+        (Some(vip), false) => {
+            if inputs.is_some_and(|inputs| !inputs.broker.urls.iter().any(|url| is_of_host_with(vip, url))) {
+                table.warn("vip", ELSEWHERE);
+            }
+            Some(OneOf::Vip(vip))
+        }
+        (None, false) => Some(OneOf::Alone),
+    }
+}
+
+const ELSEWHERE: &str = "no URL of its broker is localhost: whoever has the address works with the broker of its own \
+                         host, or else another host's failure is its own";
+
+/// Whether a broker's URL is that of the host itself. A name is not looked up.
+fn is_of_host_with(vip: IpAddr, url: &BrokerUrl) -> bool {
+    url.scheme == Scheme::Embedded
+        || url.host.eq_ignore_ascii_case("localhost")
+        || url
+            .host
+            .parse()
+            .is_ok_and(|host: IpAddr| host.is_loopback() || host == vip)
+}
+
+/// Has the broker choose one consumer of the queue, where it can.
+fn elect(table: &mut Table, inputs: &mut Inputs) -> bool {
+    if inputs.broker.urls.iter().any(|url| url.scheme == Scheme::Embedded) {
+        table.refuse("election", "an embedded broker chooses nobody; accepted: \"none\"");
+        return false;
+    }
+    if inputs.queue.name.is_empty() {
+        table.refuse(
+            "election",
+            "a queue without a name has one consumer only; accepted: \"none\", or a named queue",
+        );
+        return false;
+    }
+    inputs.queue.single_active = true;
+    for queue in &mut inputs.topology.queues {
+        queue.single_active = true;
+    }
+    true
 }
 
 fn read_seen(table: &mut Table) -> (By, Memory) {
@@ -183,7 +293,7 @@ fn loops<'a>(bindings: &'a [Binding], publish_exchange: &str, rekey: &Rekey) -> 
 
 /// Runs the unit until it is told to stop.
 pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
-    let remembered = Remembered::open(&unit, config.memory, config.durability).await?;
+    let remembered = Arc::new(Remembered::open(&unit, config.memory, config.durability).await?);
     let publishing = Topology {
         exchanges: vec![config.publish_exchange.clone()],
         ..Topology::default()
@@ -194,7 +304,18 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         ..Options::default()
     };
     let publisher = Publisher::start(&unit, config.inputs.broker.clone(), publishing, how);
-    let gate = vip::gate(&unit, config.vip);
+    let output = standby::Output {
+        broker: config.inputs.broker.clone(),
+        exchange: config.publish_exchange.clone(),
+        keys: learn::output_keys(&config.rekey),
+        queue: config.inputs.queue.name.clone(),
+    };
+    let standby = || Standby::new(&unit, output, publisher.clone(), learn::learn(&config, &remembered));
+    let (gate, election) = match config.one_of {
+        OneOf::Alone => (vip::gate(&unit, None), None),
+        OneOf::Vip(vip) => (vip::warm_gate(&unit, vip, standby()), None),
+        OneOf::Elected => (vip::gate(&unit, None), Some(Election::new(standby()))),
+    };
     let intake = Intake {
         broker: config.inputs.broker.clone(),
         topology: config.inputs.topology.clone(),
@@ -204,6 +325,6 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         adopt_after: Duration::from_secs(600),
         give_up_after: Duration::from_secs(12 * 3600),
     };
-    let dispatch = Dispatch::new(&unit, config, remembered);
+    let dispatch = Dispatch::new(&unit, config, remembered, election);
     consume::run(&unit, intake, Arc::new(dispatch), Some(publisher), gate).await
 }

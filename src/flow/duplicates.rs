@@ -3,11 +3,13 @@
 //! Nothing is forgotten by time alone. Only when the memory is full, what is older than `keep` goes; if nothing is, the
 //! older half. What is found again counts as new. It lives as long as the process, or until a reload.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::{Table, options};
 use crate::message::identity;
+use crate::spool::queue::PASS_MAX;
 
 const ENTRIES: i64 = 125_000;
 const KEEP: Duration = Duration::from_secs(8 * 3600);
@@ -110,6 +112,65 @@ impl Memory {
     }
 }
 
+/// The memory, shared with who settles; `None` where everything is handled.
+pub type Shared = Option<Arc<Mutex<Memory>>>;
+
+/// What to do with a content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// It is on its way from now on.
+    New,
+    /// It was handled.
+    Repeat,
+    /// The same is on its way, or very many are: settle them, then look again.
+    AfterOthers,
+}
+
+/// Decides for who hands contents on, whose verdicts come later.
+#[derive(Debug)]
+pub struct Duplicates {
+    memory: Shared,
+    /// Contents that were handed on since everything was last settled.
+    in_flight: HashSet<Digest>,
+}
+
+impl Duplicates {
+    /// Nothing is on its way.
+    pub fn new(memory: Shared) -> Duplicates {
+        Duplicates {
+            memory,
+            in_flight: HashSet::new(),
+        }
+    }
+
+    /// Whether digests are needed.
+    pub fn is_wanted(&self) -> bool {
+        self.memory.is_some()
+    }
+
+    /// Decides about one that is to be handed on now. Never [`Look::AfterOthers`] right after
+    /// [`Duplicates::all_settled`].
+    pub fn look(&mut self, digest: Digest) -> Look {
+        let Some(memory) = &self.memory else {
+            return Look::New;
+        };
+        let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if memory.knows(digest, Instant::now()) {
+            return Look::Repeat;
+        }
+        if self.in_flight.contains(&digest) || self.in_flight.len() >= PASS_MAX {
+            return Look::AfterOthers;
+        }
+        self.in_flight.insert(digest);
+        Look::New
+    }
+
+    /// Nothing is on its way any more.
+    pub fn all_settled(&mut self) {
+        self.in_flight.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,6 +231,26 @@ mod tests {
         one.remember(digest(1), start);
         one.remember(digest(2), start);
         assert_eq!(known(&mut one, 0..3, start), [2]);
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_decided_when_it_is_settled() {
+        let (memory, now) = memory(10);
+        let memory = Arc::new(Mutex::new(memory));
+        let mut duplicates = Duplicates::new(Some(Arc::clone(&memory)));
+        let looks = |duplicates: &mut Duplicates| [1, 2].map(|n| duplicates.look(digest(n)));
+        assert_eq!(looks(&mut duplicates), [Look::New; 2]);
+        assert_eq!(looks(&mut duplicates), [Look::AfterOthers; 2]);
+        memory.lock().unwrap().remember(digest(1), now);
+        assert_eq!(looks(&mut duplicates), [Look::Repeat, Look::AfterOthers]);
+        duplicates.all_settled(); // the second went wrong
+        assert_eq!(looks(&mut duplicates), [Look::Repeat, Look::New]);
+    }
+
+    #[test]
+    fn without_a_memory_everything_is_new() {
+        let mut duplicates = Duplicates::new(None);
+        assert_eq!([(); 3].map(|()| duplicates.look(digest(1))), [Look::New; 3]);
     }
 
     #[test]

@@ -103,17 +103,18 @@ pub fn way_back(queue: &str) -> Topology {
     }
 }
 
-/// The rungs of `queue`.
-pub fn rungs(queue: &str) -> Topology {
+/// The rungs of `queue`: what is parked survives what the queue survives.
+pub fn rungs(queue: &Queue) -> Topology {
     let mut topology = Topology::default();
     for rung in RUNGS {
-        let name = rung_name(queue, rung);
+        let name = rung_name(&queue.name, rung);
         topology.exchanges.push(fanout(name.clone()));
         topology.queues.push(Queue {
             name: name.clone(),
             durable: true,
             message_ttl: Some(rung.wait),
-            dead_letter_exchange: Some(format!("{queue}.again")),
+            dead_letter_exchange: Some(format!("{}.again", queue.name)),
+            quorum: queue.quorum,
             role: Some("retry"),
             ..Queue::default()
         });

@@ -73,6 +73,8 @@ struct Job {
     returns: Returns,
     /// It was returned once, and is tried again.
     was_returned: bool,
+    /// Not worth publishing again, nor when nobody waits for it any more.
+    is_soft: bool,
     answer: oneshot::Sender<Result<Confirmed, PublishError>>,
 }
 
@@ -125,12 +127,24 @@ impl Publisher {
     /// Hands over one message; waits for a place in the window. Messages go out in the order of the calls, and again
     /// in that order after a reconnect.
     pub async fn submit(&self, exchange: &str, envelope: Envelope, returns: Returns) -> Pending {
+        self.send(exchange, envelope, returns, false).await
+    }
+
+    /// The same for a message that is worth something only now: it is given up with its connection, when the broker
+    /// refuses it, and when the answer is dropped before it went out. It holds up and pauses nothing. Whether it was
+    /// returned is known.
+    pub async fn submit_soft(&self, exchange: &str, envelope: Envelope) -> Pending {
+        self.send(exchange, envelope, Returns::Known, true).await
+    }
+
+    async fn send(&self, exchange: &str, envelope: Envelope, returns: Returns, is_soft: bool) -> Pending {
         let (answer, pending) = oneshot::channel();
         let job = Job {
             exchange: exchange.into(),
             envelope,
             returns,
             was_returned: false,
+            is_soft,
             answer,
         };
         // A closed queue drops the job, and with it the answer: the pending publish then says Stopping.
@@ -194,6 +208,12 @@ impl Task {
             }
             for (_, job) in std::mem::take(&mut self.waiting).into_iter().rev() {
                 self.again.push_front(job);
+            }
+            let (soft, again) = self.again.drain(..).partition(|job| job.is_soft);
+            self.again = again;
+            for soft in soft as VecDeque<Job> {
+                // Whoever waited may be gone.
+                drop(soft.answer.send(Err(PublishError::Refused(chain(&error)))));
             }
             if error.fault == Fault::Own {
                 self.unit.state.pause("publishing", chain(&error));
@@ -345,6 +365,7 @@ impl Task {
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => continue,
             };
             match job {
+                Some(job) if job.is_soft && job.answer.is_closed() => {}
                 Some(job) if self.is_behind_a_waiting_one(&job) => self.wait(job),
                 job => return job,
             }
@@ -384,7 +405,10 @@ impl Task {
             Ok(confirmed) => {
                 self.refusals.reset();
                 self.unit.state.resume("publishing");
-                let is_counted = self.unconfirmed.get(&number).is_some_and(|job| job.was_returned);
+                let is_counted = self
+                    .unconfirmed
+                    .get(&number)
+                    .is_some_and(|job| job.was_returned || job.is_soft);
                 if confirmed == Confirmed::Returned && !is_counted {
                     self.returned.count(&self.unit);
                 }
@@ -394,6 +418,12 @@ impl Task {
             Err(error) if error.fault == Fault::Message => {
                 self.answer(number, Err(PublishError::Refused(chain(&error))));
                 Ok(())
+            }
+            Err(error) if self.unconfirmed.get(&number).is_some_and(|job| job.is_soft) => {
+                self.answer(number, Err(PublishError::Refused(chain(&error))));
+                // What the broker thinks of it is no trouble of the unit's.
+                let fault = Fault::Endpoint;
+                Err(BrokerError { fault, ..error })
             }
             Err(error) => Err(error),
         }

@@ -59,9 +59,7 @@
 //!
 //! With `level = "debug"` the log also has the key of every message and the name of every file that was sent and removed.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -70,7 +68,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tracing::{debug, info};
 
 use super::Unit;
-use super::duplicates::{Digest, Memory};
+use super::duplicates::{Duplicates, Look, Memory};
 use super::publish::{Options, Publisher, Unroutable};
 use super::queued::{self, Passes};
 use super::removal::Remover;
@@ -78,7 +76,7 @@ use crate::broker::Returns;
 use crate::config::{Broker, Site, Table, options};
 use crate::message::{Envelope, Exchange, KeyTemplate, Masks, Topology};
 use crate::spool::off_thread;
-use crate::spool::queue::{PASS_MAX, Queue, Queued};
+use crate::spool::queue::{Queue, Queued};
 
 mod connection;
 mod decide;
@@ -185,9 +183,8 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         publisher,
         remover,
         notes,
-        memory,
+        duplicates: Duplicates::new(memory),
         room: Arc::new(Semaphore::new(ROOM)),
-        in_flight: HashSet::new(),
     };
     let work = async {
         sender.run().await;
@@ -211,11 +208,9 @@ struct Sender {
     publisher: Publisher,
     remover: Arc<Remover>,
     notes: UnboundedSender<Note>,
-    memory: Option<Arc<Mutex<Memory>>>,
+    duplicates: Duplicates,
     /// Bytes that may be in memory.
     room: Arc<Semaphore>,
-    /// Contents that were published since everything was last settled.
-    in_flight: HashSet<Digest>,
 }
 
 impl Sender {
@@ -292,7 +287,7 @@ impl Sender {
         let mut place = None;
         while !rest.is_empty() {
             let (queue, room, place_taken) = (Arc::clone(&self.queue), Arc::clone(&self.room), place.take());
-            let needs_digest = self.memory.is_some();
+            let needs_digest = self.duplicates.is_wanted();
             let read = off_thread(move || handful::take(&queue, rest, &room, place_taken, needs_digest)).await;
             let Handful {
                 taken,
@@ -323,11 +318,13 @@ impl Sender {
             match taken {
                 Taken::Content(outgoing, envelope) => {
                     if let Some(digest) = outgoing.digest {
-                        // Whether it is one may hang on the verdict of these.
-                        if self.is_in_flight(digest) {
+                        let mut look = self.duplicates.look(digest);
+                        if look == Look::AfterOthers {
                             self.publish_all(std::mem::take(&mut new)).await?;
+                            self.settled().await?;
+                            look = self.duplicates.look(digest);
                         }
-                        if self.is_duplicate(digest).await? {
+                        if look == Look::Repeat {
                             suppressed.push((outgoing.file, outgoing.version));
                             continue;
                         }
@@ -346,33 +343,6 @@ impl Sender {
         self.passes.note_read(own_fault);
         self.remover.suppress(suppressed).await;
         Ok(self.remover.set_aside(hopeless).await)
-    }
-
-    /// Whether this content was sent. While the same content is in flight its verdict is waited for.
-    async fn is_duplicate(&mut self, digest: Digest) -> Result<bool, Stopped> {
-        let Some(memory) = self.memory.clone() else {
-            return Ok(false);
-        };
-        let knows = || {
-            let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
-            memory.knows(digest, Instant::now())
-        };
-        if knows() {
-            return Ok(true);
-        }
-        if self.is_in_flight(digest) {
-            self.settled().await?;
-            if knows() {
-                return Ok(true);
-            }
-        }
-        self.in_flight.insert(digest);
-        Ok(false)
-    }
-
-    /// Whether everything must be settled before it is known what this content is.
-    fn is_in_flight(&self, digest: Digest) -> bool {
-        self.in_flight.contains(&digest) || self.in_flight.len() >= PASS_MAX
     }
 
     /// Says how many go out, and publishes them.
@@ -401,7 +371,7 @@ impl Sender {
         self.note(Note::Barrier(done));
         match self.unit.stop.run_until_cancelled(all_done).await {
             Some(Ok(())) => {
-                self.in_flight.clear();
+                self.duplicates.all_settled();
                 Ok(())
             }
             // The settling task ends early only when the unit does.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// One broker connection of a unit.
@@ -19,6 +20,31 @@ pub struct LinkState {
     pub error: Option<String>,
 }
 
+/// Whether this one of several works, or stands by for another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    /// It works; else it stands by.
+    pub active: bool,
+    /// Since when, UTC; RFC 3339 as text.
+    #[serde(with = "text")]
+    pub since: Timestamp,
+    /// Why, in words.
+    pub why: String,
+}
+
+mod text {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(time)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// A picture of the unit at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Snapshot {
@@ -30,8 +56,8 @@ pub struct Snapshot {
     pub links: BTreeMap<&'static str, LinkState>,
     /// Present amounts: in hand, parked here, kept as failed, remembered.
     pub gauges: BTreeMap<&'static str, u64>,
-    /// Held back because the unit's address lives on another host.
-    pub standby: bool,
+    /// Of a unit that works only where its address is, or when it is chosen.
+    pub role: Option<Role>,
 }
 
 impl Snapshot {
@@ -44,7 +70,7 @@ impl Snapshot {
                 let reasons: Vec<&str> = reasons.into_iter().collect();
                 format!("paused: {}", reasons.join("; "))
             }
-            None if self.standby => "standby".into(),
+            None if self.role.as_ref().is_some_and(|role| !role.active) => "standby".into(),
             None if self.ready => "running".into(),
             None => "starting".into(),
         }
@@ -120,9 +146,18 @@ impl State {
         });
     }
 
-    /// The unit's address is (not) here.
-    pub fn set_standby(&self, standby: bool) {
-        self.change(|s| s.standby = standby);
+    /// This one works, or stands by, and why. Another reason for the same is no new beginning.
+    pub fn set_role(&self, active: bool, why: impl Into<String>) {
+        let why = why.into();
+        self.change(|s| {
+            let begun = s
+                .role
+                .as_ref()
+                .filter(|role| role.active == active)
+                .map(|role| role.since);
+            let since = begun.unwrap_or_else(Timestamp::now);
+            s.role = Some(Role { active, since, why });
+        });
     }
 
     /// The picture now.

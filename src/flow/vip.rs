@@ -2,6 +2,7 @@
 //! has come or gone, and every 2 s all the same. Where the kernel tells nothing it is read every 250 ms.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::netlink::SocketAddrNetlink;
@@ -12,6 +13,7 @@ use tracing::{info, warn};
 
 use super::Unit;
 use super::sample::Sampler;
+use super::standby::{CATCHING_UP, Standby};
 
 const UNTOLD: Duration = Duration::from_millis(250);
 const TOLD: Duration = Duration::from_secs(2);
@@ -25,16 +27,72 @@ pub fn has_vip(addresses: &[IpAddr], vip: IpAddr) -> bool {
 
 /// A gate that is open while this host has `vip`; always open without one. Ends with the unit.
 pub fn gate(unit: &Unit, vip: Option<IpAddr>) -> watch::Receiver<bool> {
-    let Some(vip) = vip else {
-        return watch::Sender::new(true).subscribe();
-    };
-    let (here, gate) = watch::channel(false);
-    unit.state.set_standby(true);
-    tokio::spawn(keep_gate(unit.clone(), vip, here));
+    match vip {
+        Some(vip) => gate_of(unit, vip, None),
+        None => watch::Sender::new(true).subscribe(),
+    }
+}
+
+/// A gate that is open while this host has `vip`, once what the other host has forwarded is known. It shuts at once when
+/// the address goes, and from then on the other host is followed. Ends with the unit.
+pub fn warm_gate(unit: &Unit, vip: IpAddr, standby: Arc<Standby>) -> watch::Receiver<bool> {
+    gate_of(unit, vip, Some(standby))
+}
+
+fn gate_of(unit: &Unit, vip: IpAddr, standby: Option<Arc<Standby>>) -> watch::Receiver<bool> {
+    let (open, gate) = watch::channel(false);
+    let (tell_here, here) = watch::channel(None);
+    tokio::spawn(keep_looking(unit.clone(), vip, tell_here));
+    tokio::spawn(keep_gate(unit.clone(), vip, here, standby, open));
     gate
 }
 
-async fn keep_gate(unit: Unit, vip: IpAddr, here: watch::Sender<bool>) {
+/// Opens and shuts. `here` is nothing before the first look, and ends with the unit.
+async fn keep_gate(
+    unit: Unit,
+    vip: IpAddr,
+    mut here: watch::Receiver<Option<bool>>,
+    standby: Option<Arc<Standby>>,
+    open: watch::Sender<bool>,
+) {
+    unit.state
+        .set_role(false, format!("it is not known yet whether {vip} is on this host"));
+    // One that is there from the beginning has followed nothing.
+    while let Ok(is_here) = here.wait_for(Option::is_some).await.map(|here| *here == Some(true)) {
+        if !is_here {
+            if let Some(standby) = &standby {
+                standby.follow();
+            }
+            unit.state.set_role(false, format!("{vip} is not on this host"));
+            info!(%vip, "the address is elsewhere: standing by");
+            if here.wait_for(|here| *here == Some(true)).await.is_err() {
+                return;
+            }
+        }
+        let why = format!("{vip} is on this host");
+        if let Some(standby) = &standby {
+            unit.state.set_role(false, format!("{why}: {CATCHING_UP}"));
+            tokio::select! {
+                biased;
+                gone = here.wait_for(|here| *here == Some(false)) => match gone {
+                    Ok(_) => continue,
+                    Err(_) => return,
+                },
+                () = standby.catch_up() => {}
+            }
+            standby.rest();
+        }
+        unit.state.set_role(true, why);
+        info!(%vip, "the address is here: working");
+        open.send_replace(true);
+        if here.wait_for(|here| *here == Some(false)).await.is_err() {
+            return;
+        }
+        open.send_replace(false);
+    }
+}
+
+async fn keep_looking(unit: Unit, vip: IpAddr, here: watch::Sender<Option<bool>>) {
     let notices = Notices::open();
     if let Err(error) = &notices {
         info!("the kernel tells nothing of addresses ({error}): the interface list is read every {UNTOLD:?}");
@@ -44,23 +102,16 @@ async fn keep_gate(unit: Unit, vip: IpAddr, here: watch::Sender<bool>) {
     let samples = Sampler::default();
     loop {
         tokio::select! {
+            biased;
             () = unit.stop.cancelled() => return,
-            _ = tick.tick() => {}
             () = next(notices.as_ref()) => {}
+            _ = tick.tick() => {}
         }
         match if_addrs::get_if_addrs() {
             Ok(interfaces) => {
                 let addresses: Vec<IpAddr> = interfaces.iter().map(if_addrs::Interface::ip).collect();
-                let is_here = has_vip(&addresses, vip);
-                if here.send_if_modified(|before| std::mem::replace(before, is_here) != is_here) {
-                    unit.state.set_standby(!is_here);
-                    let does = if is_here {
-                        "is here: working"
-                    } else {
-                        "is elsewhere: standing by"
-                    };
-                    info!(%vip, "the address {does}");
-                }
+                let is_here = Some(has_vip(&addresses, vip));
+                here.send_if_modified(|before| std::mem::replace(before, is_here) != is_here);
             }
             Err(error) => {
                 let said = format!("cannot read the interface list: {error}; as before");

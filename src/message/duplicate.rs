@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha512};
 
-use super::{Announcement, DigestOf, Identity, Method, product_name};
+use super::{Announcement, DigestOf, Identity, Method, identity, product_name};
 
 /// By what announcements count as the same product: `seen.by`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,6 +54,56 @@ pub fn seen_key(announcement: &Announcement, by: By) -> Option<SeenKey> {
         (By::Identity, None) => return None,
         (By::Name, _) => made_of(&[b"name", name]),
     })
+}
+
+/// What an announcement says of the content, short enough to be remembered of a million products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// How the digest was made and whether it is surely of the content, as a number that stays. Never 0. Only where
+    /// these are equal are values comparable.
+    pub method: u16,
+    /// The first sixteen hex digits; of a value that is not hex, those of its md5.
+    pub value: u64,
+}
+
+/// What it is of is not known.
+const OF_UNKNOWN: u16 = 0x8000;
+/// Methods whose names px does not know are numbered from here, by a digest of the name.
+const OTHERS: u16 = 16;
+
+impl Fingerprint {
+    /// Of a digest of the content, or of one of which nobody says what it is of. A digest of the name says nothing of
+    /// the content, and free text is no digest.
+    pub fn of(identity: &Identity) -> Option<Fingerprint> {
+        let of = match identity.of {
+            DigestOf::Content => 0,
+            DigestOf::Unknown => OF_UNKNOWN,
+            DigestOf::Name => return None,
+        };
+        let method = match &identity.method {
+            Method::Md5 => 1,
+            Method::Sha512 => 2,
+            Method::Other(name) => OTHERS + (first_digits(name) % u64::from(OF_UNKNOWN - OTHERS)) as u16,
+            Method::Random | Method::Arbitrary | Method::ComputeOnDownload => return None,
+        };
+        let hex = identity.value.get(..16).filter(|_| method < OTHERS);
+        let value = hex.and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        (!identity.value.is_empty()).then(|| Fingerprint {
+            method: method | of,
+            value: value.unwrap_or_else(|| first_digits(&identity.value)),
+        })
+    }
+}
+
+impl std::fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.value)
+    }
+}
+
+fn first_digits(text: &str) -> u64 {
+    let [digits @ .., _, _, _, _, _, _, _, _] = identity::md5(text.as_bytes());
+    u64::from_be_bytes(digits)
 }
 
 /// An identity that two announcements of one product share. Random digits and digests yet to be made are none.
@@ -161,5 +211,44 @@ mod tests {
         let short = |path: &str| seen_key(&Announcement::new("http://h/", path.into()).unwrap(), By::Name);
         assert_eq!(short("x/a:b"), short("y/a:b"));
         assert_ne!(short("a:b"), short("a:c"));
+    }
+
+    #[test]
+    fn only_digests_of_one_method_that_are_not_of_the_name_can_be_compared() {
+        let hex = "7fb793e9387277ad5009b3aa787723e1";
+        let print = |method: Method, value: &str, of| {
+            let value = value.into();
+            Fingerprint::of(&Identity { method, value, of })
+        };
+        let md5 = print(Method::Md5, hex, DigestOf::Content).unwrap();
+        assert_eq!(md5.to_string(), hex[..16]);
+        let others = [
+            print(Method::Md5, hex, DigestOf::Unknown),
+            print(Method::Sha512, &hex.repeat(4), DigestOf::Content),
+            print(Method::Other("sha1".into()), hex, DigestOf::Unknown),
+            print(Method::Other("blake3".into()), hex, DigestOf::Unknown),
+        ];
+        let mut methods = vec![md5.method];
+        methods.extend(others.into_iter().map(|other| other.unwrap().method));
+        methods.sort_unstable();
+        methods.dedup();
+        assert_eq!((methods.len(), methods[0] > 0), (5, true));
+        for none in [
+            print(Method::Md5, hex, DigestOf::Name),
+            print(Method::Md5, "", DigestOf::Content),
+            print(Method::Arbitrary, "monday", DigestOf::Unknown),
+            print(Method::Random, "4711", DigestOf::Unknown),
+            print(Method::ComputeOnDownload, "md5", DigestOf::Unknown),
+        ] {
+            assert_eq!(none, None);
+        }
+        // What is no hex, or too short, is told apart all the same.
+        let odd = |value: &str| {
+            print(Method::Other("x".into()), value, DigestOf::Unknown)
+                .unwrap()
+                .value
+        };
+        assert_ne!(odd("é"), odd("ü"));
+        assert_ne!(odd("0000000000000000a"), odd("0000000000000000b"));
     }
 }

@@ -132,6 +132,35 @@ impl Masks {
     }
 }
 
+/// A regular expression that may match anywhere in a text, as that of a RabbitMQ policy does. It has the spelling of a
+/// mask's.
+#[derive(Debug, Clone)]
+pub struct Finder {
+    matcher: Matcher,
+    text: String,
+}
+
+impl Finder {
+    /// Compiles it; the error is one line.
+    pub fn new(regex: &str) -> Result<Finder, String> {
+        Ok(Finder {
+            matcher: Matcher::compile(&Pattern::from(regex))?,
+            text: regex.to_string(),
+        })
+    }
+
+    /// The expression as it is written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it matches somewhere. `Err`: it gave up before it knew, which only one with look-around or
+    /// back-references does; why.
+    pub fn finds(&self, text: &[u8]) -> Result<bool, String> {
+        self.matcher.finds(text)
+    }
+}
+
 fn undecided(index: usize) -> impl FnOnce(GaveUp) -> Undecided {
     move |problem| Undecided { index, problem }
 }

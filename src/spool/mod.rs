@@ -21,6 +21,7 @@ pub mod quarantine;
 pub mod queue;
 pub mod resend;
 pub mod seen;
+pub mod sightings;
 pub mod spill;
 pub mod sweep;
 pub mod tree;

@@ -34,7 +34,7 @@ fn what_later_versions_serve_is_a_warning_and_not_an_error() {
     assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
     assert_eq!(
         said.out.matches("warning: not served by this version\n").count(),
-        2,
+        1,
         "{said:?}"
     );
 }
@@ -45,6 +45,42 @@ fn a_good_site_is_silent() {
     site.write("dispatch/d.toml", DISPATCH);
     assert_eq!(site.run_ok(&["check"]), "");
     assert_eq!(site.run_ok(&["check", "--json"]), "[]\n");
+}
+
+#[test]
+fn a_dispatcher_works_with_the_broker_of_its_own_host_or_is_chosen_by_one_that_can() {
+    let site = Site::new();
+    let urls = [
+        ("near", "amqp://u:p@localhost"),
+        ("vip", "amqp://u:p@10.0.0.9"),
+        ("far", "amqp://u:p@bunny1-op"),
+    ];
+    let brokers = urls.map(|(name, url)| format!("[brokers.{name}]\nurls = [\"{url}\"]\nexchange = \"x\"\n"));
+    let own = "[brokers.own]\nurls = [\"embedded:own.db\"]\nexchange = \"x\"\n";
+    site.write("px.toml", &format!("{own}{}", brokers.concat()));
+    let said = |broker: &str, more: &str| {
+        let unit = DISPATCH.replace("\"own\"", &format!("{broker:?}"));
+        site.write("dispatch/d.toml", &format!("{unit}{more}"));
+        let said = site.run(&["check"]);
+        assert_eq!(said.code, i32::from(!said.err.is_empty()), "{said:?}");
+        said.out + &said.err
+    };
+    let vip = "vip = \"10.0.0.9\"\n";
+    for broker in ["near", "vip", "own"] {
+        assert_eq!(said(broker, vip), "");
+    }
+    assert!(said("far", vip).contains("warning: no URL of its broker is localhost"));
+    for more in [
+        "election = \"broker\"\n",
+        "election = \"none\"\n",
+        "election = \"broker\"\nauto_delete = true\n",
+    ] {
+        assert_eq!(said("far", more), "");
+    }
+    let elected = "election = \"broker\"\n";
+    assert!(said("own", elected).contains("an embedded broker chooses nobody"));
+    assert!(said("far", &format!("{elected}{vip}")).contains("the unit has a vip too; accepted: one of them"));
+    assert!(said("far", "election = \"lot\"\n").contains("accepted: \"none\", \"broker\""));
 }
 
 #[test]

@@ -9,9 +9,13 @@ mod clean;
 mod convert;
 mod life;
 mod messages;
+mod ping;
 mod readme;
+mod reap;
 mod resend;
 mod sundew;
+#[path = "../support/mod.rs"]
+mod support;
 mod units;
 mod usage;
 

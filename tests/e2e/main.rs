@@ -1,5 +1,6 @@
 //! From end to end: units as processes, a real broker, real files; killed, cut off and brought back.
 
+mod administration;
 mod alternates;
 mod announce;
 mod chain;
@@ -8,11 +9,13 @@ mod datamart;
 mod deliverer;
 mod dispatcher;
 mod dropped;
+mod election;
 mod life;
 mod parking;
 mod receiver;
 mod scripts;
 mod sender;
+mod sources;
 mod spill;
 mod sundew;
 #[path = "../support/mod.rs"]

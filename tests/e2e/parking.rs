@@ -112,6 +112,30 @@ fn a_parked_announcement_comes_back_to_its_own_queue_only() {
     assert_eq!(world.feed.depth("others"), Some(1));
 }
 
+/// What is parked survives what the queue survives, and no count of deliveries drops it.
+#[test]
+fn the_rungs_of_a_quorum_queue_are_quorum_queues() {
+    let world = world("quorum-rungs");
+    world.site.unit(
+        UNIT,
+        "type = \"pull\"\nbroker = \"main\"\nqueue = \"safe\"\nqueue_type = \"quorum\"\n\
+         bind = [\"v02.post.#\"]\ndirectory = \"{root}/data\"\n",
+    );
+    let _unit = world.site.run_ready(UNIT);
+    let vhost = &world.broker.vhost;
+    let rung = world.look(&format!("/api/queues/{vhost}/safe.retry.5s"));
+    let arguments = &rung["arguments"];
+    assert_eq!(arguments["x-queue-type"], "quorum", "{rung:#}");
+    assert_eq!(arguments["x-dead-letter-strategy"], "at-least-once", "{rung:#}");
+    assert!(arguments["x-delivery-limit"].as_u64() > Some(1_000_000), "{rung:#}");
+    world.feed.announce(world.announcement("a/late"));
+    world.site.wait_count(UNIT, "parked", 1);
+    world.server.serve("a/late", b"a/late");
+    world.site.wait_count(UNIT, "fetched", 1);
+    assert_eq!(world.site.count(UNIT, "received"), 2);
+    assert!(!world.site.said(UNIT).contains("local spool"), "{}", world.site.logs());
+}
+
 #[test]
 fn without_the_right_to_make_rungs_the_local_spool_parks() {
     let world = world("local");

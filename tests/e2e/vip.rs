@@ -1,10 +1,14 @@
-//! Two dispatchers and an address that moves between them.
+//! Dispatchers on two hosts and an address that moves between them.
 
+use std::collections::HashMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::dispatcher::{SOURCES, UNIT, dispatcher, urp};
-use crate::support::{Feed, TestBroker, TestSite};
+use px::config::BrokerUrl;
+use px::message::Envelope;
+
+use crate::dispatcher::{SOURCES, UNIT, dispatcher, from_both, urp};
+use crate::support::{Feed, Process, RabbitServer, SOON, TestBroker, TestSite, broker_of, wait_until};
 
 /// An address on the loopback interface, gone when dropped.
 struct Address(String);
@@ -23,6 +27,17 @@ impl Address {
         let output = command.args(["address", what, &address, "dev", "lo"]).output();
         output.expect("ip").status.success()
     }
+
+    fn come(&self) {
+        assert!(
+            self.set("add"),
+            "cannot add an address to lo: this test needs CAP_NET_ADMIN"
+        );
+    }
+
+    fn go(&self) {
+        assert!(self.set("delete"));
+    }
 }
 
 impl Drop for Address {
@@ -31,37 +46,85 @@ impl Drop for Address {
     }
 }
 
-/// One address that moves between two hosts is, for the processes on them, an address that comes and one that goes:
-/// here both are on this host's loopback, one for each unit.
+/// Two hosts with a dispatcher each. One address that moves between two hosts is, for the processes on them, an address
+/// that comes and one that goes: here both are on this host's loopback, one for each unit.
+struct Hosts {
+    addresses: [Address; 2],
+    feed: Feed,
+    sites: [TestSite; 2],
+    units: [Process; 2],
+}
+
+impl Hosts {
+    /// The first of them has the address.
+    fn new(broker: &TestBroker, more: &str) -> Hosts {
+        let addresses = Address::pair();
+        let feed = Feed::new(&broker.config());
+        let sites = [TestSite::new(broker), TestSite::new(broker)];
+        for (site, address) in sites.iter().zip(&addresses) {
+            dispatcher(site, &feed, &format!("vip = \"{}\"\n{more}", address.0));
+        }
+        addresses[0].come();
+        let units = sites.each_ref().map(|site| site.run_ready(UNIT));
+        sites[0].wait_state(UNIT, "running");
+        let hosts = Hosts {
+            addresses,
+            feed,
+            sites,
+            units,
+        };
+        hosts.wait_follows(1);
+        hosts
+    }
+
+    fn wait_follows(&self, host: usize) {
+        self.sites[host].wait_state(UNIT, "standby");
+        self.sites[host].wait(UNIT, "follows", |status| status["links"]["follow"]["connected"] == true);
+    }
+
+    /// From the address to the first word of the dispatcher there.
+    fn switch(&self, from: usize, to: usize) -> Instant {
+        self.addresses[from].go();
+        self.sites[from].wait_state(UNIT, "standby");
+        self.addresses[to].come();
+        Instant::now()
+    }
+}
+
+fn firsts(products: std::ops::Range<usize>) -> impl Iterator<Item = Envelope> {
+    products.map(|n| urp(SOURCES[0], n))
+}
+
+fn copies(products: std::ops::Range<usize>) -> impl Iterator<Item = Envelope> {
+    products.map(|n| urp(SOURCES[1], n))
+}
+
+/// How often each came.
+fn counted(envelopes: impl IntoIterator<Item = Envelope>) -> HashMap<String, usize> {
+    let mut counts = HashMap::new();
+    for envelope in envelopes {
+        *counts.entry(envelope.key).or_default() += 1;
+    }
+    counts
+}
+
 #[test]
 fn the_dispatcher_with_the_address_works_and_the_switch_takes_less_than_a_second() {
-    let [here, there] = Address::pair();
     let broker = TestBroker::new("vip");
-    let feed = Feed::new(&broker.config());
-    let sites = [TestSite::new(&broker), TestSite::new(&broker)];
-    for (site, address) in sites.iter().zip([&here, &there]) {
-        dispatcher(site, &feed, &format!("vip = \"{}\"\n", address.0));
-    }
-    assert!(
-        here.set("add"),
-        "cannot add an address to lo: this test needs CAP_NET_ADMIN"
-    );
-    let _units = sites.each_ref().map(|site| site.run_ready(UNIT));
-    sites[0].wait_state(UNIT, "running");
-    sites[1].wait_state(UNIT, "standby");
-    let announce = |range: std::ops::Range<usize>| feed.announce_all(range.map(|n| urp(SOURCES[0], n)));
-    announce(0..100);
+    let hosts = Hosts::new(&broker, "");
+    let (feed, sites, [here, there]) = (&hosts.feed, &hosts.sites, &hosts.addresses);
+    feed.announce_all(firsts(0..100));
     sites[0].wait_count(UNIT, "forwarded", 100);
 
     // Nobody has it: the queue fills and nothing is lost.
-    assert!(here.set("delete"));
+    here.go();
     let gone = Instant::now();
     sites[0].wait_state(UNIT, "standby");
     assert!(gone.elapsed() < Duration::from_secs(1), "{:?}", gone.elapsed());
-    announce(100..200);
+    feed.announce_all(firsts(100..200));
     assert_eq!(feed.depth("in"), Some(100));
 
-    assert!(there.set("add"));
+    there.come();
     let moved = Instant::now();
     sites[1].wait_state(UNIT, "running");
     let mut out = feed.reader("out");
@@ -70,19 +133,293 @@ fn the_dispatcher_with_the_address_works_and_the_switch_takes_less_than_a_second
     sites[1].wait_count(UNIT, "forwarded", 100);
 
     // And back, in the middle of the work.
-    announce(200..1200);
+    feed.announce_all(firsts(200..1200));
     sites[1].wait_count(UNIT, "forwarded", 101);
-    assert!(there.set("delete") && here.set("add"));
-    let mut keys: Vec<String> = out.take(1099).into_iter().map(|envelope| envelope.key).collect();
-    keys.sort();
-    keys.dedup();
+    there.go();
+    here.come();
+    let keys = counted(out.take(1099));
     assert_eq!(keys.len(), 1099, "each once");
-    let forwarded = sites.each_ref().map(|site| {
-        site.wait_that("all is settled", || feed.depth("in") == Some(0));
-        site.count(UNIT, "forwarded")
-    });
     sites[0].wait(UNIT, "counts what the other does not", |_| {
         sites.iter().map(|site| site.count(UNIT, "forwarded")).sum::<u64>() == 1200
     });
+    let forwarded = sites.each_ref().map(|site| site.count(UNIT, "forwarded"));
     assert!(forwarded[0] > 0 && forwarded[1] > 0, "{forwarded:?}");
+}
+
+/// The copies of what one host has forwarded are ignored by the other, whose dispatcher was killed in between: nothing is
+/// forwarded twice when nothing is in hand. And what each does, since when and why is said.
+#[test]
+fn who_stood_by_knows_what_the_other_has_forwarded() {
+    let broker = TestBroker::new("vip-warm");
+    let mut hosts = Hosts::new(&broker, "");
+    hosts.feed.announce_all(firsts(0..300));
+    hosts.sites[1].wait_count(UNIT, "learned", 300);
+    hosts.units[1].kill();
+    hosts.units[1] = hosts.sites[1].run_ready(UNIT);
+    hosts.wait_follows(1);
+    hosts.feed.announce_all(firsts(300..600));
+    hosts.sites[1].wait_count(UNIT, "learned", 300);
+    hosts.sites[0].wait_that("all is settled", || hosts.feed.depth("in") == Some(0));
+    let said = hosts.sites.each_ref().map(|site| site.px(&["status"]).out);
+    let [here, there] = hosts.addresses.each_ref().map(|address| &address.0);
+    assert!(
+        said[0].contains(&format!("UTC: {here} is on this host")) && said[0].contains(" active since 2"),
+        "{said:?}"
+    );
+    assert!(
+        said[1].contains(&format!("UTC: {there} is not on this host")),
+        "{said:?}"
+    );
+    assert!(
+        said[1].contains("  standby (pid ") && said[1].contains(") since 2"),
+        "{said:?}"
+    );
+    let role = hosts.sites[1].status(UNIT).unwrap()["role"].clone();
+    assert_eq!(role["active"], false, "{role}");
+
+    let moved = hosts.switch(0, 1);
+    hosts.feed.announce_all(firsts(600..601));
+    hosts.feed.announce_all(copies(0..601));
+    let mut out = hosts.feed.reader("out");
+    let forwarded = counted(out.take(601));
+    let took = moved.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    println!("{took:?} from the address to the last forward");
+    hosts.sites[1].wait_count(UNIT, "ignored", 601);
+    assert_eq!(forwarded.len(), 601);
+    assert!(out.next(Duration::from_millis(200)).is_none(), "nothing is repeated");
+    // And back: who worked is followed by who worked before.
+    hosts.wait_follows(0);
+    hosts.feed.announce_all(firsts(601..700));
+    hosts.sites[0].wait_count(UNIT, "learned", 99);
+    hosts.switch(1, 0);
+    hosts.feed.announce_all(copies(601..700));
+    hosts.sites[0].wait_count(UNIT, "ignored", 99);
+    assert_eq!(counted(out.take(99)).len(), 99);
+    assert!(out.next(Duration::from_millis(200)).is_none(), "nothing is repeated");
+}
+
+/// One key for everything: what is followed is that key, and its formats are those of what is bound.
+#[test]
+fn who_stands_by_reads_announcements_under_one_fixed_key() {
+    let broker = TestBroker::new("vip-fixed");
+    let addresses = Address::pair();
+    let feed = Feed::new(&broker.config());
+    let site = TestSite::new(&broker);
+    site.unit(
+        UNIT,
+        &format!(
+            "broker = \"main\"\nqueue = \"in\"\nbind = [\"v00.urp.input.#\"]\nseen = {{ by = \"identity\" }}\n\
+             rekey = {{ key = \"firsts\" }}\nvip = \"{}\"\n",
+            addresses[0].0
+        ),
+    );
+    let _unit = site.run_ready(UNIT);
+    site.wait(UNIT, "follows", |status| status["links"]["follow"]["connected"] == true);
+    let under = |key: &str, envelope: Envelope| Envelope {
+        key: key.into(),
+        ..envelope
+    };
+    feed.announce(under("firsts.but.not.of.ours", urp(SOURCES[0], 0)));
+    feed.announce(under(
+        "firsts",
+        Envelope {
+            body: b"no announcement".into(),
+            ..Envelope::default()
+        },
+    ));
+    feed.announce_all(firsts(1..3).map(|envelope| under("firsts", envelope)));
+    site.wait_count(UNIT, "learned", 2);
+    feed.announce_all(copies(0..3));
+    addresses[0].come();
+    site.wait_count(UNIT, "ignored", 2);
+    site.wait_count(UNIT, "forwarded", 1);
+}
+
+/// Who follows gets a message as soon as it is published, perhaps before it is safe. When its publisher dies then, the
+/// announcement comes again: it is forwarded, not ignored.
+#[test]
+fn what_was_followed_and_comes_again_is_forwarded_once_more() {
+    let broker = TestBroker::new("vip-unsure");
+    let addresses = Address::pair();
+    let feed = Feed::new(&broker.config());
+    let site = TestSite::new(&broker);
+    dispatcher(&site, &feed, &format!("vip = \"{}\"\n", addresses[0].0));
+    let _unit = site.run_ready(UNIT);
+    site.wait(UNIT, "follows", |status| status["links"]["follow"]["connected"] == true);
+    feed.announce(urp(SOURCES[0], 0));
+    feed.give_back("in");
+    feed.announce(urp(SOURCES[0], 1));
+    feed.announce_all(copies(0..2));
+    feed.announce_all(firsts(0..2).map(|envelope| Envelope {
+        key: envelope.key.replacen("input", "notify", 1),
+        ..envelope
+    }));
+    site.wait_count(UNIT, "learned", 2);
+    addresses[0].come();
+    site.wait_count(UNIT, "ignored", 3);
+    site.wait_count(UNIT, "forwarded", 1);
+}
+
+/// While the broker takes no publishes the marker does not come, and while it restarts there is nothing to follow: work
+/// begins all the same, and loses nothing.
+#[test]
+fn a_broker_in_trouble_holds_up_no_switch() {
+    let mut node = RabbitServer::start();
+    let broker = TestBroker::on(&node, "vip-trouble");
+    let hosts = Hosts::new(&broker, "");
+    let sites = &hosts.sites;
+    hosts.feed.announce_all(firsts(0..100));
+    sites[1].wait_count(UNIT, "learned", 100);
+    // A publisher is blocked after its first message: the next marker waits, and nobody waits for it.
+    node.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
+    for (from, to, longest) in [(0, 1, 1), (1, 0, 1), (0, 1, 3)] {
+        hosts.wait_follows(to);
+        let moved = hosts.switch(from, to);
+        sites[to].wait_state(UNIT, "running");
+        let took = moved.elapsed();
+        assert!(took < Duration::from_secs(longest), "{took:?} from host {from} to {to}");
+    }
+    let said = sites[1].said(UNIT);
+    assert!(said.contains("no answer within 2s"), "{said}");
+    node.ctl(&["set_vm_memory_high_watermark", "0.8"]);
+    hosts.feed.announce_all(firsts(100..200));
+    sites[1].wait_count(UNIT, "forwarded", 100);
+    assert_eq!(sites[1].count(UNIT, "unroutable"), 0, "an old marker is not counted");
+
+    hosts.wait_follows(0);
+    drop(hosts.feed);
+    node.kill();
+    hosts.addresses[1].go();
+    sites[1].wait_state(UNIT, "standby");
+    sites[0].wait(UNIT, "follows no more", |status| {
+        status["links"]["follow"]["connected"] == false
+    });
+    hosts.addresses[0].come();
+    sites[0].wait(UNIT, "is to work", |status| status["role"]["active"] == true);
+    node.start_again();
+    let feed = Feed::new(&broker.config());
+    feed.announce_all(firsts(200..300));
+    let mut out = feed.reader("out");
+    assert_eq!(counted(out.take(300)).len(), 300);
+}
+
+/// The follow queue is lost at the worst moment: its connection is closed by hand when the address comes. Nobody waits for
+/// longer than the marker may take, and a user that may not publish to a queue needs no marker.
+#[test]
+fn a_marker_that_does_not_come_holds_up_nothing() {
+    let broker = TestBroker::new("vip-marker");
+    let user = broker.user("narrow", ".*", "^(xp|in|in[.].*)$", ".*");
+    let hosts = Hosts::new(&broker, "");
+    hosts.feed.announce_all(firsts(0..10));
+    hosts.sites[1].wait_count(UNIT, "learned", 10);
+    close_followers(&broker);
+    let moved = hosts.switch(0, 1);
+    hosts.feed.announce_all(firsts(10..20));
+    hosts.sites[1].wait_count(UNIT, "forwarded", 10);
+    assert!(moved.elapsed() < Duration::from_secs(3), "{:?}", moved.elapsed());
+
+    let url = &user.urls[0];
+    let url = format!(
+        "amqp://{}:{}@{}:{}/{}",
+        url.user, "canary-password", url.host, url.port, url.vhost
+    );
+    let site = TestSite::at(&url);
+    hosts.sites[1].wait_that("all is settled", || hosts.feed.depth("in") == Some(0));
+    hosts.addresses[1].go();
+    hosts.sites[1].wait_state(UNIT, "standby");
+    let third = Address(hosts.addresses[0].0.replacen("127.77.", "127.79.", 1));
+    dispatcher(&site, &hosts.feed, &format!("vip = \"{}\"\n", third.0));
+    let _unit = site.run_ready(UNIT);
+    site.wait(UNIT, "follows", |status| status["links"]["follow"]["connected"] == true);
+    third.come();
+    let moved = Instant::now();
+    hosts.feed.announce_all(firsts(20..30));
+    site.wait_count(UNIT, "forwarded", 10);
+    assert!(moved.elapsed() < Duration::from_secs(3), "{:?}", moved.elapsed());
+    let said = site.said(UNIT);
+    assert!(
+        said.contains("no marker could be published") && !said.contains("paused"),
+        "{said}"
+    );
+}
+
+/// Closes the connections that follow.
+fn close_followers(broker: &TestBroker) {
+    let mut closed = 0;
+    wait_until(SOON, "a connection that follows is listed", || {
+        let all = broker
+            .api("GET", &format!("/api/vhosts/{}/connections", broker.vhost), None)
+            .ok()
+            .json();
+        for connection in all.as_array().expect("a list") {
+            let shown = connection["client_properties"]["connection_name"]
+                .as_str()
+                .unwrap_or_default();
+            if shown.contains(" follow ") {
+                let name = connection["name"]
+                    .as_str()
+                    .expect("a name")
+                    .replace(' ', "%20")
+                    .replace('>', "%3E");
+                broker.api("DELETE", &format!("/api/connections/{name}"), None).ok();
+                closed += 1;
+            }
+        }
+        closed > 0
+    });
+}
+
+/// Two processes on an embedded broker follow each other as well.
+#[test]
+fn on_an_embedded_broker_who_stands_by_knows_too() {
+    let home = tempfile::tempdir().expect("tempdir");
+    let url = format!("embedded:{}", home.path().join("own.db").display());
+    let places = px::config::Places::under(home.path());
+    let broker = broker_of(vec![BrokerUrl::parse(&url, &places).expect("url")]);
+    let [here, there] = Address::pair();
+    let feed = Feed::new(&broker);
+    let sites = [TestSite::at(&url), TestSite::at(&url)];
+    for (site, address) in sites.iter().zip([&here, &there]) {
+        dispatcher(site, &feed, &format!("vip = \"{}\"\n", address.0));
+    }
+    here.come();
+    let _units = sites.each_ref().map(|site| site.run_ready(UNIT));
+    sites[0].wait_state(UNIT, "running");
+    sites[1].wait(UNIT, "follows", |status| status["links"]["follow"]["connected"] == true);
+    feed.announce_all(firsts(0..50));
+    sites[1].wait_count(UNIT, "learned", 50);
+    sites[0].wait_that("all is settled", || feed.depth("in") == Some(0));
+    here.go();
+    there.come();
+    feed.announce_all(copies(0..60));
+    sites[1].wait_count(UNIT, "ignored", 50);
+    sites[1].wait_count(UNIT, "forwarded", 10);
+    assert!(
+        !sites[1].said(UNIT).contains("may not be known"),
+        "{}",
+        sites[1].said(UNIT)
+    );
+}
+
+/// Both hosts have the address, as when they do not see each other: what comes is shared, nothing is lost, and when one is
+/// without it again the other goes on.
+#[test]
+fn two_hosts_with_the_address_lose_nothing() {
+    let broker = TestBroker::new("vip-split");
+    let hosts = Hosts::new(&broker, "");
+    hosts.addresses[1].come();
+    hosts.sites[1].wait_state(UNIT, "running");
+    hosts.feed.announce_all(from_both(0..500));
+    let mut out = hosts.feed.reader("out");
+    let mut all = counted(out.take(500));
+    hosts.addresses[0].go();
+    hosts.sites[0].wait_state(UNIT, "standby");
+    hosts.feed.announce_all(from_both(500..1000));
+    hosts.sites[1].wait_that("all is settled", || hosts.feed.depth("in") == Some(0));
+    while let Some(envelope) = out.next(Duration::from_millis(500)) {
+        *all.entry(envelope.key).or_default() += 1;
+    }
+    assert_eq!(all.len(), 1000);
+    assert!(all.values().all(|count| *count <= 2), "once by each at most");
 }

@@ -103,6 +103,16 @@ impl Feed {
         }
     }
 
+    /// Takes one delivery and gives it back: the broker marks it as delivered before.
+    pub fn give_back(&self, queue: &str) {
+        self.runtime.block_on(async {
+            let mut subscription = self.consume.subscribe(queue, 1).await.expect("subscribe");
+            let received = subscription.next().await.expect("next");
+            subscription.cancel().await;
+            received.receipt.settle(Settlement::Requeue).await.expect("requeue");
+        });
+    }
+
     /// Takes one delivery and never answers; the answer is what the broker says when its patience ends.
     pub fn hold_one(&self, queue: &str, patience: Duration) -> String {
         self.runtime.block_on(async {

@@ -18,6 +18,7 @@ const START_DEADLINE: Duration = Duration::from_secs(90);
 pub struct RabbitServer {
     directory: tempfile::TempDir,
     ports: Ports,
+    plugins: &'static str,
     node: Option<Child>,
 }
 
@@ -41,8 +42,17 @@ impl RabbitServer {
         Self::start_on(free_port(), extra_conf, advanced)
     }
 
+    /// With the LDAP plugin, whose options a `rabbitmq.conf` may name only where it is enabled.
+    pub fn start_with_ldap(extra_conf: &str, advanced: &str) -> Self {
+        Self::start_of(free_port(), extra_conf, advanced, ",rabbitmq_auth_backend_ldap")
+    }
+
     /// On this port for AMQP: for configurations that name none.
     pub fn start_on(amqp: u16, extra_conf: &str, advanced: &str) -> Self {
+        Self::start_of(amqp, extra_conf, advanced, "")
+    }
+
+    fn start_of(amqp: u16, extra_conf: &str, advanced: &str, plugins: &'static str) -> Self {
         assert!(
             Path::new(SERVER).exists(),
             "rabbitmq-server is missing: run scripts/test, or apt-get install --no-install-recommends rabbitmq-server"
@@ -61,6 +71,7 @@ impl RabbitServer {
                 distribution: free_port(),
                 epmd: free_port(),
             },
+            plugins,
             node: None,
         };
         server.start_again();
@@ -78,6 +89,7 @@ impl RabbitServer {
         let mut command = Command::new(script);
         command.arg(self.directory.path()).stdin(Stdio::null());
         command.args([ports.amqp, ports.management, ports.distribution, ports.epmd].map(|port| port.to_string()));
+        command.env("PX_TEST_PLUGINS", self.plugins);
         let node = self
             .node
             .insert(spawn_kept(command).expect("tests/support/rabbitmq-node"));

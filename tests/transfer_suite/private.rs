@@ -5,7 +5,7 @@ use std::process::Command;
 const INSIDE: &str = "PX_TEST_INSIDE";
 
 /// True inside the private process, where the test goes on. Outside it runs `wrapper TEST` with `env`, asserts that it
-/// passed, and answers false. `test` is the path of the calling test.
+/// passed, prints what it said, and answers false. `test` is the path of the calling test.
 pub fn is_private(test: &str, wrapper: &[&str], env: &[(&str, &str)]) -> bool {
     if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
         return true;
@@ -32,6 +32,7 @@ pub fn is_private(test: &str, wrapper: &[&str], env: &[(&str, &str)]) -> bool {
         output.status.success() && text.contains("1 passed"),
         "{test} in private:\n{text}"
     );
+    print!("{text}");
     false
 }
 

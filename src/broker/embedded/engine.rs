@@ -20,6 +20,7 @@ use super::reason::Reason;
 use super::request::{Bell, Channel, Delivery, Left, Reply, Request, Subscribed};
 use super::routes::Routes;
 use super::{schema, topology};
+use crate::broker::Removal;
 
 /// The net under the wake-ups, and how soon a dead process is noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -372,12 +373,15 @@ impl Engine {
                 self.answer(effects, reply, Ok(answer));
             }
             Request::Consumers { queue, reply } => {
-                let answer = topology::consumers(&self.db, &queue)?;
-                self.answer(effects, reply, Ok(answer));
+                self.answer(effects, reply, Ok(topology::consumers(&self.db, &queue)?));
             }
-            Request::DeleteQueue { queue, guards, reply } => {
-                let answer = topology::remove_queue(&self.db, &queue, guards, &self.presence.name)?;
-                self.read_routes()?;
+            Request::DeleteQueue {
+                queue,
+                if_unused,
+                if_empty,
+                reply,
+            } => {
+                let answer = self.remove_queue(&queue, (if_unused, if_empty))?;
                 self.answer(effects, reply, answer);
             }
             Request::DeleteExchange { exchange, reply } => {
@@ -386,8 +390,7 @@ impl Engine {
                 self.answer(effects, reply, Ok(()));
             }
             Request::HasExchange { exchange, reply } => {
-                let answer = self.routes.has_exchange(&exchange);
-                self.answer(effects, reply, Ok(answer));
+                self.answer(effects, reply, Ok(self.routes.has_exchange(&exchange)));
             }
             Request::Close { reply } => return Ok(Some(reply)),
         }
@@ -400,6 +403,12 @@ impl Engine {
             // Nobody waits any more: for them it may or may not have happened.
             let _ = reply.send(answer);
         }));
+    }
+
+    fn remove_queue(&mut self, queue: &str, guards: (bool, bool)) -> Result<Result<Removal, Reason>, Reason> {
+        let answer = topology::remove_queue(&self.db, queue, guards, &self.presence.name)?;
+        self.read_routes()?;
+        Ok(answer)
     }
 
     fn subscribe(&mut self, queue: &str, prefetch: usize) -> Result<Result<Subscribed, Reason>, Reason> {

@@ -54,8 +54,8 @@ pub(super) enum Request {
     },
     DeleteQueue {
         queue: String,
-        /// If unused, if empty.
-        guards: (bool, bool),
+        if_unused: bool,
+        if_empty: bool,
         reply: Reply<Removal>,
     },
     DeleteExchange {

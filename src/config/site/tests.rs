@@ -157,15 +157,13 @@ fn a_unit_of_a_faulty_broker_is_not_blamed() {
 
 #[test]
 fn what_is_understood_but_not_served_is_a_warning() {
-    let px = "[brokers.s]\nurls = [\"stomp://h\"]\n[brokers.t]\nurls = [\"amqps10://u:p@h\"]\n\
-        [reaper]\nbroker = \"s\"\nmax_messages = 25000\nmax_bytes = \"50MB\"\n";
+    let px = "[brokers.s]\nurls = [\"stomp://h\"]\n[brokers.t]\nurls = [\"amqps10://u:p@h\"]\n";
     let (site, found) = TestSite::new(px).load(&[]);
     assert_eq!(site.broker("s").unwrap().urls[0].scheme, Scheme::Stomp);
     assert!(!site.broker("s").unwrap().urls[0].scheme.is_served());
     let expected = [
         "px.toml:2: brokers.s.urls = […]: warning: not served by this version",
         "px.toml:4: brokers.t.urls = […]: warning: not served by this version",
-        "px.toml:5: reaper = {…}: warning: not served by this version",
     ];
     assert_eq!(found, expected);
 }
@@ -288,4 +286,16 @@ fn px_toml_may_be_missing_where_px_conf_is_or_no_unit_needs_it() {
     let table = Table::parse(Path::new("u.toml"), "broker = \"b\"\n", &Errors::default());
     let (_, found) = table.read_whole(|table| options::broker(table, &ours.load(&[]).0));
     assert_eq!(found[0].to_string(), "u.toml:1: broker = \"b\": px.toml has no brokers");
+}
+
+#[test]
+fn the_reaper_is_read_with_its_broker() {
+    let broker = "[brokers.b]\nurls = [\"amqp://u:p@h/site\"]\nmanagement = { url = \"http://u:p@h:15672\" }\n";
+    let (site, found) = TestSite::new(&format!("{broker}[reaper]\nbroker = \"b\"\n")).load(&[]);
+    assert_eq!(found, [] as [&str; 0]);
+    assert_eq!(site.reaper.unwrap().broker.name, "b");
+    assert!(TestSite::new(broker).load(&[]).0.reaper.is_none());
+    let (site, found) = TestSite::new(&format!("{broker}[reaper]\nbroker = \"b\"\nmax = 3\n")).load(&[]);
+    assert!(found[0].starts_with("px.toml:6: reaper.max = "), "{found:?}");
+    assert!(site.reaper.is_some(), "what could be read is there");
 }

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use super::{Handle, Input, Intake, Step};
-use crate::broker::{BrokerError, Confirmed, Connection, Receipt, Received, Returns, Settlement};
+use crate::broker::{BrokerError, Confirmed, Connection, Receipt, Received, Returns, Settlement, Subscription};
 use crate::flow::park::{self, Next, Rung};
 use crate::flow::publish::{Options, Pending, PublishError, Publisher};
 use crate::flow::sample::Sampler;
@@ -119,9 +119,9 @@ impl<H: Handle> Desk<H> {
     /// Whether the rungs are as px makes them. Others are not trusted: what expires on a rung without its way back is
     /// lost.
     async fn declare_rungs(&self, connection: &dyn Connection) -> Result<bool, BrokerError> {
-        let queue = &self.intake.queue.name;
+        let queue = &self.intake.queue;
         let mut warnings = Vec::new();
-        for topology in [park::way_back(queue), park::rungs(queue)] {
+        for topology in [park::way_back(&queue.name), park::rungs(queue)] {
             warnings.extend(connection.declare(&topology).await?);
         }
         for warning in &warnings {
@@ -146,6 +146,21 @@ impl<H: Handle> Desk<H> {
         let mut subscription = connection
             .subscribe(&self.intake.queue.name, self.intake.prefetch)
             .await?;
+        let ended = self.deliveries(subscription.as_mut(), &halt).await;
+        self.handler.unchosen();
+        if ended.is_ok() {
+            subscription.cancel().await;
+        }
+        ended
+    }
+
+    /// Takes until `halt`, or until the subscription ends.
+    async fn deliveries(
+        self: &Arc<Self>,
+        subscription: &mut dyn Subscription,
+        halt: &CancellationToken,
+    ) -> Result<(), BrokerError> {
+        let mut is_chosen = false;
         while let Some(received) = halt.run_until_cancelled(subscription.next()).await {
             let Received {
                 exchange: _,
@@ -153,6 +168,11 @@ impl<H: Handle> Desk<H> {
                 redelivered,
                 receipt,
             } = received?;
+            if !std::mem::replace(&mut is_chosen, true)
+                && halt.run_until_cancelled(self.handler.chosen()).await.is_none()
+            {
+                break; // unsettled: the broker delivers it again
+            }
             self.unit.metrics.count(Count::Received);
             let (attempts, first_seen) = park::history(&envelope);
             let now = Timestamp::now();
@@ -169,7 +189,6 @@ impl<H: Handle> Desk<H> {
             }
             self.take(Arc::new(input), Source::Broker(receipt)).await;
         }
-        subscription.cancel().await;
         Ok(())
     }
 
@@ -238,7 +257,7 @@ impl<H: Handle> Desk<H> {
     /// The unit's publisher; made when it is first needed, for most pull workers never park.
     async fn publisher(&self) -> &Publisher {
         let start = || async {
-            let topology = park::rungs(&self.intake.queue.name);
+            let topology = park::rungs(&self.intake.queue);
             Publisher::start(&self.unit, self.intake.broker.clone(), topology, Options::default())
         };
         self.publisher.get_or_init(start).await

@@ -1,7 +1,7 @@
 //! What follows a delivery: announce it, remember the content, tell of it, remove the file. A handful at a time, so that
 //! one sync serves many.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -11,7 +11,7 @@ use super::failures::{Failure, Failures};
 use super::ready::{Leftovers, Made, Ready};
 use crate::backoff::Backoff;
 use crate::flow::announcer::{Announcer, Delivered};
-use crate::flow::duplicates::Memory;
+use crate::flow::duplicates::Shared;
 use crate::flow::product::Product;
 use crate::flow::removal::Remover;
 use crate::flow::{Unit, chain};
@@ -40,7 +40,7 @@ pub(super) struct Settler {
     pub(super) remover: Arc<Remover>,
     pub(super) leftovers: Leftovers,
     pub(super) failures: Arc<Failures>,
-    pub(super) memory: Option<Arc<Mutex<Memory>>>,
+    pub(super) memory: Shared,
     /// `None` where a script delivers.
     pub(super) deliverer: Option<Deliverer>,
     pub(super) announcer: Option<Arc<Announcer>>,

@@ -1,8 +1,7 @@
 //! Takes files from the queue, in order, and hands them to the connections.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Sender;
@@ -15,7 +14,7 @@ use super::ready::{InHand, Leftovers, Names, Ready, Taken};
 use super::scripted::Unfit;
 use crate::flow::Unit;
 use crate::flow::announcer::Announcer;
-use crate::flow::duplicates::{Digest, Memory};
+use crate::flow::duplicates::{Duplicates, Look};
 use crate::flow::queued::Passes;
 use crate::flow::removal::Remover;
 use crate::spool::off_thread;
@@ -46,7 +45,7 @@ pub(super) struct Taker {
     pub(super) passes: Passes,
     pub(super) remover: Arc<Remover>,
     pub(super) failures: Arc<Failures>,
-    pub(super) memory: Option<Arc<Mutex<Memory>>>,
+    pub(super) duplicates: Duplicates,
     pub(super) in_hand: InHand,
     pub(super) leftovers: Leftovers,
     pub(super) names: Names,
@@ -56,8 +55,6 @@ pub(super) struct Taker {
     pub(super) room: Arc<Semaphore>,
     pub(super) out: Out,
     pub(super) announcer: Option<Arc<Announcer>>,
-    /// Contents that were handed out since everything was last settled.
-    pub(super) in_flight: HashSet<Digest>,
 }
 
 impl Taker {
@@ -184,7 +181,7 @@ impl Taker {
         });
         let (queue, in_hand) = (Arc::clone(&self.queue), self.in_hand.clone());
         let needs = Needs {
-            digest: self.memory.is_some(),
+            digest: self.duplicates.is_wanted(),
             time: self.keeps_time,
         };
         let opened = off_thread(move || prepare::open(&queue, &in_hand, handful, needs)).await;
@@ -201,11 +198,13 @@ impl Taker {
             match one {
                 Opened::Ready(ready) => {
                     if let Some(digest) = ready.digest {
-                        // Whether it is one may hang on the verdict of these.
-                        if self.is_in_flight(digest) {
+                        let mut look = self.duplicates.look(digest);
+                        if look == Look::AfterOthers {
                             self.hand_out(std::mem::take(&mut new)).await?;
+                            self.settled().await?;
+                            look = self.duplicates.look(digest);
                         }
-                        if self.is_duplicate(digest).await? {
+                        if look == Look::Repeat {
                             suppressed.push(*ready);
                             continue;
                         }
@@ -225,40 +224,13 @@ impl Taker {
         Ok(own_fault.is_none())
     }
 
-    /// Whether this content was delivered. While the same content is in flight its verdict is waited for.
-    async fn is_duplicate(&mut self, digest: Digest) -> Result<bool, Stopped> {
-        let Some(memory) = self.memory.clone() else {
-            return Ok(false);
-        };
-        let knows = || {
-            let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
-            memory.knows(digest, Instant::now())
-        };
-        if knows() {
-            return Ok(true);
-        }
-        if self.is_in_flight(digest) {
-            self.settled().await?;
-            if knows() {
-                return Ok(true);
-            }
-        }
-        self.in_flight.insert(digest);
-        Ok(false)
-    }
-
-    /// Whether everything must be settled before it is known what this content is.
-    fn is_in_flight(&self, digest: Digest) -> bool {
-        self.in_flight.contains(&digest) || self.in_flight.len() >= crate::spool::queue::PASS_MAX
-    }
-
     /// Waits until everything that was handed out is settled.
     async fn settled(&mut self) -> Result<(), Stopped> {
         let all = self.room.acquire_many(ROOM as u32);
         let settled = self.unit.stop.run_until_cancelled(all).await;
         // Nobody closes it.
         drop(settled.ok_or(Stopped)?);
-        self.in_flight.clear();
+        self.duplicates.all_settled();
         Ok(())
     }
 

@@ -9,13 +9,15 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::remember::Remembered;
+use super::sources::Sources;
 use super::{Config, Rekey};
 use crate::flow::consume::{Handle, Input, Step};
 use crate::flow::product::Product;
+use crate::flow::standby::Election;
 use crate::flow::{Cause, Outcome, Output, Unit, chain, since};
 use crate::message::{Announcement, Decoded, Envelope, SeenKey, decode, seen_key, stamp, topic};
 use crate::metrics::Count;
-use crate::spool::seen::Verdict;
+use crate::spool::seen::{Verdict, Winner};
 
 /// A forward under way: `Some(true)` once it is safe, `Some(false)` when it was not done.
 type Verdicts = HashMap<SeenKey, watch::Sender<Option<bool>>>;
@@ -24,8 +26,10 @@ type Verdicts = HashMap<SeenKey, watch::Sender<Option<bool>>>;
 pub(super) struct Dispatch {
     unit: Unit,
     config: Config,
-    remembered: Remembered,
+    remembered: Arc<Remembered>,
+    election: Option<Election>,
     in_flight: Mutex<Verdicts>,
+    sources: Sources,
     /// Duplicates since the last forward.
     ignored: AtomicU64,
 }
@@ -43,22 +47,27 @@ pub struct Note {
 enum Look {
     Forward,
     Wait(watch::Receiver<Option<bool>>),
-    Ignore(Arc<str>),
+    /// A copy of what this one announced.
+    Ignore(Winner),
+    /// The winner's own source says it anew, and the unit drops that.
+    DropReissue,
 }
 
 impl Dispatch {
-    pub fn new(unit: &Unit, config: Config, remembered: Remembered) -> Dispatch {
+    pub fn new(unit: &Unit, config: Config, remembered: Arc<Remembered>, election: Option<Election>) -> Dispatch {
         Dispatch {
             unit: unit.clone(),
+            sources: Sources::new(&unit.metrics),
             config,
             remembered,
+            election,
             in_flight: Mutex::default(),
             ignored: AtomicU64::new(0),
         }
     }
 
     /// Decides, and takes the place of whoever leads when it is the first.
-    fn look(&self, note: &Note, announcement: &Announcement) -> Look {
+    fn look(&self, note: &Note, announcement: &Announcement, redelivered: bool) -> Look {
         let Some(key) = note.key else {
             self.unit.metrics.count(Count::NoKey);
             return Look::Forward;
@@ -68,8 +77,11 @@ impl Dispatch {
             return Look::Wait(leader.subscribe());
         }
         match self.remembered.verdict(key, announcement, note.time) {
-            Verdict::Duplicate { of_source } => return Look::Ignore(of_source),
-            Verdict::Reissue if self.config.drops_reissues => return Look::Ignore(announcement.source().into()),
+            // The very one that another dispatcher has published, and has not acked: it may have died before that was
+            // confirmed. A repeat at worst.
+            Verdict::Duplicate(winner) if redelivered && winner.is_own && self.remembered.is_unsure(&key) => {}
+            Verdict::Duplicate(winner) => return Look::Ignore(winner),
+            Verdict::Reissue if self.config.drops_reissues => return Look::DropReissue,
             Verdict::Reissue | Verdict::First => {}
         }
         in_flight.insert(key, watch::Sender::new(None));
@@ -155,9 +167,13 @@ impl Handle for Dispatch {
             announcement: Some(Arc::clone(&announcement)),
             leads: AtomicBool::new(false),
         };
-        let step = match self.look(&note, &announcement) {
+        let step = match self.look(&note, &announcement, input.redelivered) {
             Look::Forward => Step::Now(self.forward(&input.envelope)),
-            Look::Ignore(of_source) => Step::Now(self.ignore(&of_source)),
+            Look::Ignore(winner) => {
+                self.sources.note(input, &announcement, &winner);
+                Step::Now(self.ignore(&winner.source))
+            }
+            Look::DropReissue => Step::Now(self.ignore(&announcement.source())),
             Look::Wait(verdict) => Step::Again(Box::pin(async move {
                 let mut verdict = verdict;
                 // A leader that vanished without a word was not done either: look again.
@@ -167,12 +183,25 @@ impl Handle for Dispatch {
         (step, note)
     }
 
-    async fn outputs_safe(&self, _: &Input, note: &Note) -> Result<(), Cause> {
+    async fn chosen(&self) {
+        if let Some(election) = &self.election {
+            election.chosen().await;
+        }
+    }
+
+    fn unchosen(&self) {
+        if let Some(election) = &self.election {
+            election.unchosen();
+        }
+    }
+
+    async fn outputs_safe(&self, input: &Input, note: &Note) -> Result<(), Cause> {
         let Some(announcement) = &note.announcement else {
             return Ok(());
         };
         if let Some(key) = note.key {
-            self.remembered.remember(key, announcement, note.time).await?;
+            let remembered = self.remembered.remember(key, announcement, note.time, input.first_seen);
+            remembered.await?;
         }
         self.resolve(note, true);
         let took = note.time.map(since).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What follows a publish: wait for its confirm, remember the content, tell of it, remove the file. In order, and a
 //! handful at a time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -11,7 +11,7 @@ use tracing::debug;
 
 use crate::broker::Confirmed;
 use crate::flow::Unit;
-use crate::flow::duplicates::{Digest, Memory};
+use crate::flow::duplicates::{Digest, Shared};
 use crate::flow::product::Product;
 use crate::flow::publish::{Pending, PublishError};
 use crate::flow::removal::Remover;
@@ -47,13 +47,13 @@ pub(super) enum Note {
 pub(super) struct Settler {
     unit: Unit,
     remover: Arc<Remover>,
-    memory: Option<Arc<Mutex<Memory>>>,
+    memory: Shared,
 }
 
 type Answer = Result<Confirmed, PublishError>;
 
 impl Settler {
-    pub(super) fn new(unit: &Unit, remover: Arc<Remover>, memory: Option<Arc<Mutex<Memory>>>) -> Self {
+    pub(super) fn new(unit: &Unit, remover: Arc<Remover>, memory: Shared) -> Self {
         Settler {
             unit: unit.clone(),
             remover,

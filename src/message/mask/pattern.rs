@@ -62,6 +62,15 @@ impl Matcher {
         }
     }
 
+    /// Whether it matches anywhere in the text; a glob the whole of it.
+    pub fn finds(&self, text: &[u8]) -> Result<bool, GaveUp> {
+        match self {
+            Matcher::Linear(regex) => Ok(regex.is_match(text)),
+            Matcher::Backtracking(regex) => regex.is_match(&text_of_bytes(text)).map_err(|cause| cause.to_string()),
+            Matcher::Glob(glob) => Ok(glob.matches(text)),
+        }
+    }
+
     /// The groups of the only place in the name where it matches, as Python's `findall` counts places; the whole match
     /// where it has no groups. `None` where there is no such place, or more than one, and for a glob.
     ///

@@ -293,3 +293,24 @@ fn a_mask_that_gives_up_says_so() {
     assert!(masks.accepts(&name));
     assert!(!masks.accepts(b"aa!"));
 }
+
+#[test]
+fn a_finder_finds_anywhere() {
+    for (regex, text, wanted) in [
+        (r"^cmc\.", "cmc.pull", true),
+        (r"^cmc\.", "x.cmc.pull", false),
+        ("pull", "cmc.pull", true),
+        ("pull$", "cmc.pull 2", false),
+        ("é", "réseau", true),
+        ("(?<!cmc)pull", "cmc.pull", true),
+        ("(?<!cmc.)pull", "cmc.pull", false),
+        ("", "", true),
+    ] {
+        let finder = Finder::new(regex).unwrap();
+        assert_eq!(finder.finds(text.as_bytes()), Ok(wanted), "{regex} in {text}");
+        assert_eq!(finder.text(), regex);
+    }
+    assert!(Finder::new("(").is_err());
+    let busy = Finder::new(r"(\w*)(\w*)(\w*)\1\2\3!").unwrap();
+    assert!(busy.finds(&[b'a'; 250]).is_err());
+}

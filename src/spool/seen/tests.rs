@@ -1,4 +1,6 @@
+use super::log::COMPACT_MIN;
 use super::*;
+use crate::spool::Durability;
 
 fn memory(entries: usize) -> Memory {
     Memory {
@@ -23,76 +25,107 @@ fn facts(source: &str) -> Facts<'_> {
         path: b"a/b",
         size: Some(10),
         time: None,
+        content: None,
     }
 }
 
+fn md5(value: u64) -> Option<Fingerprint> {
+    Some(Fingerprint { method: 1, value })
+}
+
+const HELD: Duration = Duration::from_millis(1500);
+
 fn remember(seen: &mut Seen, n: u64, now: Timestamp) -> Batch {
     let mut batch = Batch::default();
-    seen.remember(key(n), &facts("urp-1:80"), now, &mut batch);
+    seen.remember(key(n), &facts("urp-1:80"), HELD, now, &mut batch);
     batch
+}
+
+fn winner(seen: &Seen, n: u64, facts: &Facts<'_>) -> Winner {
+    match seen.verdict(&key(n), facts, at(1)) {
+        Verdict::Duplicate(winner) => winner,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
 fn the_first_is_forwarded_a_repeat_is_a_duplicate_a_change_by_the_winner_a_reissue() {
     let mut seen = Seen::new(memory(10));
-    let first = facts("urp-1:80");
+    let (first, other) = (facts("urp-1:80"), facts("urp-2:80"));
     assert_eq!(seen.verdict(&key(1), &first, at(0)), Verdict::First);
     remember(&mut seen, 1, at(0));
-    let duplicate = Verdict::Duplicate {
-        of_source: "urp-1:80".into(),
-    };
-    let table = [
-        (facts("urp-1:80"), duplicate.clone()),
-        (facts("urp-2:80"), duplicate.clone()),
-        (Facts { path: b"c", ..first }, Verdict::Reissue),
-        (
-            Facts {
-                size: Some(11),
-                ..first
-            },
-            Verdict::Reissue,
-        ),
-        (Facts { size: None, ..first }, duplicate.clone()),
-        (
-            Facts {
-                time: Some(at(5)),
-                ..first
-            },
-            duplicate.clone(),
-        ),
-        (
-            Facts {
-                path: b"c",
-                ..facts("urp-2:80")
-            },
-            duplicate.clone(),
-        ),
-        (
-            Facts {
-                size: Some(11),
-                ..facts("urp-2:80")
-            },
-            duplicate,
-        ),
-    ];
-    for (facts, verdict) in table {
-        assert_eq!(seen.verdict(&key(1), &facts, at(1)), verdict, "{facts:?}");
-    }
-    let mut batch = Batch::default();
-    seen.remember(
-        key(2),
-        &Facts {
-            time: Some(at(5)),
+    let (size, path, time) = (Some(11), b"c".as_slice(), Some(at(5)));
+    for copy in [
+        first,
+        other,
+        Facts { size: None, ..first },
+        Facts { time, ..first },
+        Facts {
+            content: md5(1),
             ..first
         },
-        at(6),
-        &mut batch,
+        Facts { path, ..other },
+        Facts { size, ..other },
+    ] {
+        let winner = winner(&seen, 1, &copy);
+        assert_eq!(
+            (&*winner.source, winner.is_own),
+            ("urp-1:80", copy.source == first.source)
+        );
+        assert_eq!(winner.came, at(0) - HELD);
+    }
+    for reissue in [Facts { path, ..first }, Facts { size, ..first }] {
+        assert_eq!(seen.verdict(&key(1), &reissue, at(1)), Verdict::Reissue);
+    }
+    seen.remember(key(2), &Facts { time, ..first }, HELD, at(6), &mut Batch::default());
+    let time = Some(at(6));
+    assert_eq!(seen.verdict(&key(2), &Facts { time, ..first }, at(6)), Verdict::Reissue);
+}
+
+#[test]
+fn two_sources_disagree_where_both_tell_and_it_can_be_compared() {
+    let mut seen = Seen::new(memory(10));
+    let mut batch = Batch::default();
+    let (first, other) = (facts("urp-1:80"), facts("urp-2:80"));
+    let content = md5(7);
+    seen.remember(key(1), &Facts { content, ..first }, HELD, at(0), &mut batch);
+    let of_method_2 = Some(Fingerprint { method: 2, value: 8 });
+    for agreeing in [
+        Facts { content, ..other },
+        Facts { size: None, ..other },
+        Facts {
+            content: of_method_2,
+            ..other
+        },
+        Facts {
+            content: md5(8),
+            ..first
+        },
+    ] {
+        assert_eq!(winner(&seen, 1, &agreeing).disagreement, None, "{agreeing:?}");
+    }
+    let size = Some(11);
+    let found = winner(&seen, 1, &Facts { size, ..other }).disagreement.unwrap();
+    assert_eq!((found.sizes, found.contents), ([Some(10), size], None));
+    let content = md5(8);
+    let found = winner(
+        &seen,
+        1,
+        &Facts {
+            content,
+            size: None,
+            ..other
+        },
+    )
+    .disagreement
+    .unwrap();
+    assert_eq!(
+        (found.sizes, found.contents),
+        ([Some(10), None], Some([md5(7).unwrap(), md5(8).unwrap()]))
     );
-    let later = Facts {
-        time: Some(at(6)),
-        ..first
-    };
-    assert_eq!(seen.verdict(&key(2), &later, at(6)), Verdict::Reissue);
+    // Nothing is known of the content of the second.
+    seen.remember(key(2), &first, HELD, at(0), &mut batch);
+    assert_eq!(winner(&seen, 2, &Facts { content, ..other }).disagreement, None);
 }
 
 #[test]
@@ -176,11 +209,12 @@ fn the_log_is_rewritten_when_most_of_it_is_history() {
     let mut batch = Batch::default();
     for n in 0..=COMPACT_MIN as u64 {
         assert!(!log.wants_rewrite(seen.len()));
-        seen.remember(key(n), &facts("urp-1:80"), at(0), &mut batch);
+        seen.remember(key(n), &facts("urp-1:80"), HELD, at(0), &mut batch);
     }
     log.append_batch(&batch).unwrap();
     assert!(log.wants_rewrite(seen.len()));
-    log.rewrite(&seen.snapshot(at(1))).unwrap();
+    let aside = log.write_aside(&seen, at(1)).unwrap();
+    log.replace(aside).unwrap();
     assert!(!log.wants_rewrite(seen.len()));
     log.append_batch(&remember(&mut seen, 1, at(2))).unwrap();
     let mut again = Seen::new(memory(100));
@@ -219,13 +253,114 @@ fn thousands_of_sources_do_not_fill_the_table() {
     let mut seen = Seen::new(memory(10));
     let mut batch = Batch::default();
     for n in 0..5000 {
-        seen.remember(key(n), &facts(&format!("host-{n}:80")), at(0), &mut batch);
+        seen.remember(key(n), &facts(&format!("host-{n}:80")), HELD, at(0), &mut batch);
     }
-    assert!(seen.sources.len() <= SOURCES_KEPT);
+    assert_eq!(seen.sources.len(), 10);
     let long = "h".repeat(5000);
-    seen.remember(key(1), &facts(&long), at(0), &mut batch);
+    seen.remember(key(1), &facts(&long), HELD, at(0), &mut batch);
     assert!(matches!(
         seen.verdict(&key(1), &facts(&long), at(0)),
-        Verdict::Duplicate { .. }
+        Verdict::Duplicate(Winner { is_own: true, .. })
     ));
+}
+
+/// A log as px wrote it before it remembered digests: `key`, forwarded at second 3 from `urp-1:80`, 10 bytes of `a/b`.
+fn record_1(n: u64, size: u64) -> Vec<u8> {
+    let mut payload = key(n).to_vec();
+    payload.extend_from_slice(&1_800_000_003_000i64.to_le_bytes());
+    payload.extend_from_slice(&[0xa7, 0xe8, 0x61, 0x36, 0x54, 0x3b, 0x01, 0x9d]); // md5 of a/b begins so
+    payload.extend_from_slice(&size.to_le_bytes());
+    payload.extend_from_slice(&i64::MIN.to_le_bytes());
+    payload.extend_from_slice(b"urp-1:80");
+    let check = crate::message::identity::md5(&payload);
+    [&[56, 0, 0, 0], &check[..4], &payload].concat()
+}
+
+#[test]
+fn a_log_of_version_1_is_read_and_written_anew_whole_or_torn() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seen.log");
+    let whole = [b"pxseen1\n".to_vec(), record_1(1, 10), record_1(2, u64::MAX)].concat();
+    for (end, records) in [(whole.len(), 2), (whole.len() - 1, 1), (8 + 64 + 3, 1), (8, 0)] {
+        std::fs::write(&path, &whole[..end]).unwrap();
+        for is_older in [true, false] {
+            let mut seen = Seen::new(memory(100));
+            let (mut log, loaded) = SeenLog::open(&path, Durability::Power, &mut seen, at(4)).unwrap();
+            let torn_bytes = if is_older { end - 8 - records * 64 } else { 0 } as u64;
+            let added = usize::from(!is_older && records < 3);
+            assert_eq!(
+                loaded,
+                Loaded {
+                    records: records + added,
+                    torn_bytes,
+                    is_older
+                }
+            );
+            assert_eq!(seen.len(), records + added);
+            for n in 1..=records as u64 {
+                let winner = winner(&seen, n, &facts("urp-1:80"));
+                assert_eq!((&*winner.source, winner.is_own, winner.came), ("urp-1:80", true, at(3)));
+                let content = md5(7);
+                let other = Facts {
+                    content,
+                    size: Some(11),
+                    ..facts("urp-2:80")
+                };
+                let sizes = self::winner(&seen, n, &other).disagreement.map(|found| found.sizes);
+                assert_eq!(sizes, (n == 1).then_some([Some(10), Some(11)]));
+            }
+            assert!(std::fs::read(&path).unwrap().starts_with(b"pxseen2\n"));
+            if is_older {
+                log.append_batch(&remember(&mut seen, 9, at(4))).unwrap();
+            }
+        }
+    }
+}
+
+/// A kill between the writing of the new log and its taking the name leaves both.
+#[test]
+fn what_an_unfinished_rewrite_left_beside_is_not_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seen.log");
+    std::fs::write(&path, [b"pxseen1\n".to_vec(), record_1(1, 10)].concat()).unwrap();
+    std::fs::write(dir.path().join("seen.log.new"), b"pxseen2\nhalf a rec").unwrap();
+    let mut seen = Seen::new(memory(100));
+    let (_, loaded) = SeenLog::open(&path, Durability::Crash, &mut seen, at(4)).unwrap();
+    assert_eq!((loaded.records, loaded.is_older), (1, true));
+    let mut again = Seen::new(memory(100));
+    let (_, loaded) = SeenLog::open(&path, Durability::Crash, &mut again, at(4)).unwrap();
+    assert_eq!((loaded.records, loaded.torn_bytes, loaded.is_older), (1, 0, false));
+}
+
+#[test]
+fn a_restart_knows_contents_and_how_long_forwards_took() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seen.log");
+    let mut seen = Seen::new(memory(100));
+    let (mut log, _) = SeenLog::open(&path, Durability::Crash, &mut seen, at(0)).unwrap();
+    let (content, source, mut batch) = (md5(7), "urp-é:80", Batch::default());
+    let first = Facts {
+        content,
+        ..facts(source)
+    };
+    seen.remember(key(1), &first, HELD, at(0), &mut batch);
+    seen.remember(key(2), &first, Duration::from_secs(3600), at(0), &mut batch);
+    log.append_batch(&batch).unwrap();
+    let mut again = Seen::new(memory(100));
+    SeenLog::open(&path, Durability::Crash, &mut again, at(1)).unwrap();
+    let content = md5(8);
+    let copy = Facts {
+        content,
+        ..facts("urp-2:80")
+    };
+    for seen in [&seen, &again] {
+        let winner = winner(seen, 1, &copy);
+        assert_eq!((&*winner.source, winner.came), (source, at(0) - HELD));
+        assert_eq!(
+            winner.disagreement.unwrap().contents,
+            Some([md5(7), md5(8)].map(Option::unwrap))
+        );
+        let longest = Duration::from_millis(u16::MAX.into());
+        assert_eq!(self::winner(seen, 2, &copy).came, at(0) - longest);
+    }
 }

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use px::broker::management::Management;
 use px::broker::{Purpose, Returns, Settlement, connect};
 use px::config::{BrokerUrl, Scheme, Secret};
 use px::message::Fault;
@@ -221,26 +222,40 @@ async fn a_delivery_held_too_long_ends_its_subscription() {
 
 /// A private CA: refused unless `ca_file` names it.
 #[tokio::test]
-async fn amqps_trusts_the_ca_of_ca_file() {
+async fn amqps_and_https_trust_the_ca_of_ca_file() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/make-ca");
     let made = Command::new(script).arg(directory.path()).output().expect("make-ca");
     assert!(made.status.success(), "{made:?}");
-    let port = free_port();
+    let (port, api) = (free_port(), free_port());
     let path = directory.path().display();
     let conf = format!(
         "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {path}/ca.pem\n\
-         ssl_options.certfile = {path}/server.pem\nssl_options.keyfile = {path}/server.key"
+         ssl_options.certfile = {path}/server.pem\nssl_options.keyfile = {path}/server.key\n\
+         management.ssl.ip = 127.0.0.1\nmanagement.ssl.port = {api}\nmanagement.ssl.cacertfile = {path}/ca.pem\n\
+         management.ssl.certfile = {path}/server.pem\nmanagement.ssl.keyfile = {path}/server.key"
     );
     let server = RabbitServer::start_with(&conf, "[].");
     let broker = TestBroker::on(&server, "tls");
     let mut config = broker.config();
     config.urls[0].scheme = Scheme::Amqps;
     config.urls[0].port = port;
+    config.management = Some(px::config::Management {
+        url: format!("https://localhost:{api}"),
+        user: "admin".into(),
+        password: Secret::new("admin"),
+    });
 
     let (fault, text) = refusal(&config).await;
     assert_eq!(fault, Fault::Own, "{text}");
     assert!(text.contains("ca_file"), "{text}");
+    let error = Management::new(&config)
+        .expect("prepared")
+        .overview()
+        .await
+        .expect_err("not trusted");
+    assert_eq!(error.fault, Fault::Own, "{error}");
+    assert!(error.to_string().contains("ca_file"), "{error}");
 
     config.ca_file = Some(directory.path().join("ca.pem"));
     for host in ["localhost", "127.0.0.1"] {
@@ -249,6 +264,8 @@ async fn amqps_trusts_the_ca_of_ca_file() {
         declare(&*connection, &only_queue("q")).await;
         fill(&*connection, "q", &["secret"]).await;
     }
+    let trusting = Management::new(&config).expect("prepared");
+    assert!(trusting.overview().await.is_ok());
 
     config.ca_file = Some(directory.path().join("server.key"));
     let (fault, text) = refusal(&config).await;

@@ -1,6 +1,7 @@
 //! RabbitMQ is held to every promise, and to some of its own.
 
 mod failures;
+mod management;
 mod own;
 
 use px::config::Broker;

@@ -1,0 +1,444 @@
+//! From the table to the values, every fault with its place.
+
+use serde_json::{Map, Value as Json};
+
+use super::{Administration, Guest, Password, Permission, Policy, Replicated, User, WantedExchange};
+use super::{ExchangeKind, Masks, Scheme, Site, Table, Verdict, options};
+use crate::config::Broker;
+use crate::config::value::Value;
+
+const NAME: &str = "a name of at most 255 bytes without control characters, other than \".\" and \"..\"";
+const NEW_GUEST: &str = "guest";
+/// What RabbitMQ's own plugins look for.
+const TAGS: [&str; 5] = [
+    super::ADMINISTRATOR,
+    "monitoring",
+    "policymaker",
+    "management",
+    "impersonator",
+];
+const APPLY_TO: [(&str, &str); 6] = [
+    ("all", "all"),
+    ("queues", "queues"),
+    ("exchanges", "exchanges"),
+    ("classic_queues", "classic_queues"),
+    ("quorum_queues", "quorum_queues"),
+    ("streams", "streams"),
+];
+/// Of the text of a policy's definition that is nested: far above what RabbitMQ knows.
+const DEPTH_MAX: usize = 8;
+
+pub(super) fn administration(table: &mut Table, site: &Site) -> Option<Administration> {
+    let broker = options::broker(table, site);
+    if let Some(broker) = &broker {
+        if broker.urls.iter().any(|url| url.scheme == Scheme::Embedded) {
+            table.refuse("broker", "an embedded broker has no users and nothing to set up");
+        } else if broker.management.is_none() {
+            table.warn(
+                "broker",
+                "px.toml has no management for it: only apply --as rabbitmqctl works",
+            );
+        }
+    }
+    let guest = table.choice(
+        "guest",
+        &[
+            ("disarm", Guest::Disarm),
+            ("delete", Guest::Delete),
+            ("keep", Guest::Keep),
+        ],
+    );
+    let guest = guest.unwrap_or(Guest::Disarm);
+    let vhosts = vhosts(table);
+    // Where the list is at fault, nothing is said of what is not in it.
+    let known = Vhosts(vhosts.as_deref());
+    let users = users(table, broker.as_ref(), site, &known);
+    let exchanges = exchanges(table, &known);
+    let policies = policies(table, &known);
+    let replicated = replicated(table, &known);
+    check_policy_names(table, &policies, &replicated);
+    if let (Some(broker), Some(users)) = (&broker, &users) {
+        check_login(table, broker, guest, users);
+    }
+    Some(Administration {
+        file: table.file().to_path_buf(),
+        broker: broker?,
+        guest,
+        vhosts: vhosts?,
+        users: users?,
+        exchanges,
+        policies,
+        replicated,
+    })
+}
+
+/// The virtual hosts of the file; `None` where their list is at fault.
+struct Vhosts<'a>(Option<&'a [String]>);
+
+impl Vhosts<'_> {
+    /// `vhost` of a table: one of the list, by default the first.
+    fn read(&self, table: &mut Table) -> Option<String> {
+        let named = table.string("vhost");
+        let vhosts = self.0?;
+        if !table.has("vhost") {
+            return vhosts.first().cloned();
+        }
+        let named = named?;
+        if !vhosts.contains(&named) {
+            table.refuse(
+                "vhost",
+                &format!("not in vhosts; accepted: {}", vhosts.join(", ").escape_debug()),
+            );
+            return None;
+        }
+        Some(named)
+    }
+}
+
+fn vhosts(table: &mut Table) -> Option<Vec<String>> {
+    if !table.has("vhosts") {
+        table.know("vhosts");
+        return Some(vec!["/".to_string()]);
+    }
+    let list = table.parsed_list("vhosts", named, &format!("a list of {NAME}"))?;
+    if list.is_empty() {
+        table.reject("vhosts", "at least one virtual host");
+        return None;
+    }
+    for (index, vhost) in list.iter().enumerate() {
+        if list[..index].contains(vhost) {
+            table.refuse("vhosts", &format!("{vhost:?} is there twice"));
+        }
+    }
+    Some(list)
+}
+
+fn is_name(text: &str) -> bool {
+    // A path of the API cannot have the last two.
+    !text.is_empty() && text.len() <= 255 && !text.chars().any(char::is_control) && !matches!(text, "." | "..")
+}
+
+fn named(text: &str) -> Result<String, String> {
+    match is_name(text) {
+        true => Ok(text.to_string()),
+        false => Err(String::new()),
+    }
+}
+
+/// `name`, which must be there.
+fn name(table: &mut Table) -> Option<String> {
+    if !table.has("name") {
+        table.reject("name", NAME);
+    }
+    table.parsed("name", named, NAME)
+}
+
+fn users(table: &mut Table, broker: Option<&Broker>, site: &Site, vhosts: &Vhosts) -> Option<Vec<User>> {
+    table.know("users");
+    if !table.has("users") {
+        return Some(Vec::new());
+    }
+    let mut below = table.table("users")?;
+    let names = below.keys();
+    let mut users = Vec::new();
+    for name in &names {
+        if !is_name(name) {
+            below.refuse(name, &format!("not a user's name; accepted: {NAME}"));
+        }
+        let user = below.within(name, |table| user(table, name, vhosts));
+        let Some((mut user, is_external)) = user else { continue };
+        if is_external {
+            user.password = Password::External;
+        } else if let Some(broker) = broker {
+            user.password = password(&mut below, broker, name, site);
+        }
+        users.push(user);
+    }
+    below.finish();
+    (users.len() == names.len()).then_some(users)
+}
+
+/// `[users.NAME]`, and whether its password is elsewhere. `None` where its tags are at fault: nothing follows of them.
+fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> Option<(User, bool)> {
+    let external = table.choice("password", &[("external", true)]).unwrap_or(false);
+    // A password that was written here by mistake is told once, and not missed.
+    let is_external = external || table.has("password");
+    let tag = |text: &str| match text {
+        "" => Err(String::new()),
+        text if text.contains([',', ' ']) || text.chars().any(char::is_control) => Err(String::new()),
+        text => Ok(text.to_string()),
+    };
+    let tags = table.parsed_list("tags", tag, &format!("a list of {}", TAGS.join(", ")));
+    let are_good = tags.is_some() || !table.has("tags");
+    let mut tags = tags.unwrap_or_default();
+    for tag in tags.iter().filter(|tag| !TAGS.contains(&tag.as_str())) {
+        table.warn(
+            "tags",
+            &format!("{tag:?} is none that RabbitMQ knows itself: {}", TAGS.join(", ")),
+        );
+    }
+    tags.sort();
+    tags.dedup();
+    let mut permissions: Vec<Permission> = Vec::new();
+    for mut spelled in table.tables("permissions") {
+        let read = permission(&mut spelled, vhosts);
+        let Some(read) = read else {
+            spelled.finish();
+            continue;
+        };
+        if permissions.iter().any(|other| other.vhost == read.vhost) {
+            spelled.refuse(
+                "vhost",
+                &format!("{:?} has permissions of this user already", read.vhost),
+            );
+        }
+        spelled.finish();
+        permissions.push(read);
+    }
+    let user = User {
+        name: name.to_string(),
+        password: Password::Missing,
+        tags,
+        permissions,
+    };
+    are_good.then_some((user, is_external))
+}
+
+fn permission(table: &mut Table, vhosts: &Vhosts) -> Option<Permission> {
+    const PATTERN: &str = "a regular expression; \"\" for nothing, \".*\" for everything";
+    let vhost = vhosts.read(table);
+    let [configure, write, read] = ["configure", "write", "read"].map(|key| {
+        if !table.has(key) {
+            table.reject(key, PATTERN);
+        }
+        table.parsed(key, pattern, PATTERN)
+    });
+    Some(Permission {
+        vhost: vhost?,
+        configure: configure?,
+        write: write?,
+        read: read?,
+    })
+}
+
+/// RabbitMQ's own regular expressions: what no command line could carry is none.
+fn pattern(text: &str) -> Result<String, String> {
+    match text.contains('\0') {
+        true => Err(String::new()),
+        false => Ok(text.to_string()),
+    }
+}
+
+fn password(users: &mut Table, broker: &Broker, name: &str, site: &Site) -> Password {
+    match site.password(&broker.name, name) {
+        Ok(Some(password)) if password.expose().contains(['\n', '\r', '\0']) => {
+            users.refuse(
+                name,
+                "its password has a line end or a NUL in it: no command could carry it",
+            );
+            return Password::Missing;
+        }
+        Ok(Some(password)) => return Password::Known(password),
+        Ok(None) => {}
+        Err(why) => {
+            users.refuse(name, &why);
+            return Password::Missing;
+        }
+    }
+    // The one that px logs in with may also stand in its URL.
+    let own = broker.management.as_ref().filter(|management| management.user == name);
+    if let Some(own) = own.filter(|own| !own.password.expose().is_empty()) {
+        return Password::Known(own.password.clone());
+    }
+    if !site.secrets_are_refused() {
+        let broker = &broker.name;
+        users.warn(
+            name,
+            &format!("no password for {name}: secrets.toml (0600) has no [{broker}] {name} = \"…\""),
+        );
+    }
+    Password::Missing
+}
+
+fn exchanges(table: &mut Table, vhosts: &Vhosts) -> Vec<WantedExchange> {
+    const EXCHANGE: &str = "a name of at most 255 bytes that does not start with amq.";
+    let mut list: Vec<WantedExchange> = Vec::new();
+    for mut spelled in table.tables("exchanges") {
+        if !spelled.has("name") {
+            spelled.reject("name", EXCHANGE);
+        }
+        let own = |text: &str| match text.starts_with("amq.") {
+            true => Err(String::new()),
+            false => named(text),
+        };
+        let name = spelled.parsed("name", own, EXCHANGE);
+        let kinds = [
+            ExchangeKind::Topic,
+            ExchangeKind::Direct,
+            ExchangeKind::Fanout,
+            ExchangeKind::Headers,
+        ];
+        let kind = spelled.choice("type", &kinds.map(|kind| (kind.name(), kind)));
+        let durable = spelled.boolean("durable");
+        let vhost = vhosts.read(&mut spelled);
+        if let (Some(name), Some(vhost)) = (name, vhost) {
+            if list.iter().any(|other| (&other.vhost, &other.name) == (&vhost, &name)) {
+                spelled.refuse("name", "there twice");
+            }
+            list.push(WantedExchange {
+                vhost,
+                name,
+                kind: kind.unwrap_or(ExchangeKind::Topic),
+                durable: durable.unwrap_or(true),
+            });
+        }
+        spelled.finish();
+    }
+    list
+}
+
+fn policies(table: &mut Table, vhosts: &Vhosts) -> Vec<Policy> {
+    let mut list = Vec::new();
+    for mut spelled in table.tables("policies") {
+        let (name, pattern) = (name(&mut spelled), required_pattern(&mut spelled));
+        let apply_to = spelled.choice("apply_to", &APPLY_TO);
+        let priority = spelled.integer("priority", -1_000_000..=1_000_000);
+        let definition = definition(&mut spelled);
+        let vhost = vhosts.read(&mut spelled);
+        if let (Some(name), Some(pattern), Some(definition), Some(vhost)) = (name, pattern, definition, vhost) {
+            list.push(Policy {
+                vhost,
+                name,
+                pattern,
+                apply_to: apply_to.unwrap_or("all"),
+                priority: priority.unwrap_or(0),
+                definition,
+            });
+        }
+        spelled.finish();
+    }
+    list
+}
+
+fn required_pattern(table: &mut Table) -> Option<String> {
+    const PATTERN: &str = "a regular expression";
+    if !table.has("pattern") {
+        table.reject("pattern", PATTERN);
+    }
+    table.parsed("pattern", pattern, PATTERN)
+}
+
+/// What RabbitMQ is told as it is written: its keys are not known here.
+fn definition(table: &mut Table) -> Option<Map<String, Json>> {
+    const DEFINITION: &str = "a table of texts, whole numbers, true or false, and lists or tables of these, not empty";
+    if !table.has("definition") {
+        table.reject("definition", DEFINITION);
+    }
+    let mut below = table.table("definition")?;
+    below.know_all();
+    let definition = object(below.entries().iter().map(|entry| (&entry.key, &entry.value)), 0);
+    below.finish();
+    let definition = definition.filter(|definition| !definition.is_empty());
+    if definition.is_none() {
+        table.reject("definition", DEFINITION);
+    }
+    definition
+}
+
+fn object<'a>(entries: impl Iterator<Item = (&'a String, &'a Value)>, depth: usize) -> Option<Map<String, Json>> {
+    entries
+        .map(|(key, value)| Some((key.clone(), json(value, depth + 1)?)))
+        .collect()
+}
+
+fn json(value: &Value, depth: usize) -> Option<Json> {
+    if depth > DEPTH_MAX {
+        return None;
+    }
+    match value {
+        Value::Text(text) => Some(Json::from(text.as_str())),
+        Value::Boolean(answer) => Some(Json::from(*answer)),
+        Value::Integer(number, _) => Some(Json::from((*number)?)),
+        Value::Other(_) => None,
+        Value::List(elements) => elements.iter().map(|(_, element)| json(element, depth + 1)).collect(),
+        Value::Table(entries) => {
+            let entries = entries.iter().map(|entry| (&entry.key, &entry.value));
+            object(entries, depth).map(Json::Object)
+        }
+    }
+}
+
+fn replicated(table: &mut Table, vhosts: &Vhosts) -> Vec<Replicated> {
+    let mut list = Vec::new();
+    for mut spelled in table.tables("replicated") {
+        let (name, pattern) = (name(&mut spelled), required_pattern(&mut spelled));
+        let vhost = vhosts.read(&mut spelled);
+        let masks = pattern.as_deref().map(found_anywhere).transpose();
+        let masks = masks.unwrap_or_else(|problem| {
+            spelled.refuse("pattern", &problem);
+            None
+        });
+        if let (Some(name), Some(pattern), Some(vhost), Some(masks)) = (name, pattern, vhost, masks) {
+            list.push(Replicated {
+                vhost,
+                name,
+                pattern,
+                masks,
+            });
+        }
+        spelled.finish();
+    }
+    list
+}
+
+/// RabbitMQ finds a pattern anywhere in a name; a mask begins where the name does.
+fn found_anywhere(pattern: &str) -> Result<Masks, String> {
+    let mask = |text: String| {
+        let masks = Masks::new([(Verdict::Accept, text)]);
+        masks.map_err(|errors| errors.first().map(|error| error.problem.clone()).unwrap_or_default())
+    };
+    // Alone first: what opens and closes groups that are not its own is none.
+    mask(pattern.to_string())?;
+    mask(format!("(?s:.*?)(?:{pattern})"))
+}
+
+/// A virtual host has one policy of a name, and those of `replicated` are policies too.
+fn check_policy_names(table: &mut Table, policies: &[Policy], replicated: &[Replicated]) {
+    let policies = policies.iter().map(|policy| ("policies", &policy.vhost, &policy.name));
+    let replicated = replicated
+        .iter()
+        .map(|policy| ("replicated", &policy.vhost, &policy.name));
+    let all: Vec<_> = policies.chain(replicated).collect();
+    for (index, (key, vhost, name)) in all.iter().enumerate() {
+        if all[..index].iter().any(|(_, v, n)| (v, n) == (vhost, name)) {
+            table.refuse(key, &format!("two of the name {name:?} for the virtual host {vhost:?}"));
+        }
+    }
+}
+
+/// Nobody may saw off the branch that he sits on.
+fn check_login(table: &mut Table, broker: &Broker, guest: Guest, users: &[User]) {
+    let own = broker.management.as_ref().map(|management| management.user.as_str());
+    if guest != Guest::Keep {
+        if own == Some(NEW_GUEST) {
+            table.refuse(
+                "guest",
+                "px itself logs in as guest: let `management` in px.toml name another administrator",
+            );
+        }
+        if users.iter().any(|user| user.name == NEW_GUEST) {
+            table.refuse(
+                "guest",
+                "users has guest too; accepted: guest = \"keep\", or no [users.guest]",
+            );
+        }
+    }
+    let own = users.iter().find(|user| Some(user.name.as_str()) == own);
+    if let Some(own) = own.filter(|own| !own.is_administrator()) {
+        let text = format!(
+            "px itself logs in as {}, who needs tags = [\"administrator\"]",
+            own.name
+        );
+        table.refuse("users", &text);
+    }
+}

@@ -1,0 +1,122 @@
+//! Dispatchers on one queue of which the broker chooses one.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::dispatcher::{PREFETCH, SOURCES, UNIT, dispatcher, from_both, urp};
+use crate::support::{Feed, Process, SOON, TestBroker, TestSite};
+
+/// Dispatchers that follow, on hosts of their own.
+fn elected<const N: usize>(broker: &TestBroker) -> (Feed, [TestSite; N], [Process; N]) {
+    let feed = Feed::new(&broker.config());
+    feed.queue("out", &["v00.urp.notify.#"]);
+    let sites = [(); N].map(|()| TestSite::new(broker));
+    for site in &sites {
+        dispatcher_unit(site);
+    }
+    let units = sites.each_ref().map(|site| site.run_ready(UNIT));
+    sites.iter().for_each(wait_follows);
+    (feed, sites, units)
+}
+
+fn dispatcher_unit(site: &TestSite) {
+    site.unit(
+        UNIT,
+        "broker = \"main\"\nqueue = \"in\"\nbind = [\"v00.urp.input.#\"]\nseen = { by = \"identity\" }\n\
+         rekey = { from = \"v00.urp.input\", to = \"v00.urp.notify\" }\nelection = \"broker\"\n",
+    );
+}
+
+fn wait_follows(site: &TestSite) {
+    site.wait(UNIT, "follows", |status| status["links"]["follow"]["connected"] == true);
+}
+
+fn is_active(site: &TestSite) -> bool {
+    site.status(UNIT).is_some_and(|status| status["role"]["active"] == true)
+}
+
+/// The first message tells who is chosen, and until then nobody knows; one that is reloaded or stopped makes room.
+#[test]
+fn whom_the_broker_has_chosen_is_told_by_the_first_message() {
+    let broker = TestBroker::new("election");
+    let (feed, sites, mut units) = elected::<2>(&broker);
+    for site in &sites {
+        let said = site.px(&["status"]).out;
+        assert!(
+            said.contains("standby (pid ") && said.contains("or the queue is empty"),
+            "{said}"
+        );
+    }
+    feed.announce_all((0..50).map(|n| urp(SOURCES[0], n)));
+    sites[0].wait_that("one is chosen", || sites.iter().any(is_active));
+    let first = usize::from(is_active(&sites[1]));
+    let other = 1 - first;
+    sites[first].wait_count(UNIT, "forwarded", 50);
+    sites[other].wait_count(UNIT, "learned", 50);
+    assert!(!is_active(&sites[other]));
+
+    // A reload is a new subscription, the last in the line.
+    units[first].signal(Signal::HUP);
+    wait_follows(&sites[first]);
+    feed.announce_all((0..60).map(|n| urp(SOURCES[1], n)));
+    sites[other].wait(UNIT, "works now", |status| status["role"]["active"] == true);
+    sites[other].wait_count(UNIT, "ignored", 50);
+    sites[other].wait_count(UNIT, "forwarded", 10);
+    sites[first].wait_count(UNIT, "learned", 10);
+    assert_eq!(feed.depth("out"), Some(60), "nothing is forwarded twice");
+
+    assert!(units[other].terminate().success());
+    feed.announce_all((0..70).map(|n| urp(SOURCES[0], n)));
+    sites[first].wait_count(UNIT, "ignored", 60);
+    sites[first].wait_count(UNIT, "forwarded", 60);
+    assert_eq!(feed.depth("out"), Some(70));
+}
+
+/// SIGKILL for whoever works, again and again: the next one goes on, and no more than was in hand is forwarded twice.
+#[test]
+fn of_three_the_active_one_is_killed_again_and_again_and_nothing_is_lost() {
+    const KILLS: usize = 8;
+    const PRODUCTS: usize = 3000;
+    let broker = TestBroker::new("election-kill");
+    let (feed, sites, mut units) = elected::<3>(&broker);
+    let mut out = feed.reader("out");
+    let mut copies: HashMap<String, u64> = HashMap::new();
+    let announced = from_both(0..PRODUCTS);
+    for part in announced.chunks(announced.len() / KILLS + 1) {
+        feed.announce_all(part.iter().cloned());
+        for _ in 0..fastrand::usize(1..part.len() / 4) {
+            let envelope = out.next(SOON).expect("a forward");
+            *copies.entry(envelope.key).or_default() += 1;
+        }
+        sites[0].wait_that("one is chosen", || sites.iter().any(is_active));
+        let active = sites.iter().position(is_active).expect("the active one");
+        units[active].kill();
+        units[active] = sites[active].run(UNIT);
+    }
+    sites[0].wait_that("the queue is empty", || feed.depth("in") == Some(0));
+    while let Some(envelope) = out.next(Duration::from_millis(500)) {
+        *copies.entry(envelope.key).or_default() += 1;
+    }
+    assert_eq!(copies.len(), PRODUCTS);
+    let repeats: u64 = copies.values().map(|count| count - 1).sum();
+    assert!(repeats <= KILLS as u64 * PREFETCH, "{repeats} repeats");
+    println!("{repeats} repeats after {KILLS} kills");
+}
+
+/// A queue that was made without it cannot get it: the unit says what to do.
+#[test]
+fn a_queue_that_exists_for_many_consumers_is_refused() {
+    let broker = TestBroker::new("election-old");
+    let feed = Feed::new(&broker.config());
+    let site = TestSite::new(&broker);
+    dispatcher(&site, &feed, "election = \"broker\"\n");
+    let _unit = site.run(UNIT);
+    site.wait_state(UNIT, "paused");
+    let state = site.state(UNIT);
+    assert!(
+        state.contains("queue in on ") && state.contains("without x-single-active-consumer"),
+        "{state}"
+    );
+}

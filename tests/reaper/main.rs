@@ -1,0 +1,11 @@
+//! The reaper as a process, against a real broker: what is deleted, what is not, and what happens meanwhile.
+
+mod fleet;
+mod output;
+mod proxy;
+mod races;
+mod sightings;
+mod spill;
+#[path = "../support/mod.rs"]
+mod support;
+mod world;

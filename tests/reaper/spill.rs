@@ -1,0 +1,56 @@
+//! `--spill`: what was in a queue is in a file before the queue goes.
+
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::world::{World, of, with_outcome};
+
+#[test]
+fn classic_queues_are_spilled_and_quorum_queues_stay() {
+    let world = World::new("reaper-spill", "max_messages = 3\ngrace = \"1s\"\nidle_for = \"1s\"");
+    for queue in ["full", "held", "a b/é", "empty"] {
+        world.make(queue, json!({}));
+    }
+    world.make("quorum", json!({"x-queue-type": "quorum"}));
+    for queue in ["full", "held", "a b/é", "quorum"] {
+        world.fill(queue, [10; 4]);
+    }
+    // It has cancelled, and has a message in hand all the same.
+    let consumer = world.consumer("held");
+    let held = consumer.hold_and_cancel();
+    world.wait_figures([
+        ("full", 4, 0),
+        ("held", 4, 0),
+        ("a b/é", 4, 0),
+        ("quorum", 4, 0),
+        ("empty", 0, 0),
+    ]);
+    world.reap(0, &["--dry-run"]);
+    let missing = world.site.px_ends(1, &["reap", "--spill", "/no/such/directory"]);
+    assert!(
+        missing
+            .err
+            .contains("nothing is deleted: /no/such/directory is no directory"),
+        "{missing:?}"
+    );
+    let directory = world.site.path("spilled");
+    std::fs::create_dir(&directory).expect("a directory");
+    let report = world.reap(0, &["--spill", directory.to_str().expect("UTF-8")]);
+    assert_eq!(with_outcome(&report, "deleted"), ["a b/é", "full"]);
+    let file = of(&report, "full")["file"].as_str().expect("a file");
+    let text = Command::new("zcat").arg(file).output().expect("zcat");
+    assert_eq!(
+        String::from_utf8(text.stdout).expect("UTF-8").lines().count(),
+        5,
+        "a header and four messages"
+    );
+    assert_eq!(
+        (&of(&report, "full")["spilled"], world.depth("full")),
+        (&json!(4), None)
+    );
+    let reason = of(&report, "held")["reason"].as_str().expect("a reason");
+    assert!(reason.ends_with("somebody has messages of it in hand"), "{reason}");
+    assert_eq!(world.depth("quorum"), Some(4));
+    drop(held);
+}
