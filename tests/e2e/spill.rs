@@ -61,19 +61,23 @@ fn every_kind() -> Headers {
 
 /// Bodies of every byte, keys with every oddity, all properties there are and none.
 fn message(number: usize) -> Envelope {
-    let text = |name: &str| (number % 3 != 0).then(|| format!("{name} \"é {number}"));
+    let text = |name: &str| (!number.is_multiple_of(3)).then(|| format!("{name} \"é {number}"));
     let body: Vec<u8> = (0..number % 700).map(|at| (at * 7 + number) as u8).collect();
     Envelope {
         key: format!("a.{}.é \"#*", number),
-        headers: if number % 2 == 0 { every_kind() } else { Headers::new() },
+        headers: if number.is_multiple_of(2) {
+            every_kind()
+        } else {
+            Headers::new()
+        },
         content_type: text("content type"),
         content_encoding: text("encoding"),
-        priority: (number % 4 == 0).then_some(number as u8),
+        priority: number.is_multiple_of(4).then_some(number as u8),
         message_id: text("id"),
         correlation_id: text("correlation"),
         reply_to: text("reply"),
-        expiration: (number % 5 == 0).then(|| "86400000".to_owned()),
-        timestamp: (number % 7 != 0).then_some(1_700_000_000 + number as u64),
+        expiration: number.is_multiple_of(5).then(|| "86400000".to_owned()),
+        timestamp: (!number.is_multiple_of(7)).then_some(1_700_000_000 + number as u64),
         kind: text("kind"),
         app_id: text("app"),
         body,
