@@ -67,13 +67,14 @@
 //! deleted first. Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows
 //! `standby`, even when it is the only one.
 //!
-//! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`, and who stands by
-//! remembers it: after a switch the copies of what was forwarded before are ignored. When it is to work it publishes a
-//! marker that only its own queue gets, and begins when the marker has come back, after 2 s at most. So its user needs to
-//! be allowed to configure, write and read `QUEUE.follow` and `QUEUE.follow.…`; without, it works all the same, and a switch
-//! repeats more. What is forwarded while one stands by without that queue is not learned by it: before the unit was
-//! started, while its connection was broken, and what the other one still has in hand when it has not noticed yet that the
-//! address has moved. The reaper leaves these queues alone.
+//! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`; each host has a queue
+//! `QUEUE.follow.HOST.ID` there, and remembers what comes: after a switch the copies of what was forwarded before are
+//! ignored. These queues are durable, so that a host that was away learns what it missed; they hold 64 MiB at most, and go
+//! when nobody has used them for `keep` (7 days at most). A name that a policy mirrors, or `queue_type = "quorum"`, is for
+//! them too. Who is to work publishes a marker that only its own queue gets, and begins when the marker has come back,
+//! after 2 s at most. So its user needs to be allowed to configure, write and read `QUEUE.follow` and `QUEUE.follow.…`;
+//! without, it works all the same, and a switch repeats more. What the other one still has in hand is not told: it may be
+//! repeated. The reaper leaves these queues alone. A `queue` without a name has none of this.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -289,8 +290,10 @@ fn loops<'a>(bindings: &'a [Binding], publish_exchange: &str, rekey: &Rekey) -> 
 
 /// Runs the unit until it is told to stop.
 pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
-    let is_alone = matches!(config.one_of, OneOf::Alone);
-    let peers = (!is_alone).then(|| Peers::of(&unit, &config.inputs.broker, &config.inputs.queue.name));
+    // A queue without a name is this process's alone: it shares it with nobody.
+    let (broker, queue) = (&config.inputs.broker, &config.inputs.queue);
+    let is_alone = matches!(config.one_of, OneOf::Alone) || queue.name.is_empty();
+    let peers = (!is_alone).then(|| Peers::of(&unit, broker, queue, config.memory.keep));
     let others = peers.as_ref().map(Peers::tell);
     let remembered = Remembered::open(&unit, config.memory, config.durability, others).await?;
     let remembered = Arc::new(remembered);
@@ -304,9 +307,10 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         ..Options::default()
     };
     let publisher = Publisher::start(&unit, config.inputs.broker.clone(), publishing, how);
-    let standby = peers.map(|peers| Standby::new(peers, learn(&remembered)));
+    let standby = peers.map(|peers| Standby::start(peers, learn(&remembered)));
     let (gate, election) = match (config.one_of, standby) {
         (OneOf::Vip(vip), Some(standby)) => (vip::warm_gate(&unit, vip, standby), None),
+        (OneOf::Vip(vip), None) => (vip::gate(&unit, Some(vip)), None),
         (OneOf::Elected, Some(standby)) => (vip::gate(&unit, None), Some(Election::new(standby))),
         _ => (vip::gate(&unit, None), None),
     };

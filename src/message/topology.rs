@@ -49,6 +49,8 @@ pub struct Queue {
     pub expires: Option<Duration>,
     /// Every message leaves after this long (`x-message-ttl`).
     pub message_ttl: Option<Duration>,
+    /// Beyond so many bytes of bodies the oldest messages go (`x-max-length-bytes`; RabbitMQ only).
+    pub max_bytes: Option<u64>,
     /// Where messages go that leave by expiry or reject (`x-dead-letter-exchange`); the key is kept.
     pub dead_letter_exchange: Option<String>,
     /// One consumer at a time gets deliveries, the others wait for their turn (`x-single-active-consumer`).

@@ -363,6 +363,10 @@ fn queue_arguments(queue: &Queue) -> FieldTable {
     if let Some(ttl) = queue.message_ttl {
         arguments.insert("x-message-ttl".into(), milliseconds(ttl));
     }
+    if let Some(bytes) = queue.max_bytes {
+        let bytes = AMQPValue::LongLongInt(i64::try_from(bytes).unwrap_or(i64::MAX));
+        arguments.insert("x-max-length-bytes".into(), bytes);
+    }
     if let Some(exchange) = &queue.dead_letter_exchange {
         arguments.insert("x-dead-letter-exchange".into(), text(exchange));
     }
