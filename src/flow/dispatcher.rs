@@ -68,11 +68,12 @@
 //! `standby`, even when it is the only one.
 //!
 //! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`, and who stands by
-//! remembers it: after a switch the copies of what was forwarded before are ignored. When it is to work it publishes a
+//! remembers it: after a switch the copies of what was forwarded before are ignored. One learns only from those with the
+//! same `publish_exchange`, `rekey`, `seen.by`, `format` and `digest` as its own. When it is to work it publishes a
 //! marker that only its own queue gets, and begins when the marker has come back, after 2 s at most. So its user needs to
 //! be allowed to configure, write and read `QUEUE.follow` and `QUEUE.follow.…`; without, it works all the same, and a switch
 //! repeats more. What is forwarded while one stands by without that queue is not learned by it: before the unit was
-//! started, while its connection was broken, and what the other one still has in hand when it has not noticed yet that the
+//! started, while its connection was broken, what does not fit into 64 MiB (not bounded on an embedded broker), and what the other one still has in hand when it has not noticed yet that the
 //! address has moved. The reaper leaves these queues alone.
 
 use std::net::IpAddr;
@@ -147,6 +148,22 @@ impl Config {
     /// The broker it works on.
     pub fn broker(&self) -> &Broker {
         &self.inputs.broker
+    }
+
+    /// What makes the forwards of two processes the same: where they go, and what is one product.
+    fn forwards(&self) -> String {
+        let exchange = &self.publish_exchange.name;
+        // Where the queues are not one, what comes in may differ.
+        let bindings = self
+            .inputs
+            .queue
+            .name
+            .is_empty()
+            .then_some(&self.inputs.topology.bindings);
+        format!(
+            "{exchange:?} {:?} {:?} {:?} {bindings:?}",
+            self.rekey, self.by, self.decoding
+        )
     }
 
     /// Reads the unit's table; what is wrong is noted in it.
@@ -290,8 +307,9 @@ fn loops<'a>(bindings: &'a [Binding], publish_exchange: &str, rekey: &Rekey) -> 
 /// Runs the unit until it is told to stop.
 pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     let is_alone = matches!(config.one_of, OneOf::Alone);
-    let peers = (!is_alone).then(|| Peers::of(&unit, &config.inputs.broker, &config.inputs.queue.name));
-    let others = peers.as_ref().map(Peers::tell);
+    let inputs = &config.inputs;
+    let peers = (!is_alone).then(|| Peers::of(&unit, &inputs.broker, &inputs.queue.name, &config.forwards()));
+    let (others, telling) = peers.as_ref().map(Peers::tell).unzip();
     let remembered = Remembered::open(&unit, config.memory, config.durability, others).await?;
     let remembered = Arc::new(remembered);
     let publishing = Topology {
@@ -320,7 +338,12 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         give_up_after: Duration::from_secs(12 * 3600),
     };
     let dispatch = Dispatch::new(&unit, config, remembered, election);
-    consume::run(&unit, intake, Arc::new(dispatch), Some(publisher), gate).await
+    consume::run(&unit, intake, Arc::new(dispatch), Some(publisher), gate).await?;
+    if let Some(telling) = telling {
+        // Everything is settled; whoever goes on now is to know it.
+        unit.abandon.run_until_cancelled(telling.end()).await;
+    }
+    Ok(())
 }
 
 /// What the active one tells is remembered as if this one had forwarded it.
@@ -328,6 +351,6 @@ fn learn(remembered: &Arc<Remembered>) -> Learn {
     let remembered = Arc::clone(remembered);
     Arc::new(move |told| {
         let remembered = Arc::clone(&remembered);
-        Box::pin(async move { remembered.learn(&told).await })
+        Box::pin(async move { remembered.learn(&told) })
     })
 }

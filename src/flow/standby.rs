@@ -9,7 +9,11 @@
 //! the marker does, and then the work begins: after [`CATCH_UP_MAX`] at most, and at once where there is no such queue. So
 //! a broker that is away, or a queue that was deleted, costs repeats and holds up nothing.
 //!
-//! What was told while the queue was not there (before the process began, or between two connections) is not learned.
+//! What was told while the queue was not there (before the process began, or between two connections) is not learned, nor
+//! what a queue has no room for: it is bounded, or one that does not get on would fill the broker of all.
+//!
+//! The key under which they tell is a digest of what their forwards are. Processes whose output or idea of a product is
+//! another one, as while a new configuration goes from host to host, learn nothing from each other.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +21,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -27,7 +32,7 @@ use super::{Unit, chain, consume};
 use crate::broker::{Confirmed, Purpose, Returns};
 use crate::config::Broker;
 use crate::message::{Binding, Envelope, Exchange, ExchangeKind, Queue, Topology};
-use crate::spool::seen::Batch;
+use crate::spool::seen::{self, Batch};
 
 /// The longest that work waits for the marker.
 pub const CATCH_UP_MAX: Duration = Duration::from_secs(2);
@@ -36,8 +41,10 @@ pub const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 const UNTOLD_MAX: usize = 256;
 /// Handfuls in one message.
 const TOLD_AT_ONCE: usize = 16;
-/// The key of what is told.
-const TOLD: &str = "forwarded";
+/// Of a queue that is followed; some 700 000 products. To forget the oldest costs repeats.
+const FOLLOWED_BYTES_MAX: u64 = 64 << 20;
+/// How long a process that ends tells what is untold.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const CONTENT_TYPE: &str = "application/x-px-seen";
 
 /// What is done with what others have told: it is known when the future ends.
@@ -50,12 +57,26 @@ pub struct Peers {
     broker: Broker,
     /// What the names of their exchange and queues begin with, so that one permission is for all.
     name: String,
+    /// The key of what they tell.
+    told: String,
     publisher: Publisher,
 }
 
+/// What is untold still.
+pub struct Telling(JoinHandle<()>);
+
+impl Telling {
+    /// Waits for it, once every sender is gone, for a moment at most.
+    pub async fn end(self) {
+        if tokio::time::timeout(LAST_WORDS, self.0).await.is_err() {
+            info!("those that stand by are not told all that was forwarded last");
+        }
+    }
+}
+
 impl Peers {
-    /// Those that consume `queue`; where the broker names it, those of the same unit.
-    pub fn of(unit: &Unit, broker: &Broker, queue: &str) -> Peers {
+    /// Those that consume `queue`; where the broker names it, those of the same unit. `forwards` is what makes them equal.
+    pub fn of(unit: &Unit, broker: &Broker, queue: &str, forwards: &str) -> Peers {
         let name = match queue {
             "" => format!("px.{}.follow", unit.name.name),
             queue => format!("{queue}.follow"),
@@ -68,15 +89,15 @@ impl Peers {
             unit: unit.clone(),
             broker: broker.clone(),
             publisher: Publisher::start_soft(unit, broker.clone(), topology),
+            told: format!("forwarded.{}", seen::digest(forwards)),
             name,
         }
     }
 
     /// Takes what the others are to know. It ends with the last sender.
-    pub fn tell(&self) -> mpsc::Sender<Batch> {
+    pub fn tell(&self) -> (mpsc::Sender<Batch>, Telling) {
         let (tell, told) = mpsc::channel(UNTOLD_MAX);
-        tokio::spawn(self.clone().keep_telling(told));
-        tell
+        (tell, Telling(tokio::spawn(self.clone().keep_telling(told))))
     }
 
     async fn keep_telling(self, mut told: mpsc::Receiver<Batch>) {
@@ -87,7 +108,7 @@ impl Peers {
                 all.append(&batch);
             }
             let envelope = Envelope {
-                key: TOLD.to_owned(),
+                key: self.told.clone(),
                 content_type: Some(CONTENT_TYPE.to_owned()),
                 body: all.to_message(),
                 ..Envelope::default()
@@ -126,6 +147,8 @@ pub struct Standby {
     learn: Learn,
     /// The time of standing by that lasts, if one does.
     period: Mutex<Option<Arc<Period>>>,
+    /// Who follows: a new period begins when the last one has said its last word.
+    following: tokio::sync::Mutex<()>,
 }
 
 /// One time of standing by.
@@ -144,6 +167,7 @@ impl Standby {
             peers,
             learn,
             period: Mutex::default(),
+            following: tokio::sync::Mutex::default(),
         })
     }
 
@@ -214,6 +238,7 @@ impl Standby {
     }
 
     async fn keep_following(self: Arc<Self>, period: Arc<Period>) {
+        let one = self.following.lock().await;
         let mut link = Link::new(&self.peers.unit, self.peers.broker.clone(), Purpose::Follow);
         loop {
             // A new name each time: the broker may not have noticed yet that the last connection is gone.
@@ -228,6 +253,7 @@ impl Standby {
             match read {
                 Ok(()) => {
                     link.end();
+                    drop(one);
                     connection.close().await;
                     return;
                 }
@@ -265,10 +291,11 @@ impl Standby {
                 name: name.to_owned(),
                 exclusive: true,
                 auto_delete: true,
+                max_bytes: Some(FOLLOWED_BYTES_MAX),
                 role: Some("follow"),
                 ..Queue::default()
             }],
-            bindings: [TOLD, name]
+            bindings: [self.peers.told.as_str(), name]
                 .map(|key| Binding {
                     exchange: self.peers.name.clone(),
                     queue: name.to_owned(),
@@ -313,8 +340,11 @@ impl Election {
 
     /// The subscription has ended; the broker chooses another one.
     pub fn unchosen(&self) {
-        if !self.standby.peers.unit.stop.is_cancelled() {
-            info!("chosen no more: standing by");
+        let Unit { state, stop, .. } = &self.standby.peers.unit;
+        if !stop.is_cancelled() {
+            if state.snapshot().role.is_some_and(|role| role.active) {
+                info!("chosen no more: standing by");
+            }
             self.stand_by();
         }
     }

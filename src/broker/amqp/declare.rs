@@ -363,6 +363,10 @@ fn queue_arguments(queue: &Queue) -> FieldTable {
     if let Some(ttl) = queue.message_ttl {
         arguments.insert("x-message-ttl".into(), milliseconds(ttl));
     }
+    if let Some(bytes) = queue.max_bytes {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes));
+    }
     if let Some(exchange) = &queue.dead_letter_exchange {
         arguments.insert("x-dead-letter-exchange".into(), text(exchange));
     }
@@ -416,6 +420,7 @@ mod tests {
             role: Some("retry"),
             single_active: true,
             quorum: true,
+            max_bytes: Some(64),
             ..Queue::default()
         };
         let arguments = queue_arguments(&queue);
@@ -433,6 +438,10 @@ mod tests {
             Some(&AMQPValue::LongString("quorum".into()))
         );
         assert!(arguments.contains_key("x-delivery-limit"));
-        assert_eq!(arguments.inner().len(), 5);
+        assert_eq!(
+            arguments.inner().get("x-max-length-bytes"),
+            Some(&AMQPValue::LongLongInt(64))
+        );
+        assert_eq!(arguments.inner().len(), 6);
     }
 }
