@@ -64,7 +64,7 @@
 //!
 //! With `election = "broker"` no address is needed: RabbitMQ gives the deliveries of the queue to one of its consumers
 //! (`x-single-active-consumer`), and to another one when that is gone. A queue that exists without this argument has to be
-//! deleted first. Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows
+//! deleted first, and whether it has it is told only to a user who may configure it: without this right the unit pauses. Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows
 //! `standby`, even when it is the only one.
 //!
 //! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`, and who stands by

@@ -164,14 +164,16 @@ impl<'a> Declarer<'a> {
             return Ok(());
         };
         let what = format!("queue {}", queue.name);
-        if queue.single_active && reply_code(&refusal) == Some(PRECONDITION_FAILED) {
+        if queue.single_active && is_negotiable(&refusal) {
             return Err(self.not_single_active(&what, &refusal));
         }
         if !is_negotiable(&refusal) {
             return Err(self.cannot_declare(&what, &refusal));
         }
         match self.declare_queue(queue, true).await? {
-            Ok(_) => self.warnings.push(queue_warning(queue, &reason(&refusal))),
+            Ok(_) => self
+                .warnings
+                .push(format!("{what} is used as it is: {}", reason(&refusal))),
             Err(missing) => return Err(self.missing(&what, &refusal, &missing)),
         }
         Ok(())
@@ -269,7 +271,12 @@ impl<'a> Declarer<'a> {
     /// of a queue that differs otherwise nothing is known of this one.
     fn not_single_active(&self, what: &str, refusal: &lapin::Error) -> BrokerError {
         let url = &self.link.life.url;
+        let may_not_ask = reply_code(refusal) == Some(ACCESS_REFUSED);
         let what = match reason(refusal).contains("'x-single-active-consumer'") {
+            _ if may_not_ask => format!(
+                "{what} on {url} may not be configured by us, so that it cannot be told whether one consumer at a time is \
+                 active there: get the permission to configure it"
+            ),
             true => format!(
                 "{what} on {url} exists without x-single-active-consumer: its consumers would all be active at once; have \
                  this unit use another queue, or drain and delete this one and have it declared anew"
@@ -341,17 +348,6 @@ fn exchange_warning(exchange: &Exchange, refusal: &str) -> String {
         );
     }
     format!("exchange {name} is used as it is: {refusal}")
-}
-
-fn queue_warning(queue: &Queue, refusal: &str) -> String {
-    let name = &queue.name;
-    if queue.single_active {
-        return format!(
-            "queue {name} is used as it is, and it cannot be told whether it has x-single-active-consumer; where it has \
-             not, several consumers are active at once ({refusal})"
-        );
-    }
-    format!("queue {name} is used as it is: {refusal}")
 }
 
 fn queue_arguments(queue: &Queue) -> FieldTable {
