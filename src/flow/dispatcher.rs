@@ -64,8 +64,9 @@
 //!
 //! With `election = "broker"` no address is needed: RabbitMQ gives the deliveries of the queue to one of its consumers
 //! (`x-single-active-consumer`), and to another one when that is gone. A queue that exists without this argument has to be
-//! deleted first. Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows
-//! `standby`, even when it is the only one.
+//! deleted first, and whether it has it is told only to a user who may configure it: without this right the unit pauses.
+//! Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows `standby`, even when
+//! it is the only one.
 //!
 //! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`; each host has a queue
 //! `QUEUE.follow.HOST.ID` there, and remembers what comes: after a switch the copies of what was forwarded before are
@@ -74,7 +75,9 @@
 //! them too. Who is to work publishes a marker that only its own queue gets, and begins when the marker has come back,
 //! after 2 s at most. So its user needs to be allowed to configure, write and read `QUEUE.follow` and `QUEUE.follow.…`;
 //! without, it works all the same, and a switch repeats more. What the other one still has in hand is not told: it may be
-//! repeated. The reaper leaves these queues alone. A `queue` without a name has none of this.
+//! repeated. Only dispatchers with the same `publish_exchange`, `rekey`, `seen.by`, `format` and `digest` learn from each
+//! other. On an embedded broker these queues are not bounded. The reaper leaves them alone. A `queue` without a name has
+//! none of this.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -148,6 +151,12 @@ impl Config {
     /// The broker it works on.
     pub fn broker(&self) -> &Broker {
         &self.inputs.broker
+    }
+
+    /// What makes the forwards of two processes the same: where they go, and what is one product.
+    fn forwards(&self) -> String {
+        let exchange = &self.publish_exchange.name;
+        format!("{exchange:?} {:?} {:?} {:?}", self.rekey, self.by, self.decoding)
     }
 
     /// Reads the unit's table; what is wrong is noted in it.
@@ -293,8 +302,8 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
     // A queue without a name is this process's alone: it shares it with nobody.
     let (broker, queue) = (&config.inputs.broker, &config.inputs.queue);
     let is_alone = matches!(config.one_of, OneOf::Alone) || queue.name.is_empty();
-    let peers = (!is_alone).then(|| Peers::of(&unit, broker, queue, config.memory.keep));
-    let others = peers.as_ref().map(Peers::tell);
+    let peers = (!is_alone).then(|| Peers::of(&unit, broker, queue, &config.forwards(), config.memory.keep));
+    let (others, telling) = peers.as_ref().map(Peers::tell).unzip();
     let remembered = Remembered::open(&unit, config.memory, config.durability, others).await?;
     let remembered = Arc::new(remembered);
     let publishing = Topology {
@@ -324,7 +333,12 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         give_up_after: Duration::from_secs(12 * 3600),
     };
     let dispatch = Dispatch::new(&unit, config, remembered, election);
-    consume::run(&unit, intake, Arc::new(dispatch), Some(publisher), gate).await
+    consume::run(&unit, intake, Arc::new(dispatch), Some(publisher), gate).await?;
+    if let Some(telling) = telling {
+        // Everything is settled; whoever goes on now is to know it.
+        unit.abandon.run_until_cancelled(telling.end()).await;
+    }
+    Ok(())
 }
 
 /// What the active one tells is remembered as if this one had forwarded it.
@@ -332,6 +346,6 @@ fn learn(remembered: &Arc<Remembered>) -> Learn {
     let remembered = Arc::clone(remembered);
     Arc::new(move |told| {
         let remembered = Arc::clone(&remembered);
-        Box::pin(async move { remembered.learn(&told).await })
+        Box::pin(async move { remembered.learn(&told) })
     })
 }

@@ -6,6 +6,9 @@
 //! away. The output itself is not followed: a queue that is bound to its keys would make routable what no consumer has
 //! bound, and would bring what is not confirmed yet.
 //!
+//! The key under which they tell is a digest of what their forwards are, and so is the ID. Processes whose output or idea of
+//! a product is another one, as while a new configuration goes from host to host, learn nothing from each other.
+//!
 //! When a process is to work it publishes a marker that only its own queue gets. What others had told before has come when
 //! the marker does, and then the work begins: after [`CATCH_UP_MAX`] at most. So a broker that is away, or a queue that was
 //! deleted, costs repeats and holds up nothing.
@@ -16,6 +19,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::link::Link;
@@ -24,8 +28,8 @@ use super::sample::Sampler;
 use super::{Unit, chain, consume};
 use crate::broker::{Confirmed, Purpose, Returns};
 use crate::config::Broker;
-use crate::message::{Binding, Envelope, Exchange, ExchangeKind, Queue, Topology, identity};
-use crate::spool::seen::Batch;
+use crate::message::{Binding, Envelope, Exchange, ExchangeKind, Queue, Topology};
+use crate::spool::seen::{self, Batch};
 
 /// The longest that work waits for the marker.
 pub const CATCH_UP_MAX: Duration = Duration::from_secs(2);
@@ -34,8 +38,8 @@ pub const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 const UNTOLD_MAX: usize = 256;
 /// Handfuls in one message.
 const TOLD_AT_ONCE: usize = 16;
-/// The key of what is told.
-const TOLD: &str = "forwarded";
+/// How long a process that ends tells what is untold.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const CONTENT_TYPE: &str = "application/x-px-seen";
 /// What may gather for a host that is away: some 600 000 forwards. The oldest go first.
 const GATHERED_BYTES_MAX: u64 = 64 << 20;
@@ -52,19 +56,34 @@ pub struct Peers {
     broker: Broker,
     /// Their exchange.
     name: String,
+    /// The key of what they tell.
+    told: String,
     /// The queue of this host.
     own: Queue,
     publisher: Publisher,
 }
 
+/// What is untold still.
+pub struct Telling(JoinHandle<()>);
+
+impl Telling {
+    /// Waits for it, once every sender is gone, for a moment at most.
+    pub async fn end(self) {
+        if tokio::time::timeout(LAST_WORDS, self.0).await.is_err() {
+            info!("those that stand by are not told all that was forwarded last");
+        }
+    }
+}
+
 impl Peers {
-    /// Those that consume `queue`, which has a name. What one told is worth something for so long as `keep`.
-    pub fn of(unit: &Unit, broker: &Broker, queue: &Queue, keep: Duration) -> Peers {
+    /// Those that consume `queue`, which has a name. `forwards` is what makes theirs equal. What one has told is worth
+    /// something for so long as `keep`.
+    pub fn of(unit: &Unit, broker: &Broker, queue: &Queue, forwards: &str, keep: Duration) -> Peers {
         // Theirs begin with its name, so that one permission, and one policy, is for all.
         let name = format!("{}.follow", queue.name);
         let keep = keep.min(GATHERED_FOR_MAX);
         let own = Queue {
-            name: format!("{name}.{}", host_and_place(unit)),
+            name: format!("{name}.{}", host_and_id(unit, forwards)),
             durable: true,
             quorum: queue.quorum,
             expires: Some(keep),
@@ -81,16 +100,16 @@ impl Peers {
             unit: unit.clone(),
             broker: broker.clone(),
             publisher: Publisher::start_soft(unit, broker.clone(), topology),
+            told: format!("forwarded.{}", seen::digest(forwards)),
             name,
             own,
         }
     }
 
     /// Takes what the others are to know. It ends with the last sender.
-    pub fn tell(&self) -> mpsc::Sender<Batch> {
+    pub fn tell(&self) -> (mpsc::Sender<Batch>, Telling) {
         let (tell, told) = mpsc::channel(UNTOLD_MAX);
-        tokio::spawn(self.clone().keep_telling(told));
-        tell
+        (tell, Telling(tokio::spawn(self.clone().keep_telling(told))))
     }
 
     async fn keep_telling(self, mut told: mpsc::Receiver<Batch>) {
@@ -101,7 +120,7 @@ impl Peers {
                 all.append(&batch);
             }
             let envelope = Envelope {
-                key: TOLD.to_owned(),
+                key: self.told.clone(),
                 content_type: Some(CONTENT_TYPE.to_owned()),
                 body: all.to_message(),
                 ..Envelope::default()
@@ -125,13 +144,13 @@ impl Peers {
     }
 }
 
-/// The same after every start, and another one for each host, and for each root and unit on it.
-fn host_and_place(unit: &Unit) -> String {
+/// The same after every start, and another one for each host, and for each root, unit and kind of forwards on it.
+fn host_and_id(unit: &Unit, forwards: &str) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let legal = |c: &char| c.is_ascii_alphanumeric() || "-_".contains(*c);
     let host: String = host.chars().filter(legal).take(32).collect();
     let place = unit.places.unit_state(&unit.name);
-    let mut id = identity::md5_hex(place.as_os_str().as_encoded_bytes());
+    let mut id = seen::digest(&format!("{} {forwards}", place.display()));
     id.truncate(8);
     format!("{host}.{id}")
 }
@@ -249,15 +268,15 @@ impl Standby {
     }
 
     fn topology(&self) -> Topology {
-        let Peers { name, own, .. } = &self.peers;
+        let Peers { name, told, own, .. } = &self.peers;
         Topology {
             exchanges: vec![exchange(name)],
             queues: vec![own.clone()],
-            bindings: [TOLD, &own.name]
+            bindings: [told, &own.name]
                 .map(|key| Binding {
                     exchange: name.clone(),
                     queue: own.name.clone(),
-                    key: key.to_owned(),
+                    key: key.clone(),
                 })
                 .into(),
         }
@@ -293,8 +312,11 @@ impl Election {
 
     /// The subscription has ended; the broker chooses another one.
     pub fn unchosen(&self) {
-        if !self.standby.peers.unit.stop.is_cancelled() {
-            info!("chosen no more: standing by");
+        let Unit { state, stop, .. } = &self.standby.peers.unit;
+        if !stop.is_cancelled() {
+            if state.snapshot().role.is_some_and(|role| role.active) {
+                info!("chosen no more: standing by");
+            }
             self.stand_by();
         }
     }

@@ -49,14 +49,14 @@ pub struct Queue {
     pub expires: Option<Duration>,
     /// Every message leaves after this long (`x-message-ttl`).
     pub message_ttl: Option<Duration>,
-    /// Beyond so many bytes of bodies the oldest messages go (`x-max-length-bytes`; RabbitMQ only).
-    pub max_bytes: Option<u64>,
     /// Where messages go that leave by expiry or reject (`x-dead-letter-exchange`); the key is kept.
     pub dead_letter_exchange: Option<String>,
     /// One consumer at a time gets deliveries, the others wait for their turn (`x-single-active-consumer`).
     pub single_active: bool,
     /// Replicated by a cluster's nodes (`x-queue-type` is `quorum`).
     pub quorum: bool,
+    /// The oldest messages go when it holds more (`x-max-length-bytes`). An embedded broker bounds nothing.
+    pub max_bytes: Option<u64>,
     /// What px made this queue for (`x-px-role`); none for a subscription's own queue.
     pub role: Option<&'static str>,
 }

@@ -292,6 +292,11 @@ fn differ(one: Option<u64>, other: Option<u64>) -> bool {
     matches!((one, other), (Some(one), Some(other)) if one != other)
 }
 
+/// Of a text, in hexadecimal: the same in every run and on every host.
+pub fn digest(text: &str) -> String {
+    format!("{:032x}", u128::from_be_bytes(Md5::digest(text).into()))
+}
+
 /// The same in every run, unlike the standard library's hashes: it is stored.
 fn path_digest(path: &[u8]) -> u64 {
     let digest = Md5::digest(path);

@@ -222,15 +222,79 @@ fn who_stands_by_makes_nothing_routable() {
     standby.wait_count(UNIT, "learned", 10);
 }
 
+/// Nobody consumes where all stand by, so nobody is told that the queue is gone: it is looked for.
+#[test]
+fn who_stands_by_declares_a_queue_that_is_gone() {
+    let broker = TestBroker::new("vip-queue-gone");
+    let hosts = Hosts::new(&broker, "");
+    hosts.addresses[0].go();
+    hosts.sites[0].wait_state(UNIT, "standby");
+    broker
+        .api("DELETE", &format!("/api/queues/{}/in", broker.vhost), None)
+        .ok();
+    wait_until(SOON, "the queue is back", || hosts.feed.depth("in").is_some());
+    wait_until(SOON, "it is bound, and that is said", || {
+        let said = hosts.sites.each_ref().map(|site| site.said(UNIT)).concat();
+        said.contains("queue in was gone while this unit stands by")
+    });
+    hosts.feed.announce_all(firsts(0..20));
+    hosts.addresses[1].come();
+    hosts.sites[1].wait_count(UNIT, "forwarded", 20);
+}
+
+/// A switch by hand: whoever ends has told the other one everything before.
+#[test]
+fn who_is_stopped_has_told_everything() {
+    let broker = TestBroker::new("vip-stopped");
+    let mut hosts = Hosts::new(&broker, "");
+    hosts.feed.announce_all(firsts(0..3000));
+    hosts.sites[0].wait_count(UNIT, "forwarded", 500);
+    assert!(hosts.units[0].terminate().success());
+    let left = hosts.feed.depth("in").expect("the queue") as u64;
+    hosts.sites[1].wait_count(UNIT, "learned", 3000 - left);
+}
+
+/// One whose output is another, as while a new configuration goes from host to host, or in another installation with the
+/// same names, has forwarded nothing that the others forward.
+#[test]
+fn who_forwards_to_elsewhere_is_not_learned_from() {
+    let broker = TestBroker::new("vip-elsewhere");
+    let hosts = Hosts::new(&broker, "");
+    let other = std::fs::read_to_string(hosts.sites[1].path("etc/dispatch/urp.toml")).expect("the unit");
+    let other = other.replace("v00.urp.notify", "v00.urp.elsewhere");
+    hosts.sites[1].write("etc/dispatch/urp.toml", other);
+    hosts.feed.queue("elsewhere", &["v00.urp.elsewhere.#"]);
+    hosts.units[1].signal(rustix::process::Signal::HUP);
+    hosts.sites[1].wait_that("reloaded", || hosts.sites[1].said(UNIT).contains("has been reloaded"));
+    hosts.wait_follows(1);
+    hosts.feed.announce_all(firsts(0..20));
+    hosts.sites[0].wait_count(UNIT, "forwarded", 20);
+    hosts.switch(0, 1);
+    hosts.feed.announce_all(copies(0..20));
+    hosts.sites[1].wait_count(UNIT, "forwarded", 20);
+    assert_eq!(hosts.feed.depth("elsewhere"), Some(20));
+}
+
 /// What strangers publish where dispatchers tell each other, and under the keys of the output, is not learned.
 #[test]
 fn who_stands_by_learns_from_dispatchers_alone() {
     let broker = TestBroker::new("vip-strangers");
     let hosts = Hosts::new(&broker, "");
-    let stranger =
-        r#"{"routing_key": "forwarded", "payload": "pxseen2\nnone", "payload_encoding": "string", "properties": {}}"#;
-    let publish = format!("/api/exchanges/{}/in.follow/publish", broker.vhost);
-    broker.api("POST", &publish, Some(stranger)).ok();
+    let exchange = format!("/api/exchanges/{}/in.follow", broker.vhost);
+    let bindings = broker.api("GET", &format!("{exchange}/bindings/source"), None).ok();
+    let bindings = bindings.json();
+    let mut keys = bindings
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|binding| binding["routing_key"].as_str());
+    let key = keys.find(|key| key.starts_with("forwarded.")).expect("a key");
+    let stranger = format!(
+        r#"{{"routing_key": "{key}", "payload": "pxseen2\nnone", "payload_encoding": "string", "properties": {{}}}}"#
+    );
+    let publish = format!("{exchange}/publish");
+    let said = broker.api("POST", &publish, Some(&stranger)).ok().json();
+    assert_eq!(said["routed"], true, "{said}");
     hosts.feed.announce_all(firsts(5..10).map(|envelope| Envelope {
         key: envelope.key.replacen("input", "notify", 1),
         ..envelope

@@ -128,6 +128,37 @@ fn each_difference_of_a_user_is_named() {
     );
 }
 
+/// Whoever takes the password from the login he uses locks himself out.
+#[test]
+fn the_password_by_which_px_logs_in_is_not_taken() {
+    let text = "[users.root]\npassword = \"external\"\ntags = [\"administrator\"]\n";
+    let hash_of = |password: &str| {
+        use base64::Engine as _;
+        use sha2::Digest as _;
+        let salted = [b"salt", password.as_bytes()].concat();
+        let hash = [b"salt".as_slice(), &sha2::Sha256::digest(salted)].concat();
+        Secret::new(base64::engine::general_purpose::STANDARD.encode(hash))
+    };
+    let mut found = settled();
+    found.users.push(FoundUser {
+        name: "root".to_string(),
+        password_hash: hash_of("canary-root"),
+        hashing_algorithm: "rabbit_password_hashing_sha256".to_string(),
+        tags: vec![ADMINISTRATOR.to_string(), "monitoring".to_string()],
+    });
+    let left = plan(&wanted(text), &found);
+    assert_eq!(words(&left), ["give the user root tags administrator"]);
+    let [stuck] = left.stuck.as_slice() else {
+        panic!("{left:?}")
+    };
+    assert!(stuck.contains("px itself logs in with it, so it stays"), "{stuck}");
+    // Logged in all the same: somebody else checks its passwords already.
+    found.users[2].password_hash = hash_of("another");
+    let taken = plan(&wanted(text), &found);
+    assert!(taken.stuck.is_empty(), "{taken:?}");
+    assert_eq!(words(&taken), ["give the user root no password, tags administrator"]);
+}
+
 #[test]
 fn an_unchanged_password_is_not_written_with_new_tags() {
     let found = settled();

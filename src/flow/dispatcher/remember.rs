@@ -1,16 +1,17 @@
 //! The memory of what was forwarded, and its log: on a thread of its own, for it syncs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
+use crate::flow::sample::Sampler;
 use crate::flow::{Cause, Unit, chain};
 use crate::message::{Announcement, Envelope, Fault, Fingerprint, SeenKey};
 use crate::metrics::{Count, Metrics};
-use crate::spool::seen::{Batch, Facts, Memory, Seen, SeenLog, Verdict};
+use crate::spool::seen::{Aside, Batch, Facts, Memory, Seen, SeenLog, Verdict};
 use crate::spool::{Durability, SpoolError, off_thread};
 
 /// Forwards that wait for one write.
@@ -21,6 +22,7 @@ pub(super) struct Remembered {
     seen: Arc<Mutex<Seen>>,
     keeper: mpsc::Sender<Record>,
     metrics: Arc<Metrics>,
+    samples: Sampler,
 }
 
 /// What is to be written down.
@@ -66,12 +68,13 @@ impl Remembered {
         let (shared, metrics) = (Arc::clone(&seen), Arc::clone(&unit.metrics));
         std::thread::Builder::new()
             .name("seen".into())
-            .spawn(move || keep_log(log, &shared, &metrics, asked, others.as_ref()))
+            .spawn(move || keep_log(&mut Keeper::new(log), &shared, &metrics, asked, others.as_ref()))
             .map_err(|error| SpoolError::own("cannot start the seen log's thread", error))?;
         Ok(Remembered {
             seen,
             keeper,
             metrics: Arc::clone(&unit.metrics),
+            samples: Sampler::default(),
         })
     }
 
@@ -109,8 +112,9 @@ impl Remembered {
 
 impl Remembered {
     /// Remembers what another dispatcher has told that it has forwarded. It is known when this returns; it is in the log
-    /// soon after, in the mode `crash`, for to forget it costs a repeat.
-    pub async fn learn(&self, told: &[Envelope]) {
+    /// soon after, in the mode `crash`, for to forget it costs a repeat. Nothing is waited for: a disk that hangs must not
+    /// hold up who is to work next, nor fill the broker.
+    pub fn learn(&self, told: &[Envelope]) {
         let now = Timestamp::now();
         let mut batch = Batch::default();
         {
@@ -123,16 +127,64 @@ impl Remembered {
             self.metrics
                 .add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
         }
-        if !batch.is_empty() {
-            // A thread that has ended is told to who forwards; this is known all the same.
-            drop(self.keeper.send(Record::Learned(batch)).await);
+        if !batch.is_empty() && self.keeper.try_send(Record::Learned(batch)).is_err() {
+            let said = "the seen log is not written as fast as another dispatcher forwards: not all of that is remembered \
+                        over a restart";
+            if let Some(unsaid) = self.samples.take(said) {
+                warn!(unsaid, "{said}");
+            }
+        }
+    }
+}
+
+/// Between two tries of a rewrite.
+const REWRITE_AGAIN: Duration = Duration::from_secs(60);
+
+/// The log, and when it is rewritten.
+struct Keeper {
+    log: SeenLog,
+    /// The last rewrite had no room: not before then.
+    not_before: Option<Instant>,
+}
+
+impl Keeper {
+    fn new(log: SeenLog) -> Keeper {
+        let not_before = None;
+        Keeper { log, not_before }
+    }
+
+    /// A new log where it is time for one. One that cannot be written, as on a full disk, costs nothing: the old one is
+    /// whole, and goes on.
+    fn write_aside(&mut self, memory: &Seen, now: Timestamp) -> Option<Aside> {
+        let is_time = self.not_before.is_none_or(|time| time <= Instant::now());
+        if !is_time || !self.log.wants_rewrite(memory.len()) {
+            return None;
+        }
+        match self.log.write_aside(memory, now) {
+            Ok(aside) => {
+                self.not_before = None;
+                Some(aside)
+            }
+            Err(error) => {
+                warn!("the seen log grows until it can be rewritten: {}", chain(&error));
+                self.not_before = Some(Instant::now() + REWRITE_AGAIN);
+                None
+            }
+        }
+    }
+
+    fn write(&mut self, aside: Option<Aside>, batch: &Batch, is_awaited: bool) -> Result<(), SpoolError> {
+        match aside {
+            Some(aside) => self.log.replace(aside),
+            None if is_awaited => self.log.append_batch(batch),
+            None => self.log.append_soft(batch),
         }
     }
 }
 
 /// Writes what has gathered as one batch, then answers everybody in it.
 fn keep_log(
-    mut log: SeenLog,
+    keeper: &mut Keeper,
     seen: &Mutex<Seen>,
     metrics: &Metrics,
     mut asked: mpsc::Receiver<Record>,
@@ -162,14 +214,9 @@ fn keep_log(
         let is_awaited = !forwarded.is_empty();
         metrics.add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
         // What is new is in the memory, so a rewritten log has it.
-        let aside = log.wants_rewrite(memory.len()).then(|| log.write_aside(&memory, now));
+        let aside = keeper.write_aside(&memory, now);
         drop(memory);
-        let written = match aside {
-            Some(aside) => aside.and_then(|aside| log.replace(aside)),
-            None if is_awaited => log.append_batch(&batch),
-            None => log.append_soft(&batch),
-        };
-        let written = written.map_err(|error| chain(&error));
+        let written = keeper.write(aside, &batch, is_awaited).map_err(|error| chain(&error));
         if let Err(error) = &written
             && is_well
             && !is_awaited
@@ -201,5 +248,53 @@ fn facts<'a>(announcement: &'a Announcement, source: &'a str, time: Option<Times
         size: announcement.size,
         time,
         content: announcement.identity.as_ref().and_then(Fingerprint::of),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    #[test]
+    fn a_log_that_cannot_be_rewritten_is_appended_to() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("seen.log");
+        let memory = Memory {
+            entries: NonZeroUsize::MIN,
+            keep: Duration::from_secs(3600),
+        };
+        let (mut seen, now) = (Seen::new(memory), Timestamp::now());
+        let (log, _) = SeenLog::open(&path, Durability::Crash, &mut seen, now).unwrap();
+        let mut keeper = Keeper::new(log);
+        let facts = Facts {
+            source: "h:80",
+            path: b"/p",
+            size: None,
+            time: None,
+            content: None,
+        };
+        let mut batch = Batch::default();
+        for n in 0..20_000_u128 {
+            seen.remember(n.to_be_bytes(), &facts, Duration::ZERO, now, &mut batch);
+        }
+        keeper.write(None, &batch, true).unwrap();
+        // What stands in the way: no room for a second log.
+        std::fs::create_dir(home.path().join("seen.log.new")).unwrap();
+        let length = || std::fs::metadata(&path).unwrap().len();
+        for _ in 0..2 {
+            let (before, mut one) = (length(), Batch::default());
+            seen.remember([7; 16], &facts, Duration::ZERO, now, &mut one);
+            let aside = keeper.write_aside(&seen, now);
+            keeper.write(aside, &one, true).unwrap();
+            assert!(length() > before);
+        }
+        std::fs::remove_dir(home.path().join("seen.log.new")).unwrap();
+        assert!(keeper.write_aside(&seen, now).is_none(), "not at once");
+        keeper.not_before = None;
+        let aside = keeper.write_aside(&seen, now);
+        keeper.write(aside, &Batch::default(), true).unwrap();
+        assert!(length() < 1000, "{}", length());
     }
 }

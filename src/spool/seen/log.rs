@@ -247,9 +247,13 @@ impl SeenLog {
     }
 
     /// Writes a new log with just what is alive, record by record: a copy of a large memory would be as large. The
-    /// only step that needs the memory. Blocks.
+    /// only step that needs the memory. After an error nothing of it is left, and the old log goes on. Blocks.
     pub fn write_aside(&self, seen: &Seen, now: Timestamp) -> Result<Aside, SpoolError> {
-        write_aside(&self.path, seen, self.durability, now).map_err(|err| refused("rewrite", &self.path, err))
+        write_aside(&self.path, seen, self.durability, now).map_err(|err| {
+            // On a full disk others need what it has taken. One that stays is overwritten by the next.
+            drop(std::fs::remove_file(aside_of(&self.path)));
+            refused("rewrite", &self.path, err)
+        })
     }
 
     /// Makes the new log safe and puts it in the place of the old one. Blocks.
