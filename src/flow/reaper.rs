@@ -6,6 +6,9 @@
 //! runs must have seen it without consumers, its grace apart, and its consumers are counted just before. What comes
 //! between that look and the deletion, some milliseconds, loses its queue: the report says unguarded.
 //!
+//! The queue that a unit of this host consumes is never deleted, nor is anything where a unit's file does not tell its
+//! queue: a dispatcher that stands by has no consumer, and no more has a unit that is stopped.
+//!
 //! A kill at any moment leaves queues that the next run finds. Sightings are written before anything is deleted, and a
 //! queue's own is forgotten before it is: else one that is made again under its name would inherit it.
 
@@ -19,14 +22,14 @@ use super::spill::{self, Ending, Spilled};
 use crate::broker::management::{Deletion, Guard, Management, QueueInfo, QueueKind};
 use crate::broker::{self, BrokerError, Connection, Purpose};
 use crate::config::reaper::Vhosts;
-use crate::config::{Broker, Reaper};
+use crate::config::{Broker, OwnQueues, Reaper};
 use crate::message::Fault;
 use crate::spool::sightings::Sightings;
 
 mod judge;
 mod report;
 
-pub use judge::{Excess, Verdict, Why, joined, judge, rule_of};
+pub use judge::{Excess, Verdict, Why, joined, judge, rule_of, spared};
 pub use report::{Finding, Outcome, Report};
 
 /// When so many deletions in a row have met a broker that is unwell, the others are left for the next run: each may cost
@@ -46,6 +49,7 @@ pub struct Wish<'a> {
 /// Runs once. `tell` hears of every queue as soon as its fate is known. `Err`: nothing was deleted.
 pub async fn run(
     reaper: &Reaper,
+    own: &OwnQueues,
     wish: Wish<'_>,
     sightings: Sightings,
     now: Timestamp,
@@ -53,6 +57,7 @@ pub async fn run(
 ) -> anyhow::Result<Report> {
     let mut run = Run {
         reaper,
+        own,
         wish,
         sightings,
         now,
@@ -80,6 +85,7 @@ pub async fn run(
 
 struct Run<'a> {
     reaper: &'a Reaper,
+    own: &'a OwnQueues,
     wish: Wish<'a>,
     sightings: Sightings,
     now: Timestamp,
@@ -123,7 +129,8 @@ impl Run<'_> {
 
     fn judge(&self, queue: &QueueInfo) -> Verdict {
         let sighting = self.sightings.first(&queue.vhost, &queue.name);
-        judge(queue, self.reaper, sighting, self.now)
+        let verdict = judge(queue, self.reaper, sighting, self.now);
+        spared(verdict, self.own.unit_of(&queue.vhost, &queue.name))
     }
 
     async fn reap(&mut self, mut queue: QueueInfo) -> Finding {
@@ -131,7 +138,7 @@ impl Run<'_> {
         let rule = rule.map(|rule| rule.queue.text().to_owned());
         let (reason, outcome) = match self.judge(&queue) {
             Verdict::Keep(Why::Undecided(why)) => (String::new(), Outcome::Failed(why)),
-            Verdict::Keep(why @ (Why::NoStatistics | Why::Kind(_) | Why::Grace { .. })) => {
+            Verdict::Keep(why @ (Why::NoStatistics | Why::Kind(_) | Why::Unit { .. } | Why::Grace { .. })) => {
                 (why.to_string(), Outcome::KeptAfterAll)
             }
             Verdict::Keep(why) => (why.to_string(), Outcome::Kept),
@@ -173,6 +180,10 @@ impl Run<'_> {
     }
 
     async fn try_take(&mut self, queue: &mut QueueInfo, reason: &mut String) -> anyhow::Result<Outcome> {
+        if !Management::has_address(&queue.name) {
+            reason.push_str("; the management API has no address for this name: rabbitmqctl delete_queue");
+            return Ok(Outcome::KeptAfterAll);
+        }
         let Some(again) = self.management.queue(&queue.vhost, &queue.name).await? else {
             self.sightings.forget(&queue.vhost, &queue.name);
             return Ok(Outcome::Gone);
