@@ -13,13 +13,14 @@ use crate::broker::management::QueueKind;
 use crate::config::{OwnQueues, Places, Reaper, Site};
 use crate::daemon::lock::{self, Lock};
 use crate::flow::reaper::{self, Finding, Outcome, Report, Wish};
-use crate::spool::sightings::Sightings;
+use crate::spool::sightings::{Moment, Sightings};
 
 /// Exit codes, at the end of the help.
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, also with nothing to do
-  1  a queue or a virtual host failed (the others were reaped), another px reap runs, or the configuration is bad
+  1  a queue or a virtual host failed (the others were reaped), another px reap runs, or the configuration is bad:
+     also that of a unit whose queue is not known
   2  usage";
 
 #[derive(Debug, clap::Args)]
@@ -132,12 +133,14 @@ fn reap(places: &Places, wish: Wish<'_>, tell: &mut dyn FnMut(&Finding)) -> anyh
         }
     };
     let path = kept.join("sightings.json");
-    let (sightings, problem) = Sightings::load(&path, &reaper.broker.name)?;
+    let (mut sightings, problem) = Sightings::load(&path, &reaper.broker.name)?;
     if let Some(problem) = problem {
         eprintln!("px: {}", plain(&problem));
     }
+    let now = Moment::now();
+    sightings.go_on(&now);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let run = reaper::run(&reaper, &own, wish, sightings, Timestamp::now(), tell);
+    let run = reaper::run(&reaper, &own, wish, sightings, now.at(), tell);
     let report = runtime.block_on(run).context("cannot reap")?;
     Ok(Some((reaper, report)))
 }
@@ -221,8 +224,12 @@ fn word(kind: &QueueKind) -> &str {
     }
 }
 
-/// The two lines that scripts of a site know, with the names of all virtual hosts together.
+/// The two lines that scripts of a site know, with the names of all virtual hosts together. Where no queue could be
+/// listed they would tell of an empty broker.
 fn say_lists(report: &Report) {
+    if report.findings.is_empty() && report.has_failed() {
+        return;
+    }
     let now = Timestamp::now()
         .to_zoned(TimeZone::UTC)
         .strftime("%Y-%m-%d %H:%M:%S,000");

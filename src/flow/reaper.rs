@@ -32,7 +32,7 @@ mod report;
 pub use judge::{Excess, Verdict, Why, joined, judge, rule_of, spared};
 pub use report::{Finding, Outcome, Report};
 
-/// When so many deletions in a row have met a broker that is unwell, the others are left for the next run: each may cost
+/// When so many requests in a row have met a broker that is unwell, the others are left for the next run: each may cost
 /// a time-out.
 const ENDPOINT_FAULTS_MAX: u32 = 3;
 
@@ -106,15 +106,24 @@ impl Run<'_> {
             .keep_vhosts(|vhost| vhosts.iter().any(|kept| kept == vhost));
         let mut all = Vec::new();
         for vhost in vhosts {
+            if self.endpoint_faults >= ENDPOINT_FAULTS_MAX {
+                let why = format!("not tried, for the broker failed {ENDPOINT_FAULTS_MAX} times in a row");
+                report.problems.push(format!("virtual host {vhost:?}: {why}"));
+                continue;
+            }
             match self.management.queues(&vhost).await {
                 Ok(mut queues) => {
+                    self.endpoint_faults = 0;
                     queues.sort_by(|a, b| a.name.cmp(&b.name));
                     let without = queues.iter().filter(|queue| queue.consumers == Some(0));
                     self.sightings
                         .look(&vhost, without.map(|queue| queue.name.as_str()), self.now);
                     all.append(&mut queues);
                 }
-                Err(error) => report.problems.push(format!("virtual host {vhost:?}: {}", line(error))),
+                Err(error) => {
+                    self.endpoint_faults += u32::from(error.fault == Fault::Endpoint);
+                    report.problems.push(format!("virtual host {vhost:?}: {}", line(error)));
+                }
             }
         }
         Ok(all)
@@ -148,10 +157,9 @@ impl Run<'_> {
                 (reason, outcome)
             }
         };
-        let is_kept = matches!(outcome, Outcome::Kept);
         Finding {
             queue,
-            rule: rule.filter(|_| !is_kept),
+            rule,
             reason,
             outcome,
         }
@@ -204,19 +212,12 @@ impl Run<'_> {
             reason.push_str("; not spilled, for a quorum queue cannot be deleted only if it is empty");
             return Ok(Outcome::KeptAfterAll);
         }
-        if !guarded {
-            match self.consumers_now(queue).await? {
-                Some(0) => {}
-                Some(_) => {
-                    self.sightings.forget(&queue.vhost, &queue.name);
-                    *reason = "meanwhile it has a consumer".to_owned();
-                    return Ok(Outcome::KeptAfterAll);
-                }
-                None => return Ok(Outcome::Gone),
-            }
-        }
         if self.wish.is_dry {
-            return Ok(Outcome::WouldBeDeleted { guarded });
+            let other = match guarded {
+                true => None,
+                false => self.last_look(queue, reason).await?,
+            };
+            return Ok(other.unwrap_or(Outcome::WouldBeDeleted { guarded }));
         }
         match self.wish.spill {
             Some(directory) => self.spill(queue, reason, directory).await,
@@ -260,6 +261,19 @@ impl Run<'_> {
         })
     }
 
+    /// What becomes of a queue that the broker does not guard, if it is not to be deleted.
+    async fn last_look(&mut self, queue: &QueueInfo, reason: &mut String) -> anyhow::Result<Option<Outcome>> {
+        Ok(match self.consumers_now(queue).await? {
+            Some(0) => None,
+            Some(_) => {
+                self.sightings.forget(&queue.vhost, &queue.name);
+                *reason = "meanwhile it has a consumer".to_owned();
+                Some(Outcome::KeptAfterAll)
+            }
+            None => Some(Outcome::Gone),
+        })
+    }
+
     /// How many consumers there are at this moment, by AMQP: everything that the management API tells of consumers is up
     /// to 5 s old.
     async fn consumers_now(&mut self, queue: &QueueInfo) -> anyhow::Result<Option<u64>> {
@@ -288,6 +302,19 @@ impl Run<'_> {
         let (vhost, name) = (&queue.vhost, &queue.name);
         let sighting = self.sightings.forget(vhost, name);
         self.sightings.save()?;
+        if !guarded {
+            // After the file was synced, which may take seconds: nothing but the deletion comes after this look.
+            match self.last_look(queue, reason).await {
+                Ok(None) => {}
+                Ok(Some(outcome)) => return Ok(outcome),
+                Err(error) => {
+                    if let Some(first) = sighting {
+                        self.sightings.remember(vhost, name, first);
+                    }
+                    return Err(error);
+                }
+            }
+        }
         let guard = Guard {
             if_unused: guarded,
             if_empty: false,
