@@ -241,7 +241,8 @@ fn is_mended(node: &RabbitServer, site: &TestSite) {
     let narrow = json!({ "configure": "", "write": ".*", "read": ".*" });
     spoil("PUT", "/api/permissions/%2f/feeder", narrow);
     spoil("DELETE", "/api/exchanges/%2f/xpublic", Value::Null);
-    let policy = json!({ "pattern": "^x", "definition": { "ha-mode": "all" }, "apply-to": "queues", "priority": 1 });
+    let policy = json!({ "pattern": "^x", "definition": { "ha-mode": "all", "ha-sync-mode": "automatic" },
+        "apply-to": "queues", "priority": 1 });
     spoil("PUT", "/api/policies/%2f/ha-all", policy);
     spoil(
         "PUT",

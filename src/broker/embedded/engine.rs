@@ -375,13 +375,8 @@ impl Engine {
             Request::Consumers { queue, reply } => {
                 self.answer(effects, reply, Ok(topology::consumers(&self.db, &queue)?));
             }
-            Request::DeleteQueue {
-                queue,
-                if_unused,
-                if_empty,
-                reply,
-            } => {
-                let answer = self.remove_queue(&queue, (if_unused, if_empty))?;
+            Request::DeleteQueue { queue, guards, reply } => {
+                let answer = self.remove_queue(&queue, guards)?;
                 self.answer(effects, reply, answer);
             }
             Request::DeleteExchange { exchange, reply } => {

@@ -271,12 +271,8 @@ impl Connection for Embedded {
 
     async fn delete_queue(&self, queue: &str, if_unused: bool, if_empty: bool) -> Result<Removal, BrokerError> {
         let queue = self.queue_name(queue);
-        let delete = |reply| Request::DeleteQueue {
-            queue,
-            if_unused,
-            if_empty,
-            reply,
-        };
+        let guards = (if_unused, if_empty);
+        let delete = |reply| Request::DeleteQueue { queue, guards, reply };
         Ok(self.line.ask("delete a queue", delete).await?)
     }
 

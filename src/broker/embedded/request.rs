@@ -54,8 +54,8 @@ pub(super) enum Request {
     },
     DeleteQueue {
         queue: String,
-        if_unused: bool,
-        if_empty: bool,
+        /// If unused, if empty.
+        guards: (bool, bool),
         reply: Reply<Removal>,
     },
     DeleteExchange {
