@@ -6,6 +6,9 @@
 //! runs must have seen it without consumers, its grace apart, and its consumers are counted just before. What comes
 //! between that look and the deletion, some milliseconds, loses its queue: the report says unguarded.
 //!
+//! The queue that a unit of this host consumes is never deleted, nor is anything where a unit's file does not tell its
+//! queue: a dispatcher that stands by has no consumer, and no more has a unit that is stopped.
+//!
 //! A kill at any moment leaves queues that the next run finds. Sightings are written before anything is deleted, and a
 //! queue's own is forgotten before it is: else one that is made again under its name would inherit it.
 
@@ -19,17 +22,17 @@ use super::spill::{self, Ending, Spilled};
 use crate::broker::management::{Deletion, Guard, Management, QueueInfo, QueueKind};
 use crate::broker::{self, BrokerError, Connection, Purpose};
 use crate::config::reaper::Vhosts;
-use crate::config::{Broker, Reaper};
+use crate::config::{Broker, OwnQueues, Reaper};
 use crate::message::Fault;
 use crate::spool::sightings::Sightings;
 
 mod judge;
 mod report;
 
-pub use judge::{Excess, Verdict, Why, joined, judge, rule_of};
+pub use judge::{Excess, Verdict, Why, joined, judge, rule_of, spared};
 pub use report::{Finding, Outcome, Report};
 
-/// When so many deletions in a row have met a broker that is unwell, the others are left for the next run: each may cost
+/// When so many requests in a row have met a broker that is unwell, the others are left for the next run: each may cost
 /// a time-out.
 const ENDPOINT_FAULTS_MAX: u32 = 3;
 
@@ -46,6 +49,7 @@ pub struct Wish<'a> {
 /// Runs once. `tell` hears of every queue as soon as its fate is known. `Err`: nothing was deleted.
 pub async fn run(
     reaper: &Reaper,
+    own: &OwnQueues,
     wish: Wish<'_>,
     sightings: Sightings,
     now: Timestamp,
@@ -53,6 +57,7 @@ pub async fn run(
 ) -> anyhow::Result<Report> {
     let mut run = Run {
         reaper,
+        own,
         wish,
         sightings,
         now,
@@ -80,6 +85,7 @@ pub async fn run(
 
 struct Run<'a> {
     reaper: &'a Reaper,
+    own: &'a OwnQueues,
     wish: Wish<'a>,
     sightings: Sightings,
     now: Timestamp,
@@ -100,15 +106,24 @@ impl Run<'_> {
             .keep_vhosts(|vhost| vhosts.iter().any(|kept| kept == vhost));
         let mut all = Vec::new();
         for vhost in vhosts {
+            if self.endpoint_faults >= ENDPOINT_FAULTS_MAX {
+                let why = format!("not tried, for the broker failed {ENDPOINT_FAULTS_MAX} times in a row");
+                report.problems.push(format!("virtual host {vhost:?}: {why}"));
+                continue;
+            }
             match self.management.queues(&vhost).await {
                 Ok(mut queues) => {
+                    self.endpoint_faults = 0;
                     queues.sort_by(|a, b| a.name.cmp(&b.name));
                     let without = queues.iter().filter(|queue| queue.consumers == Some(0));
                     self.sightings
                         .look(&vhost, without.map(|queue| queue.name.as_str()), self.now);
                     all.append(&mut queues);
                 }
-                Err(error) => report.problems.push(format!("virtual host {vhost:?}: {}", line(error))),
+                Err(error) => {
+                    self.endpoint_faults += u32::from(error.fault == Fault::Endpoint);
+                    report.problems.push(format!("virtual host {vhost:?}: {}", line(error)));
+                }
             }
         }
         Ok(all)
@@ -123,7 +138,8 @@ impl Run<'_> {
 
     fn judge(&self, queue: &QueueInfo) -> Verdict {
         let sighting = self.sightings.first(&queue.vhost, &queue.name);
-        judge(queue, self.reaper, sighting, self.now)
+        let verdict = judge(queue, self.reaper, sighting, self.now);
+        spared(verdict, self.own.unit_of(&queue.vhost, &queue.name))
     }
 
     async fn reap(&mut self, mut queue: QueueInfo) -> Finding {
@@ -131,7 +147,7 @@ impl Run<'_> {
         let rule = rule.map(|rule| rule.queue.text().to_owned());
         let (reason, outcome) = match self.judge(&queue) {
             Verdict::Keep(Why::Undecided(why)) => (String::new(), Outcome::Failed(why)),
-            Verdict::Keep(why @ (Why::NoStatistics | Why::Kind(_) | Why::Grace { .. })) => {
+            Verdict::Keep(why @ (Why::NoStatistics | Why::Kind(_) | Why::Unit { .. } | Why::Grace { .. })) => {
                 (why.to_string(), Outcome::KeptAfterAll)
             }
             Verdict::Keep(why) => (why.to_string(), Outcome::Kept),
@@ -141,10 +157,9 @@ impl Run<'_> {
                 (reason, outcome)
             }
         };
-        let is_kept = matches!(outcome, Outcome::Kept);
         Finding {
             queue,
-            rule: rule.filter(|_| !is_kept),
+            rule,
             reason,
             outcome,
         }
@@ -173,6 +188,10 @@ impl Run<'_> {
     }
 
     async fn try_take(&mut self, queue: &mut QueueInfo, reason: &mut String) -> anyhow::Result<Outcome> {
+        if !Management::has_address(&queue.name) {
+            reason.push_str("; the management API has no address for this name: rabbitmqctl delete_queue");
+            return Ok(Outcome::KeptAfterAll);
+        }
         let Some(again) = self.management.queue(&queue.vhost, &queue.name).await? else {
             self.sightings.forget(&queue.vhost, &queue.name);
             return Ok(Outcome::Gone);
@@ -193,19 +212,12 @@ impl Run<'_> {
             reason.push_str("; not spilled, for a quorum queue cannot be deleted only if it is empty");
             return Ok(Outcome::KeptAfterAll);
         }
-        if !guarded {
-            match self.consumers_now(queue).await? {
-                Some(0) => {}
-                Some(_) => {
-                    self.sightings.forget(&queue.vhost, &queue.name);
-                    *reason = "meanwhile it has a consumer".to_owned();
-                    return Ok(Outcome::KeptAfterAll);
-                }
-                None => return Ok(Outcome::Gone),
-            }
-        }
         if self.wish.is_dry {
-            return Ok(Outcome::WouldBeDeleted { guarded });
+            let other = match guarded {
+                true => None,
+                false => self.last_look(queue, reason).await?,
+            };
+            return Ok(other.unwrap_or(Outcome::WouldBeDeleted { guarded }));
         }
         match self.wish.spill {
             Some(directory) => self.spill(queue, reason, directory).await,
@@ -249,6 +261,19 @@ impl Run<'_> {
         })
     }
 
+    /// What becomes of a queue that the broker does not guard, if it is not to be deleted.
+    async fn last_look(&mut self, queue: &QueueInfo, reason: &mut String) -> anyhow::Result<Option<Outcome>> {
+        Ok(match self.consumers_now(queue).await? {
+            Some(0) => None,
+            Some(_) => {
+                self.sightings.forget(&queue.vhost, &queue.name);
+                *reason = "meanwhile it has a consumer".to_owned();
+                Some(Outcome::KeptAfterAll)
+            }
+            None => Some(Outcome::Gone),
+        })
+    }
+
     /// How many consumers there are at this moment, by AMQP: everything that the management API tells of consumers is up
     /// to 5 s old.
     async fn consumers_now(&mut self, queue: &QueueInfo) -> anyhow::Result<Option<u64>> {
@@ -277,6 +302,19 @@ impl Run<'_> {
         let (vhost, name) = (&queue.vhost, &queue.name);
         let sighting = self.sightings.forget(vhost, name);
         self.sightings.save()?;
+        if !guarded {
+            // After the file was synced, which may take seconds: nothing but the deletion comes after this look.
+            match self.last_look(queue, reason).await {
+                Ok(None) => {}
+                Ok(Some(outcome)) => return Ok(outcome),
+                Err(error) => {
+                    if let Some(first) = sighting {
+                        self.sightings.remember(vhost, name, first);
+                    }
+                    return Err(error);
+                }
+            }
+        }
         let guard = Guard {
             if_unused: guarded,
             if_empty: false,

@@ -9,7 +9,7 @@ use crate::broker::management::QueueInfo;
 pub struct Finding {
     /// As it was when that was decided.
     pub queue: QueueInfo,
-    /// The rule whose limits counted.
+    /// The rule that is about it, with its limits or that it is kept.
     pub rule: Option<String>,
     /// What is too much, or why it stays.
     pub reason: String,
