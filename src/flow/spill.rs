@@ -74,7 +74,8 @@ pub enum Ending {
     Interrupted,
     /// Somebody else has deleted it, or it has expired, perhaps with messages in it.
     Missing,
-    /// It stays; what is not in the file is in the queue.
+    /// It stays; what is not in the file is in the queue. So may be what was acked last, for nobody knows whether the
+    /// broker has heard of it.
     Failed(Cause),
 }
 
@@ -89,7 +90,11 @@ impl fmt::Display for Ending {
             Ending::Missing => f.write_str(
                 "somebody else has deleted it meanwhile, or it has expired: what it still held went with it",
             ),
-            Ending::Failed(cause) => write!(f, "kept: {}", cause.what),
+            Ending::Failed(cause) => write!(
+                f,
+                "kept: {}; the last messages of the file may be in the queue still",
+                cause.what
+            ),
         }
     }
 }

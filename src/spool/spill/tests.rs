@@ -184,6 +184,7 @@ fn what_is_damaged_costs_only_its_own_batch() {
     let head = member_after(&whole, 0);
     assert_eq!(member_after(&whole, head), first as usize);
     let spoilt = directory.path().join("spoilt");
+    let mut left_out = 0;
     for at in (head + 1..first as usize).step_by(5).chain([first as usize - 1]) {
         for bytes in [
             [&whole[..at], &[whole[at] ^ 4], &whole[at + 1..]].concat(),
@@ -193,12 +194,15 @@ fn what_is_damaged_costs_only_its_own_batch() {
             std::fs::write(&spoilt, bytes).unwrap();
             let (messages, damage, end) = read(&spoilt);
             assert_eq!(end, Some(4), "{at}");
-            // Not every byte of gzip's own header matters.
-            let rest = if damage.is_empty() { 4 } else { 2 };
             assert_eq!(messages[messages.len() - 2..], [plain(2), message(3)], "{at}");
-            assert_eq!(messages.len(), rest, "{at}: {damage:?}");
+            // Not every byte of gzip's own header matters, and zeros at the end may be any zeros.
+            let is_as_it_was = messages == [message(0), plain(1), plain(2), message(3)];
+            let is_left_out = messages.len() == 2 && damage == [0];
+            assert!(is_as_it_was || is_left_out, "{at}: {damage:?}");
+            left_out += u32::from(is_left_out);
         }
     }
+    assert!(left_out > 300, "{left_out}");
 }
 
 /// Where the next member begins.
