@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(long)]
     quiet: bool,
     /// Put the messages of each classic queue into a file in this directory before it is deleted, for px replay;
-    /// quorum queues stay
+    /// quorum and auto_delete queues stay
     #[arg(long, value_name = "DIR")]
     spill: Option<PathBuf>,
 }

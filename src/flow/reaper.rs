@@ -17,8 +17,10 @@ use std::path::Path;
 use anyhow::Context;
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::spill::{self, Ending, Spilled};
+use super::spill::{self, Ending, Figures, Spilled};
 use crate::broker::management::{Deletion, Guard, Management, QueueInfo, QueueKind};
 use crate::broker::{self, BrokerError, Connection, Purpose};
 use crate::config::reaper::Vhosts;
@@ -64,7 +66,9 @@ pub async fn run(
         management: Management::new(&reaper.broker)?,
         connection: None,
         endpoint_faults: 0,
+        stop: CancellationToken::new(),
     };
+    let _signals = run.heed_signals()?;
     let mut report = Report::default();
     let queues = run.look(&mut report).await?;
     run.save().context("nothing is deleted")?;
@@ -93,9 +97,29 @@ struct Run<'a> {
     /// To the virtual host that was last looked at by AMQP.
     connection: Option<(String, Box<dyn Connection>)>,
     endpoint_faults: u32,
+    /// Asked to end, on SIGTERM or SIGINT; only while messages are spilled, for there is something to tell then.
+    stop: CancellationToken,
 }
 
 impl Run<'_> {
+    /// Until what it returns is dropped. Without `--spill` a signal ends the process, as ever.
+    fn heed_signals(&self) -> anyhow::Result<Option<DropGuard>> {
+        if self.wish.spill.is_none() {
+            return Ok(None);
+        }
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (stop, over) = (self.stop.clone(), CancellationToken::new());
+        let guard = over.clone().drop_guard();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => stop.cancel(),
+                _ = terminate.recv() => stop.cancel(),
+                () = over.cancelled() => {}
+            }
+        });
+        Ok(Some(guard))
+    }
+
     /// Every queue of every virtual host that can be listed, and since when each has been without consumers.
     async fn look(&mut self, report: &mut Report) -> anyhow::Result<Vec<QueueInfo>> {
         let vhosts = match &self.reaper.vhosts {
@@ -167,6 +191,9 @@ impl Run<'_> {
 
     /// Looks once more, and deletes what is still to be deleted. The queue and the reason become those of this look.
     async fn take(&mut self, queue: &mut QueueInfo, reason: &mut String) -> Outcome {
+        if self.stop.is_cancelled() {
+            return Outcome::Failed("not tried: interrupted".to_owned());
+        }
         if self.endpoint_faults >= ENDPOINT_FAULTS_MAX {
             return Outcome::Failed(format!(
                 "not tried, for the broker failed {ENDPOINT_FAULTS_MAX} times in a row"
@@ -212,6 +239,11 @@ impl Run<'_> {
             reason.push_str("; not spilled, for a quorum queue cannot be deleted only if it is empty");
             return Ok(Outcome::KeptAfterAll);
         }
+        if self.wish.spill.is_some() && queue.auto_delete {
+            // To read it out is to consume, and to end that would delete it, with what has come meanwhile.
+            reason.push_str("; not spilled, for it is auto_delete: it would go with its reader, unguarded");
+            return Ok(Outcome::KeptAfterAll);
+        }
         if self.wish.is_dry {
             let other = match guarded {
                 true => None,
@@ -228,12 +260,10 @@ impl Run<'_> {
     async fn spill(&mut self, queue: &QueueInfo, reason: &mut String, directory: &Path) -> anyhow::Result<Outcome> {
         let (vhost, name) = (&queue.vhost, &queue.name);
         // Who has cancelled and not settled yet is no consumer, and guards nothing.
-        let column = [("columns", "messages_unacknowledged")];
-        let found: Option<Value> = self.management.get(&["queues", vhost, name], &column).await?;
-        let Some(found) = found else {
+        let Some(seen) = figures(&self.management, vhost, name).await? else {
             return Ok(Outcome::Gone);
         };
-        if found["messages_unacknowledged"] != 0 {
+        if seen.unacknowledged != Some(0) {
             reason.push_str("; somebody has messages of it in hand");
             return Ok(Outcome::KeptAfterAll);
         }
@@ -242,13 +272,24 @@ impl Run<'_> {
         let broker = self.as_manager(vhost);
         let Spilled {
             file, messages, ending, ..
-        } = spill::spill(&broker, name, &queue.arguments, directory).await;
+        } = {
+            let look = async |queue: &str| figures(&self.management, vhost, queue).await;
+            spill::spill(&broker, name, &queue.arguments, directory, look, &self.stop).await
+        };
         // It has no consumer, as far as anybody knows: it goes on as it was.
-        if let (Ending::FedFaster | Ending::Failed(_), Some(first)) = (&ending, sighting) {
+        if let (Ending::FedFaster | Ending::InHand(_) | Ending::Interrupted | Ending::Failed(_), Some(first)) =
+            (&ending, sighting)
+        {
             self.sightings.remember(vhost, name, first);
         }
         Ok(match ending {
-            Ending::Deleted | Ending::Missing => Outcome::Spilled { file, messages },
+            Ending::Deleted => Outcome::Spilled { file, messages },
+            Ending::Missing if messages == 0 => Outcome::Gone,
+            Ending::InHand(why) if messages == 0 => {
+                *reason += "; ";
+                *reason += why;
+                Outcome::KeptAfterAll
+            }
             Ending::InUse if messages == 0 => {
                 *reason = "meanwhile it has a consumer, says the broker".to_owned();
                 Outcome::KeptAfterAll
@@ -335,6 +376,16 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// The newest figures that the broker has told.
+async fn figures(management: &Management, vhost: &str, queue: &str) -> Result<Option<Figures>, BrokerError> {
+    let columns = [("columns", "name,messages_unacknowledged,reductions")];
+    let found: Option<Value> = management.get(&["queues", vhost, queue], &columns).await?;
+    Ok(found.map(|found| Figures {
+        unacknowledged: found["messages_unacknowledged"].as_u64(),
+        reductions: found["reductions"].as_u64(),
+    }))
 }
 
 /// The whole chain.

@@ -29,7 +29,7 @@ pub enum Outcome {
     /// Deleted, and so many messages are in the file; no file where there was none.
     #[allow(missing_docs)]
     Spilled { file: Option<PathBuf>, messages: u64 },
-    /// It stays, though so many messages are in the file, and no more in the queue.
+    /// It stays, though so many messages are in the file. After a failure the last of them may be in the queue too.
     #[allow(missing_docs)]
     HalfSpilled {
         why: String,
