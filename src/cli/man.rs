@@ -92,8 +92,11 @@ is the same unit, for systemd's `px@rx-NAME`.
 
 `px status` shows the state of each unit, what it has counted since its start and what it has in hand now. What is 0 is
 left out; `--json` has everything. Under a dispatcher there is a line for each source that races with others, and one for
-each two that disagree, see px-dispatcher(5). A paused unit is running, exit code 0; for alarms look at `state` of `--json`,
-and at `links`: whether a unit's connections stand. While its broker is away a unit is not paused, for it waits for it.
+each two that disagree, see px-dispatcher(5). A paused unit is running, exit code 0.
+
+For alarms look at `--json`: `state` begins with `paused: ` where a unit waits for an operator, and in `links` each
+connection has `connected` and, while it does not stand, its `error`: a unit whose broker is down is `running` and tries
+again by itself. A queue that it may not bind is told only in its log.
 
 ## Since the start
 

@@ -123,7 +123,8 @@
 //! ```
 //!
 //! Where the environment has `CREDENTIALS_DIRECTORY`, as systemd provides it, a file named `bunny.feeder` in that
-//! directory comes first. No password is ever printed.
+//! directory comes first. No password is ever printed. A password that is written in a URL itself is as secret as
+//! `px.toml` is: `px check` warns where everybody can read that.
 //!
 //! # Places
 //!
@@ -300,6 +301,7 @@ impl Site {
             spool: &spool,
             variables,
             secrets: &secrets,
+            is_open: file::is_open(&self.places.site_file()),
         };
         if let Some(mut brokers) = brokers {
             for name in names {

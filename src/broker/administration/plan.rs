@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::displaced;
 use super::found::{Found, FoundExchange, FoundPolicy, FoundUser};
 use super::hash::{is_hash_of, is_known};
 use super::step::{Action, NewPassword, Step, durability};
@@ -72,6 +73,7 @@ pub fn plan(wanted: &Administration, found: &Found) -> Plan {
     for replicated in &wanted.replicated {
         plan_replicated(&mut plan, replicated, found);
     }
+    displaced::note(&mut plan, wanted, found);
     plan_guest(&mut plan, wanted.guest, found);
     note_administrators(&mut plan, wanted, found);
     plan
