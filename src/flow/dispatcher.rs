@@ -64,17 +64,20 @@
 //!
 //! With `election = "broker"` no address is needed: RabbitMQ gives the deliveries of the queue to one of its consumers
 //! (`x-single-active-consumer`), and to another one when that is gone. A queue that exists without this argument has to be
-//! deleted first, and whether it has it is told only to a user who may configure it: without this right the unit pauses. Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows
-//! `standby`, even when it is the only one.
+//! deleted first, and whether it has it is told only to a user who may configure it: without this right the unit pauses.
+//! Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows `standby`, even when
+//! it is the only one.
 //!
-//! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`, and who stands by
-//! remembers it: after a switch the copies of what was forwarded before are ignored. One learns only from those with the
-//! same `publish_exchange`, `rekey`, `seen.by`, `format` and `digest` as its own. When it is to work it publishes a
-//! marker that only its own queue gets, and begins when the marker has come back, after 2 s at most. So its user needs to
-//! be allowed to configure, write and read `QUEUE.follow` and `QUEUE.follow.…`; without, it works all the same, and a switch
-//! repeats more. What is forwarded while one stands by without that queue is not learned by it: before the unit was
-//! started, while its connection was broken, what does not fit into 64 MiB (not bounded on an embedded broker), and what the other one still has in hand when it has not noticed yet that the
-//! address has moved. The reaper leaves these queues alone.
+//! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`; each host has a queue
+//! `QUEUE.follow.HOST.ID` there, and remembers what comes: after a switch the copies of what was forwarded before are
+//! ignored. These queues are durable, so that a host that was away learns what it missed; they hold 64 MiB at most, and go
+//! when nobody has used them for `keep` (7 days at most). A name that a policy mirrors, or `queue_type = "quorum"`, is for
+//! them too. Who is to work publishes a marker that only its own queue gets, and begins when the marker has come back,
+//! after 2 s at most. So its user needs to be allowed to configure, write and read `QUEUE.follow` and `QUEUE.follow.…`;
+//! without, it works all the same, and a switch repeats more. What the other one still has in hand is not told: it may be
+//! repeated. Only dispatchers with the same `publish_exchange`, `rekey`, `seen.by`, `format` and `digest` learn from each
+//! other. On an embedded broker these queues are not bounded. The reaper leaves them alone. A `queue` without a name has
+//! none of this.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -153,17 +156,7 @@ impl Config {
     /// What makes the forwards of two processes the same: where they go, and what is one product.
     fn forwards(&self) -> String {
         let exchange = &self.publish_exchange.name;
-        // Where the queues are not one, what comes in may differ.
-        let bindings = self
-            .inputs
-            .queue
-            .name
-            .is_empty()
-            .then_some(&self.inputs.topology.bindings);
-        format!(
-            "{exchange:?} {:?} {:?} {:?} {bindings:?}",
-            self.rekey, self.by, self.decoding
-        )
+        format!("{exchange:?} {:?} {:?} {:?}", self.rekey, self.by, self.decoding)
     }
 
     /// Reads the unit's table; what is wrong is noted in it.
@@ -306,9 +299,10 @@ fn loops<'a>(bindings: &'a [Binding], publish_exchange: &str, rekey: &Rekey) -> 
 
 /// Runs the unit until it is told to stop.
 pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
-    let is_alone = matches!(config.one_of, OneOf::Alone);
-    let inputs = &config.inputs;
-    let peers = (!is_alone).then(|| Peers::of(&unit, &inputs.broker, &inputs.queue.name, &config.forwards()));
+    // A queue without a name is this process's alone: it shares it with nobody.
+    let (broker, queue) = (&config.inputs.broker, &config.inputs.queue);
+    let is_alone = matches!(config.one_of, OneOf::Alone) || queue.name.is_empty();
+    let peers = (!is_alone).then(|| Peers::of(&unit, broker, queue, &config.forwards(), config.memory.keep));
     let (others, telling) = peers.as_ref().map(Peers::tell).unzip();
     let remembered = Remembered::open(&unit, config.memory, config.durability, others).await?;
     let remembered = Arc::new(remembered);
@@ -322,9 +316,10 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         ..Options::default()
     };
     let publisher = Publisher::start(&unit, config.inputs.broker.clone(), publishing, how);
-    let standby = peers.map(|peers| Standby::new(peers, learn(&remembered)));
+    let standby = peers.map(|peers| Standby::start(peers, learn(&remembered)));
     let (gate, election) = match (config.one_of, standby) {
         (OneOf::Vip(vip), Some(standby)) => (vip::warm_gate(&unit, vip, standby), None),
+        (OneOf::Vip(vip), None) => (vip::gate(&unit, Some(vip)), None),
         (OneOf::Elected, Some(standby)) => (vip::gate(&unit, None), Some(Election::new(standby))),
         _ => (vip::gate(&unit, None), None),
     };

@@ -87,11 +87,6 @@ impl Link {
         self.show(false, Some(text));
     }
 
-    /// Nobody needs it for now, so that it does not stand is no fault.
-    pub fn end(self) {
-        self.show(false, None);
-    }
-
     /// How often it was made.
     pub fn generation(&self) -> u64 {
         self.generation

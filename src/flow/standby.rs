@@ -1,28 +1,25 @@
 //! Warm standby: whoever stands by is told what the active one forwards, and so knows what it knows.
 //!
 //! Of several processes on one queue, QUEUE, one works. What it has remembered of forwards that are confirmed it publishes
-//! to the exchange `QUEUE.follow`, by handfuls and softly: that holds up nothing. While a process stands by, it follows
-//! this exchange on a queue of its own, exclusive to one connection. The output itself is not followed: a queue that is
-//! bound to its keys would make routable what no consumer has bound, and would bring what is not confirmed yet.
+//! to the exchange `QUEUE.follow`, by handfuls and softly: that holds up nothing. Each process, the working one too, follows
+//! this exchange on a durable queue of its host, `QUEUE.follow.HOST.ID`, which gathers what is told while the process is
+//! away. The output itself is not followed: a queue that is bound to its keys would make routable what no consumer has
+//! bound, and would bring what is not confirmed yet.
+//!
+//! The key under which they tell is a digest of what their forwards are, and so is the ID. Processes whose output or idea of
+//! a product is another one, as while a new configuration goes from host to host, learn nothing from each other.
 //!
 //! When a process is to work it publishes a marker that only its own queue gets. What others had told before has come when
-//! the marker does, and then the work begins: after [`CATCH_UP_MAX`] at most, and at once where there is no such queue. So
-//! a broker that is away, or a queue that was deleted, costs repeats and holds up nothing.
-//!
-//! What was told while the queue was not there (before the process began, or between two connections) is not learned, nor
-//! what a queue has no room for: it is bounded, or one that does not get on would fill the broker of all.
-//!
-//! The key under which they tell is a digest of what their forwards are. Processes whose output or idea of a product is
-//! another one, as while a new configuration goes from host to host, learn nothing from each other.
+//! the marker does, and then the work begins: after [`CATCH_UP_MAX`] at most. So a broker that is away, or a queue that was
+//! deleted, costs repeats and holds up nothing.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::link::Link;
@@ -41,11 +38,13 @@ pub const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 const UNTOLD_MAX: usize = 256;
 /// Handfuls in one message.
 const TOLD_AT_ONCE: usize = 16;
-/// Of a queue that is followed; some 700 000 products. To forget the oldest costs repeats.
-const FOLLOWED_BYTES_MAX: u64 = 64 << 20;
 /// How long a process that ends tells what is untold.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 const CONTENT_TYPE: &str = "application/x-px-seen";
+/// What may gather for a host that is away: some 600 000 forwards. The oldest go first.
+const GATHERED_BYTES_MAX: u64 = 64 << 20;
+/// The longest life of the queue of a host that does not come back; RabbitMQ takes less than 50 days.
+const GATHERED_FOR_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What is done with what others have told: it is known when the future ends.
 pub type Learn = Arc<dyn Fn(Vec<Envelope>) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -55,10 +54,12 @@ pub type Learn = Arc<dyn Fn(Vec<Envelope>) -> BoxFuture<'static, ()> + Send + Sy
 pub struct Peers {
     unit: Unit,
     broker: Broker,
-    /// What the names of their exchange and queues begin with, so that one permission is for all.
+    /// Their exchange.
     name: String,
     /// The key of what they tell.
     told: String,
+    /// The queue of this host.
+    own: Queue,
     publisher: Publisher,
 }
 
@@ -75,11 +76,21 @@ impl Telling {
 }
 
 impl Peers {
-    /// Those that consume `queue`; where the broker names it, those of the same unit. `forwards` is what makes them equal.
-    pub fn of(unit: &Unit, broker: &Broker, queue: &str, forwards: &str) -> Peers {
-        let name = match queue {
-            "" => format!("px.{}.follow", unit.name.name),
-            queue => format!("{queue}.follow"),
+    /// Those that consume `queue`, which has a name. `forwards` is what makes theirs equal. What one has told is worth
+    /// something for so long as `keep`.
+    pub fn of(unit: &Unit, broker: &Broker, queue: &Queue, forwards: &str, keep: Duration) -> Peers {
+        // Theirs begin with its name, so that one permission, and one policy, is for all.
+        let name = format!("{}.follow", queue.name);
+        let keep = keep.min(GATHERED_FOR_MAX);
+        let own = Queue {
+            name: format!("{name}.{}", host_and_id(unit, forwards)),
+            durable: true,
+            quorum: queue.quorum,
+            expires: Some(keep),
+            message_ttl: Some(keep),
+            max_bytes: Some(GATHERED_BYTES_MAX),
+            role: Some("follow"),
+            ..Queue::default()
         };
         let topology = Topology {
             exchanges: vec![exchange(&name)],
@@ -91,6 +102,7 @@ impl Peers {
             publisher: Publisher::start_soft(unit, broker.clone(), topology),
             told: format!("forwarded.{}", seen::digest(forwards)),
             name,
+            own,
         }
     }
 
@@ -132,6 +144,17 @@ impl Peers {
     }
 }
 
+/// The same after every start, and another one for each host, and for each root, unit and kind of forwards on it.
+fn host_and_id(unit: &Unit, forwards: &str) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let legal = |c: &char| c.is_ascii_alphanumeric() || "-_".contains(*c);
+    let host: String = host.chars().filter(legal).take(32).collect();
+    let place = unit.places.unit_state(&unit.name);
+    let mut id = seen::digest(&format!("{} {forwards}", place.display()));
+    id.truncate(8);
+    format!("{host}.{id}")
+}
+
 fn exchange(name: &str) -> Exchange {
     Exchange {
         name: name.to_owned(),
@@ -141,70 +164,33 @@ fn exchange(name: &str) -> Exchange {
     }
 }
 
-/// Follows while the unit stands by.
+/// Follows what the others tell, for as long as the unit runs.
 pub struct Standby {
     peers: Peers,
     learn: Learn,
-    /// The time of standing by that lasts, if one does.
-    period: Mutex<Option<Arc<Period>>>,
-    /// Who follows: a new period begins when the last one has said its last word.
-    following: tokio::sync::Mutex<()>,
-}
-
-/// One time of standing by.
-struct Period {
-    end: CancellationToken,
-    /// The queue that is followed now.
-    queue: watch::Sender<Option<String>>,
+    /// The queue is followed now.
+    follows: watch::Sender<bool>,
     /// The last marker that came back.
     marker: watch::Sender<Option<String>>,
 }
 
 impl Standby {
-    /// Nothing is followed yet.
-    pub fn new(peers: Peers, learn: Learn) -> Arc<Standby> {
-        Arc::new(Standby {
+    /// Follows from now on.
+    pub fn start(peers: Peers, learn: Learn) -> Arc<Standby> {
+        let standby = Arc::new(Standby {
             peers,
             learn,
-            period: Mutex::default(),
-            following: tokio::sync::Mutex::default(),
-        })
-    }
-
-    /// Follows from now on, until it is told to rest or the unit stops.
-    pub fn follow(self: &Arc<Self>) {
-        let mut current = self.period();
-        if current.is_some() {
-            return;
-        }
-        let period = Arc::new(Period {
-            end: self.peers.unit.stop.child_token(),
-            queue: watch::Sender::default(),
+            follows: watch::Sender::new(false),
             marker: watch::Sender::default(),
         });
-        *current = Some(Arc::clone(&period));
-        drop(current);
-        tokio::spawn(Arc::clone(self).keep_following(period));
-    }
-
-    /// Follows no more: the queue goes.
-    pub fn rest(&self) {
-        if let Some(period) = self.period().take() {
-            period.end.cancel();
-        }
+        tokio::spawn(Arc::clone(&standby).keep_following());
+        standby
     }
 
     /// Returns when everything is known that others had told before, as far as it can be. Takes no longer than
     /// [`CATCH_UP_MAX`]. Safe to drop while waiting.
     pub async fn catch_up(&self) {
-        let Some(period) = self.period().clone() else {
-            return;
-        };
-        let Some(queue) = period.queue.borrow().clone() else {
-            info!("nothing was followed just now: what others have forwarded since is not known");
-            return;
-        };
-        match tokio::time::timeout(CATCH_UP_MAX, self.round(&period, &queue)).await {
+        match tokio::time::timeout(CATCH_UP_MAX, self.round()).await {
             Ok(Ok(())) => debug!("everything that others have forwarded is known"),
             Ok(Err(why)) => warn!("what others have forwarded just now may not be known: {why}"),
             Err(_) => warn!("what others have forwarded just now may not be known: no answer within {CATCH_UP_MAX:?}"),
@@ -212,19 +198,24 @@ impl Standby {
     }
 
     /// From the marker's publication to its return. `Err` says why it will not come.
-    async fn round(&self, period: &Period, queue: &str) -> Result<(), String> {
+    async fn round(&self) -> Result<(), String> {
+        let mut follows = self.follows.subscribe();
+        // The sender is this one's own: it is there.
+        drop(follows.wait_for(|follows| *follows).await);
         let marker = format!("{:016x}", fastrand::u64(..));
-        let (mut followed, mut returned) = (period.queue.subscribe(), period.marker.subscribe());
+        let mut returned = self.marker.subscribe();
+        let Peers {
+            publisher, name, own, ..
+        } = &self.peers;
         let publish = async {
             let envelope = Envelope {
-                key: queue.to_owned(),
+                key: own.name.clone(),
                 message_id: Some(marker.clone()),
                 ..Envelope::default()
             };
-            let Peers { publisher, name, .. } = &self.peers;
             match publisher.submit_soft(name, envelope, Returns::Known).await.await {
                 Ok(Confirmed::Routed) => std::future::pending().await,
-                Ok(Confirmed::Returned) => format!("queue {queue} is gone"),
+                Ok(Confirmed::Returned) => format!("queue {} is gone", own.name),
                 Err(error) => format!("no marker could be published: {error}"),
             }
         };
@@ -232,28 +223,21 @@ impl Standby {
         tokio::select! {
             biased;
             Ok(_) = returned.wait_for(|found| found.as_ref() == Some(&marker)) => Ok(()),
-            Ok(_) = followed.wait_for(|now| now.as_deref() != Some(queue)) => Err(format!("queue {queue} is gone")),
+            Ok(_) = follows.wait_for(|follows| !follows) => Err(format!("queue {} is not followed any more", own.name)),
             why = &mut publish => Err(why),
         }
     }
 
-    async fn keep_following(self: Arc<Self>, period: Arc<Period>) {
-        let one = self.following.lock().await;
-        let mut link = Link::new(&self.peers.unit, self.peers.broker.clone(), Purpose::Follow);
-        loop {
-            // A new name each time: the broker may not have noticed yet that the last connection is gone.
-            let name = format!("{}.{:016x}", self.peers.name, fastrand::u64(..));
-            let Some(connection) = link.connect(&self.topology(&name), &period.end).await else {
-                break;
-            };
-            period.queue.send_replace(Some(name.clone()));
-            let note = |envelopes| self.note(&period, &name, envelopes);
-            let read = consume::read_along(connection.as_ref(), &name, &period.end, note).await;
-            period.queue.send_replace(None);
+    async fn keep_following(self: Arc<Self>) {
+        let Peers { unit, broker, own, .. } = &self.peers;
+        let mut link = Link::new(unit, broker.clone(), Purpose::Follow);
+        let topology = self.topology();
+        while let Some(connection) = link.connect(&topology, &unit.stop).await {
+            self.follows.send_replace(true);
+            let read = consume::read_along(connection.as_ref(), &own.name, &unit.stop, |told| self.note(told)).await;
+            self.follows.send_replace(false);
             match read {
                 Ok(()) => {
-                    link.end();
-                    drop(one);
                     connection.close().await;
                     return;
                 }
@@ -263,50 +247,39 @@ impl Standby {
                 }
             }
         }
-        link.end();
     }
 
     /// Learns; and says so when a marker has come, for what was before it is known then.
-    async fn note(&self, period: &Period, queue: &str, mut envelopes: Vec<Envelope>) {
+    async fn note(&self, mut told: Vec<Envelope>) {
         let mut marker = None;
-        envelopes.retain(|envelope| {
-            let is_marker = envelope.key == queue;
+        told.retain(|envelope| {
+            let is_marker = envelope.key == self.peers.own.name;
             if is_marker {
                 marker = envelope.message_id.clone();
             }
             !is_marker
         });
-        if !envelopes.is_empty() {
-            (self.learn)(envelopes).await;
+        if !told.is_empty() {
+            (self.learn)(told).await;
         }
         if marker.is_some() {
-            period.marker.send_replace(marker);
+            self.marker.send_replace(marker);
         }
     }
 
-    fn topology(&self, name: &str) -> Topology {
+    fn topology(&self) -> Topology {
+        let Peers { name, told, own, .. } = &self.peers;
         Topology {
-            exchanges: vec![exchange(&self.peers.name)],
-            queues: vec![Queue {
-                name: name.to_owned(),
-                exclusive: true,
-                auto_delete: true,
-                max_bytes: Some(FOLLOWED_BYTES_MAX),
-                role: Some("follow"),
-                ..Queue::default()
-            }],
-            bindings: [self.peers.told.as_str(), name]
+            exchanges: vec![exchange(name)],
+            queues: vec![own.clone()],
+            bindings: [told, &own.name]
                 .map(|key| Binding {
-                    exchange: self.peers.name.clone(),
-                    queue: name.to_owned(),
-                    key: key.to_owned(),
+                    exchange: name.clone(),
+                    queue: own.name.clone(),
+                    key: key.clone(),
                 })
                 .into(),
         }
-    }
-
-    fn period(&self) -> MutexGuard<'_, Option<Arc<Period>>> {
-        self.period.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -333,7 +306,6 @@ impl Election {
         let state = &self.standby.peers.unit.state;
         state.set_role(false, format!("{CHOSEN}: {CATCHING_UP}"));
         self.standby.catch_up().await;
-        self.standby.rest();
         state.set_role(true, CHOSEN);
         info!("chosen: working");
     }
@@ -350,7 +322,6 @@ impl Election {
     }
 
     fn stand_by(&self) {
-        self.standby.follow();
         self.standby.peers.unit.state.set_role(false, UNCHOSEN);
     }
 }

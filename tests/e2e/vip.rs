@@ -146,8 +146,8 @@ fn the_dispatcher_with_the_address_works_and_the_switch_takes_less_than_a_second
     assert!(forwarded[0] > 0 && forwarded[1] > 0, "{forwarded:?}");
 }
 
-/// The copies of what one host has forwarded are ignored by the other, whose dispatcher was killed in between: nothing is
-/// forwarded twice when nothing is in hand. And what each does, since when and why is said.
+/// The copies of what one host has forwarded are ignored by the other, whose dispatcher was killed and away for a while:
+/// nothing is forwarded twice when nothing is in hand. And what each does, since when and why is said.
 #[test]
 fn who_stood_by_knows_what_the_other_has_forwarded() {
     let broker = TestBroker::new("vip-warm");
@@ -155,9 +155,11 @@ fn who_stood_by_knows_what_the_other_has_forwarded() {
     hosts.feed.announce_all(firsts(0..300));
     hosts.sites[1].wait_count(UNIT, "learned", 300);
     hosts.units[1].kill();
+    hosts.feed.announce_all(firsts(300..450));
+    hosts.sites[0].wait_count(UNIT, "forwarded", 450);
     hosts.units[1] = hosts.sites[1].run_ready(UNIT);
     hosts.wait_follows(1);
-    hosts.feed.announce_all(firsts(300..600));
+    hosts.feed.announce_all(firsts(450..600));
     hosts.sites[1].wait_count(UNIT, "learned", 300);
     hosts.sites[0].wait_that("all is settled", || hosts.feed.depth("in") == Some(0));
     let said = hosts.sites.each_ref().map(|site| site.px(&["status"]).out);

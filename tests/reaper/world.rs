@@ -81,12 +81,25 @@ impl World {
 
     /// An exclusive queue of this test's connection.
     pub fn make_exclusive(&self, queue: &str) {
+        self.declare(Queue {
+            name: queue.into(),
+            exclusive: true,
+            ..Queue::default()
+        });
+    }
+
+    /// By AMQP, where any name will do.
+    pub fn make_durable(&self, queue: &str) {
+        self.declare(Queue {
+            name: queue.into(),
+            durable: true,
+            ..Queue::default()
+        });
+    }
+
+    fn declare(&self, queue: Queue) {
         let topology = Topology {
-            queues: vec![Queue {
-                name: queue.into(),
-                exclusive: true,
-                ..Queue::default()
-            }],
+            queues: vec![queue],
             ..Topology::default()
         };
         self.runtime

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::reaper::Vhosts;
-use crate::config::{Broker, BrokerUrl, Places};
+use crate::config::{Broker, BrokerUrl, Places, UnitDir};
 use crate::message::Finder;
 
 type Set = fn(&mut QueueInfo, u64);
@@ -319,4 +319,24 @@ proptest! {
             prop_assert!(is_deleted(&judge(&queue, &reaper, sighting, at(NOW + later))));
         }
     }
+}
+
+#[test]
+fn only_what_would_go_now_or_later_is_spared_for_its_unit() {
+    let unit = UnitName::new(UnitDir::Dispatch, "urp").unwrap();
+    let reasons = vec![Excess::Messages { found: 4, limit: 3 }];
+    let until = at(NOW);
+    let grace = Verdict::Keep(Why::Grace {
+        reasons: reasons.clone(),
+        until,
+    });
+    for verdict in [Verdict::Delete(reasons.clone()), grace] {
+        assert_eq!(spared(verdict.clone(), None), verdict);
+        let Verdict::Keep(why) = spared(verdict, Some(&unit)) else {
+            panic!("deleted")
+        };
+        assert_eq!(why.to_string(), "the queue of dispatch/urp; 4 messages, more than 3");
+    }
+    let within = Verdict::Keep(Why::WithinLimits);
+    assert_eq!(spared(within.clone(), Some(&unit)), within);
 }
