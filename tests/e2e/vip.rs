@@ -250,7 +250,7 @@ fn who_is_stopped_has_told_everything() {
     hosts.feed.announce_all(firsts(0..3000));
     hosts.sites[0].wait_count(UNIT, "forwarded", 500);
     assert!(hosts.units[0].terminate().success());
-    let left = hosts.feed.depth("in").expect("the queue") as u64;
+    let left = hosts.feed.depth("in").expect("the queue");
     hosts.sites[1].wait_count(UNIT, "learned", 3000 - left);
 }
 
