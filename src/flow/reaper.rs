@@ -320,7 +320,13 @@ impl Run<'_> {
     async fn consumers_now(&mut self, queue: &QueueInfo) -> anyhow::Result<Option<u64>> {
         let connection = match self.connection.take() {
             Some((vhost, connection)) if vhost == queue.vhost => connection,
-            _ => broker::connect(&self.as_manager(&queue.vhost), Purpose::Follow, "px reap").await?,
+            _ => {
+                let connection = broker::connect(&self.as_manager(&queue.vhost), Purpose::Follow, "px reap").await?;
+                let look = async |name: &str| figures(&self.management, &queue.vhost, name).await;
+                let same = spill::assert_same_broker(connection.as_ref(), &queue.name, &look).await;
+                same.map_err(|cause| anyhow::anyhow!(cause.what))?;
+                connection
+            }
         };
         let count = connection.consumers(&queue.name).await?;
         self.connection = Some((queue.vhost.clone(), connection));

@@ -182,7 +182,7 @@ impl<L: AsyncFn(&str) -> Result<Option<Figures>, BrokerError>> Spilling<L> {
             return Err(Cause::new(Fault::Own, what));
         }
         let connection = connect(broker, Purpose::Consume, "px spill").await.map_err(refused)?;
-        let mut ending = match self.is_the_broker_looked_at(connection.as_ref()).await {
+        let mut ending = match assert_same_broker(connection.as_ref(), &self.source.queue, &self.look).await {
             Ok(()) => self.rounds(connection.as_ref()).await,
             Err(cause) => Err(cause),
         };
@@ -191,30 +191,6 @@ impl<L: AsyncFn(&str) -> Result<Option<Figures>, BrokerError>> Spilling<L> {
         }
         connection.close().await;
         ending
-    }
-
-    /// A queue that is made here must be seen there: else the queue of this name is perhaps another one.
-    async fn is_the_broker_looked_at(&self, connection: &dyn Connection) -> Result<(), Cause> {
-        let queue = Queue {
-            name: name_beside(&self.source.queue, "spill"),
-            exclusive: true,
-            ..Queue::default()
-        };
-        let name = queue.name.clone();
-        let topology = Topology {
-            queues: vec![queue],
-            ..Topology::default()
-        };
-        connection.declare(&topology).await.map_err(refused)?;
-        let seen = (self.look)(&name).await.map_err(refused)?;
-        // It goes with the connection, at the latest.
-        drop(connection.delete_queue(&name, false, false).await);
-        if seen.is_some() {
-            return Ok(());
-        }
-        let what = "the broker that answers on AMQP is not the one whose management API was asked: one of its URLs leads \
-                    elsewhere, or its cluster is split";
-        Err(Cause::new(Fault::Own, what))
     }
 
     async fn rounds(&mut self, connection: &dyn Connection) -> Result<Ending, Cause> {
@@ -343,6 +319,35 @@ impl<L: AsyncFn(&str) -> Result<Option<Figures>, BrokerError>> Spilling<L> {
         // Where that fails, whoever reads it is told that it may have been cut. All that was spilled is in it.
         drop(off_thread(move || file.end()).await);
     }
+}
+
+/// That `look` looks at the broker of this connection: a queue that is made here must be seen there. Else a queue of this
+/// name is perhaps another one.
+pub(super) async fn assert_same_broker(
+    connection: &dyn Connection,
+    queue: &str,
+    look: &impl AsyncFn(&str) -> Result<Option<Figures>, BrokerError>,
+) -> Result<(), Cause> {
+    let own = Queue {
+        name: name_beside(queue, "spill"),
+        exclusive: true,
+        ..Queue::default()
+    };
+    let name = own.name.clone();
+    let topology = Topology {
+        queues: vec![own],
+        ..Topology::default()
+    };
+    connection.declare(&topology).await.map_err(refused)?;
+    let seen = look(&name).await.map_err(refused)?;
+    // It goes with the connection, at the latest.
+    drop(connection.delete_queue(&name, false, false).await);
+    if seen.is_some() {
+        return Ok(());
+    }
+    let what = "the broker that answers on AMQP is not the one whose management API was asked: one of its URLs leads \
+                elsewhere, or its cluster is split";
+    Err(Cause::new(Fault::Own, what))
 }
 
 #[derive(PartialEq)]
