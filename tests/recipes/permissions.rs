@@ -54,7 +54,9 @@ fn the_users_of_the_document_fit_its_units() {
     for unit in ["by the address", "by the broker"] {
         let unit = table(&format!("/etc/px/dispatch/urp.toml: {unit}"));
         let queue = unit["queue"].as_str().expect("queue");
-        ["configure", "write", "read"].map(|right| may("dispatcher", right, queue));
+        for right in ["configure", "write", "read"] {
+            may("dispatcher", right, queue);
+        }
     }
     for (user, rights) in [
         ("announcer", &["write"][..]),
