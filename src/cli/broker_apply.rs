@@ -104,7 +104,7 @@ pub fn check(places: &Places, arguments: &Check) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(code(
-        plan.is_done() && !(arguments.strict && !plan.also_there.is_empty()),
+        plan.is_done() && (!arguments.strict || plan.also_there.is_empty()),
     ))
 }
 

@@ -18,8 +18,8 @@
 //! ```
 //!
 //! Nothing that the file does not name is removed or changed, but for `guest`. Other administrators, and rights of
-//! these users in virtual hosts that the file does not give them, are told by `px broker check` as "also there": exit code
-//! 0, or 1 with `--strict`, for cron.
+//! these users in virtual hosts that the file does not give them, are told by `px broker check` as "also there":
+//! exit code 0, or 1 with `--strict`, for cron.
 //!
 //! | option | default | meaning |
 //! | --- | --- | --- |
