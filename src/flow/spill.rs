@@ -6,7 +6,8 @@
 //! the queue and the file together hold every message, some of them both.
 //!
 //! For classic queues: RabbitMQ deletes others unguarded only. Who has cancelled and not settled yet is no consumer: the
-//! caller sees to it that nobody has messages of the queue in hand.
+//! caller sees to it that nobody has messages of the queue in hand. And what is published in the moment in which the queue
+//! goes was in no queue, though RabbitMQ confirms it: it is as lost as if it had come a moment later.
 //!
 //! `px replay` brings the messages back as persistent ones, without a `user_id`.
 
