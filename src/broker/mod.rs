@@ -93,6 +93,8 @@ pub enum Purpose {
     Consume,
     /// Reading along on a private queue.
     Follow,
+    /// Publishing what only helps others.
+    Tell,
 }
 
 /// One live connection to a broker. Every call may fail with an endpoint fault once it is broken; nothing hangs for

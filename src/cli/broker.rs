@@ -5,17 +5,21 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::plain;
-use crate::config::{Broker, BrokerUrl, Places, Site, UnitDir, UnitName};
+use crate::config::{Broker, BrokerUrl, ConfigError, Places, Site, UnitDir, UnitName};
 use crate::flow::{State, Unit};
 use crate::message::{Exchange, ExchangeKind};
 use crate::metrics::Metrics;
 
-/// A broker of px.toml by name, or a URL that holds no password.
+/// A broker of px.toml by name, or a URL that holds no password. One that nobody could log in to for want of a password
+/// is refused here: the broker would only say that it does not know us.
 pub fn find(places: &Places, text: &str) -> anyhow::Result<Broker> {
     if !text.contains(':') {
         let (site, errors) = Site::load(places);
         return match site.broker(text) {
-            Some(broker) => Ok(broker.clone()),
+            Some(broker) => {
+                tell_passwords(places, broker, &errors)?;
+                Ok(broker.clone())
+            }
             None => {
                 let mut said: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 said.push(format!("{} has no broker {text:?}", places.site_file().display()));
@@ -31,6 +35,42 @@ pub fn find(places: &Places, text: &str) -> anyhow::Result<Broker> {
     }
     let url = BrokerUrl::parse(text, places).map_err(anyhow::Error::msg)?;
     Ok(Broker::new("given", url))
+}
+
+/// What is wrong with secrets.toml, a line each: why passwords are missing that stand there.
+pub fn secrets_faults(places: &Places, findings: &[ConfigError]) -> Vec<String> {
+    let file = places.secrets_file();
+    findings
+        .iter()
+        .filter(|finding| !finding.warning && finding.file == file)
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// Whoever has a password from elsewhere goes on, and is only told what is wrong with the file: what serves must not be
+/// taken for dead.
+fn tell_passwords(places: &Places, broker: &Broker, findings: &[ConfigError]) -> anyhow::Result<()> {
+    let mut missing: Vec<&str> = broker
+        .urls
+        .iter()
+        .filter(|url| url.lacks_password())
+        .map(|url| url.user.as_str())
+        .collect();
+    missing.dedup();
+    let nobody_has_one = broker.urls.iter().all(BrokerUrl::lacks_password);
+    let faults = secrets_faults(places, findings);
+    anyhow::ensure!(faults.is_empty() || missing.is_empty(), "{}", faults.join("\n"));
+    anyhow::ensure!(
+        !nobody_has_one,
+        "no password for {}: put it into {} (mode 0600) under [{}]",
+        missing.join(", "),
+        places.secrets_file().display(),
+        broker.name
+    );
+    for fault in faults {
+        eprintln!("px: {}", plain(&fault));
+    }
+    Ok(())
 }
 
 /// The exchange by name, durable and topic unless px.toml says otherwise of it; the broker's own without a name.

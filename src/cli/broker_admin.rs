@@ -12,7 +12,8 @@ use crate::config::Places;
 pub enum Command {
     /// Make a broker what broker.toml says: users, rights, exchanges, policies; what is so already is left
     Apply(broker_apply::Apply),
-    /// Say what differs between a broker and broker.toml, a line each: exit code 1 where anything does
+    /// Say what differs between a broker and broker.toml, a line each: exit code 1 where anything does, 0 where there are
+    /// only lines "also there"
     Check(broker_apply::Check),
     /// Log in and open a channel, as a unit would, for keepalived and cron: exit code 0 where the broker answers
     Ping(broker_ping::Arguments),

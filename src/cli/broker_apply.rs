@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{REFUSED, plain, say};
+use super::{REFUSED, broker, plain, say};
 use crate::broker::administration::{Found, Outcome, Plan, carry_out, enter, plan, script};
 use crate::broker::management::Management;
 use crate::config::{Administration, Places, Site};
@@ -32,6 +32,9 @@ pub struct Check {
     /// One JSON document
     #[arg(long)]
     json: bool,
+    /// Exit code 1 also for what is "also there": other administrators, rights in other virtual hosts
+    #[arg(long)]
+    strict: bool,
     /// What the broker is to have; by default broker.toml beside px.toml
     #[arg(long)]
     file: Option<PathBuf>,
@@ -44,12 +47,12 @@ enum Form {
 
 /// Does what is missing, a line for each step. 1 where a step failed, or something differs that no step can mend.
 pub fn apply(places: &Places, arguments: &Apply) -> anyhow::Result<ExitCode> {
-    let wanted = load(places, arguments.file.as_ref())?;
+    let (wanted, faults) = load(places, arguments.file.as_ref())?;
     if let Some(Form::Rabbitmqctl) = arguments.form {
         say(script(&wanted).trim_end());
         return Ok(ExitCode::SUCCESS);
     }
-    refuse_missing_passwords(places, &wanted)?;
+    refuse_missing_passwords(places, &wanted, &faults)?;
     let management = Management::new(&wanted.broker)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -81,10 +84,11 @@ pub fn apply(places: &Places, arguments: &Apply) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// What differs, a line each. 1 where anything does; what is only there besides is said, and no difference.
+/// What differs, a line each. 1 where anything does; what is only there besides is said, and a difference where that is
+/// asked for: `apply` cannot end it.
 pub fn check(places: &Places, arguments: &Check) -> anyhow::Result<ExitCode> {
-    let wanted = load(places, arguments.file.as_ref())?;
-    refuse_missing_passwords(places, &wanted)?;
+    let (wanted, faults) = load(places, arguments.file.as_ref())?;
+    refuse_missing_passwords(places, &wanted, &faults)?;
     let management = Management::new(&wanted.broker)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let found = runtime.block_on(Found::read(&management, &wanted))?;
@@ -99,7 +103,9 @@ pub fn check(places: &Places, arguments: &Check) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(code(plan.is_done()))
+    Ok(code(
+        plan.is_done() && !(arguments.strict && !plan.also_there.is_empty()),
+    ))
 }
 
 fn document(wanted: &Administration, found: &Found, plan: &Plan) -> serde_json::Value {
@@ -122,22 +128,28 @@ fn code(is_good: bool) -> ExitCode {
     }
 }
 
-/// The file, or all that is wrong with it and with what it builds on.
-fn load(places: &Places, file: Option<&PathBuf>) -> anyhow::Result<Administration> {
+/// The file, or all that is wrong with it and with what it builds on; and what is wrong with secrets.toml.
+fn load(places: &Places, file: Option<&PathBuf>) -> anyhow::Result<(Administration, Vec<String>)> {
     let (site, mut findings) = Site::load(places);
+    let faults = broker::secrets_faults(places, &findings);
     let file = file.cloned().unwrap_or_else(|| places.administration_file());
     let (wanted, more) = Administration::load(&site, &file);
     findings.extend(more);
-    wanted.ok_or_else(|| {
-        let refused = findings
-            .iter()
-            .filter(|finding| !finding.warning)
-            .map(ToString::to_string);
-        anyhow::anyhow!("{}", refused.collect::<Vec<_>>().join("\n"))
-    })
+    match wanted {
+        Some(wanted) => Ok((wanted, faults)),
+        None => {
+            let refused = findings
+                .iter()
+                .filter(|finding| !finding.warning)
+                .map(ToString::to_string);
+            anyhow::bail!("{}", refused.collect::<Vec<_>>().join("\n"))
+        }
+    }
 }
 
-fn refuse_missing_passwords(places: &Places, wanted: &Administration) -> anyhow::Result<()> {
+fn refuse_missing_passwords(places: &Places, wanted: &Administration, faults: &[String]) -> anyhow::Result<()> {
+    // Passwords that are there and could not be read are not missing.
+    anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n"));
     let missing = wanted.without_password();
     anyhow::ensure!(
         missing.is_empty(),

@@ -17,6 +17,7 @@ use crate::daemon::{lock, status, sundew_lock};
 mod launch;
 
 use launch::Word;
+pub use launch::become_unit_account;
 
 type Unit = (UnitName, PathBuf);
 

@@ -92,7 +92,11 @@ is the same unit, for systemd's `px@rx-NAME`.
 
 `px status` shows the state of each unit, what it has counted since its start and what it has in hand now. What is 0 is
 left out; `--json` has everything. Under a dispatcher there is a line for each source that races with others, and one for
-each two that disagree, see px-dispatcher(5). A paused unit is running, exit code 0; for alarms look at `state` of `--json`.
+each two that disagree, see px-dispatcher(5). A paused unit is running, exit code 0.
+
+For alarms look at `--json`: `state` begins with `paused: ` where a unit waits for an operator, and in `links` each
+connection has `connected` and, while it does not stand, its `error`: a unit whose broker is down is `running` and tries
+again by itself. A queue that it may not bind is told only in its log.
 
 ## Since the start
 
@@ -147,9 +151,13 @@ this moment, so a quorum queue waits for its grace until real runs have seen it.
 so and ends with 1. A queue that gets a consumer meanwhile is kept, and the report says so.
 
 With `--spill` the messages of a classic queue are in a file, synced, before they leave the queue, and the queue is deleted
-only if it is empty and nobody consumes from it. One that is fed faster than it is spilled, or that gets a consumer
-meanwhile, is kept; the report, with 1, names the file that holds what was taken. A quorum queue is kept: it cannot be
-deleted only if it is empty.
+only if it is empty and nobody consumes from it, and after the broker's figures have said that nobody has a message of it
+in hand. These come every 5 s, so it takes up to 15 s a queue, and a minute where somebody has one. A queue that is fed
+faster than it is spilled, that gets a consumer meanwhile, or whose messages somebody keeps in hand, is kept; the report,
+with 1, names the file that holds what was taken. So it is on SIGINT and SIGTERM, after the batch at hand. A quorum queue
+is kept: it cannot be deleted only if it is empty. So is an `auto_delete` one: reading it out is consuming, and would
+delete it, with whatever has come meanwhile. What is taken from the queue by basic.get in the last moment, and is not
+acknowledged, is lost with its client.
 
 # Old names
 

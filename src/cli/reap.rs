@@ -8,18 +8,19 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use super::{REFUSED, plain, say};
+use super::{REFUSED, control, plain, say};
 use crate::broker::management::QueueKind;
-use crate::config::{Places, Reaper, Site};
+use crate::config::{OwnQueues, Places, Reaper, Site};
 use crate::daemon::lock::{self, Lock};
 use crate::flow::reaper::{self, Finding, Outcome, Report, Wish};
-use crate::spool::sightings::Sightings;
+use crate::spool::sightings::{Moment, Sightings};
 
 /// Exit codes, at the end of the help.
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, also with nothing to do
-  1  a queue or a virtual host failed (the others were reaped), another px reap runs, or the configuration is bad
+  1  a queue or a virtual host failed (the others were reaped), another px reap runs, or the configuration is bad:
+     also that of a unit whose queue is not known
   2  usage";
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +36,7 @@ pub struct Arguments {
     #[arg(long)]
     quiet: bool,
     /// Put the messages of each classic queue into a file in this directory before it is deleted, for px replay;
-    /// quorum queues stay
+    /// quorum and auto_delete queues stay
     #[arg(long, value_name = "DIR")]
     spill: Option<PathBuf>,
 }
@@ -102,15 +103,26 @@ fn ended(report: &Report) -> ExitCode {
 
 /// `None`: refused, and it was said why.
 fn reap(places: &Places, wish: Wish<'_>, tell: &mut dyn FnMut(&Finding)) -> anyhow::Result<Option<(Reaper, Report)>> {
-    let Some(reaper) = configured(places) else {
+    let kept = places.state.join("reaper");
+    if !wish.is_dry {
+        control::become_unit_account(places, &kept)?;
+    }
+    let Some((reaper, own)) = configured(places) else {
         return Ok(None);
     };
     // Sightings are replaced as a whole, so who only reads them needs no lock, and holds up no real run.
     let _lock: Option<Lock> = match wish.is_dry {
         true => None,
         false => {
-            let path = places.run.join("reaper.lock");
-            let lock = lock::take(&path)?;
+            let path = kept.join("lock");
+            let lock = lock::take(&path).with_context(|| {
+                let way = match places.is_system_root() {
+                    true => "run it once as root, which sees to that",
+                    false => "chown -R it",
+                };
+                let kept = kept.display();
+                format!("nothing is deleted: is {kept} of the user that runs px reap? If not, {way}")
+            })?;
             if lock.is_none() {
                 let pid = lock::holder(&path).ok().flatten();
                 let pid = pid.map_or(String::new(), |pid| format!(" with pid {pid}"));
@@ -120,19 +132,21 @@ fn reap(places: &Places, wish: Wish<'_>, tell: &mut dyn FnMut(&Finding)) -> anyh
             lock
         }
     };
-    let path = places.state.join("reaper/sightings.json");
-    let (sightings, problem) = Sightings::load(&path, &reaper.broker.name)?;
+    let path = kept.join("sightings.json");
+    let (mut sightings, problem) = Sightings::load(&path, &reaper.broker.name)?;
     if let Some(problem) = problem {
         eprintln!("px: {}", plain(&problem));
     }
+    let now = Moment::now();
+    sightings.go_on(&now);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let run = reaper::run(&reaper, wish, sightings, Timestamp::now(), tell);
+    let run = reaper::run(&reaper, &own, wish, sightings, now.at(), tell);
     let report = runtime.block_on(run).context("cannot reap")?;
     Ok(Some((reaper, report)))
 }
 
-/// The reaper of a site without a fault; else every fault is said.
-fn configured(places: &Places) -> Option<Reaper> {
+/// The reaper of a site without a fault, and what it never takes; else every fault is said.
+fn configured(places: &Places) -> Option<(Reaper, OwnQueues)> {
     let (site, errors) = Site::load(places);
     if errors.iter().any(|error| !error.warning) {
         for error in errors {
@@ -141,14 +155,24 @@ fn configured(places: &Places) -> Option<Reaper> {
         eprintln!("px: nothing is deleted: what is abandoned is not known");
         return None;
     }
-    if site.reaper.is_none() {
+    let Some(reaper) = site.reaper.clone() else {
         let file = places.site_file();
         eprintln!(
             "px: {} has no [reaper]: it says which queues are abandoned",
             file.display()
         );
+        return None;
+    };
+    match OwnQueues::of(&site) {
+        Ok(own) => Some((reaper, own)),
+        Err(errors) => {
+            for error in errors {
+                eprintln!("{error}");
+            }
+            eprintln!("px: nothing is deleted: which queues are those of this host's units is not known");
+            None
+        }
     }
-    site.reaper
 }
 
 fn as_json(reaper: &Reaper, wish: Wish<'_>, report: &Report) -> Value {
@@ -200,15 +224,17 @@ fn word(kind: &QueueKind) -> &str {
     }
 }
 
-/// The two lines that scripts of a site know, with the names of all virtual hosts together.
+/// The two lines that scripts of a site know, with the names of all virtual hosts together. Where no queue could be
+/// listed they would tell of an empty broker.
 fn say_lists(report: &Report) {
+    if report.findings.is_empty() && report.has_failed() {
+        return;
+    }
     let now = Timestamp::now()
         .to_zoned(TimeZone::UTC)
         .strftime("%Y-%m-%d %H:%M:%S,000");
     let listed = report.findings.iter();
-    let deleted = listed
-        .clone()
-        .filter(|finding| matches!(finding.outcome, Outcome::Deleted { .. }));
+    let deleted = listed.clone().filter(|finding| finding.is_deleted());
     say(format_args!("{now} queues  : {} ", python_list(listed)));
     say(format_args!("{now} deleted : {} ", python_list(deleted)));
 }

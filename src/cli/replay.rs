@@ -11,30 +11,42 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::broker;
 use super::{REFUSED, plain, say};
-use crate::broker::{Confirmed, Purpose, Returns, connect};
+use crate::broker::{BrokerError, Confirmed, Connection, Purpose, Returns, connect};
 use crate::config::{Broker, Places};
-use crate::flow::chain;
 use crate::flow::publish::{Options, Pending, PublishError, Publisher, WINDOW};
-use crate::message::{Binding, Exchange, ExchangeKind, Topology, identity};
+use crate::flow::{chain, spill};
+use crate::message::{Binding, Exchange, ExchangeKind, Topology};
 use crate::spool::spill::{Source, SpillReader};
 
 /// For the confirms of what is on its way when the command is interrupted.
 const LAST_CONFIRMS: Duration = Duration::from_secs(5);
-/// The longest name on AMQP.
-const NAME_MAX: usize = 255;
+/// What takes messages out of a queue though they were confirmed.
+const LIMITS: [&str; 4] = [
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-message-ttl",
+    "x-delivery-limit",
+];
 
 /// After the options.
 const MANUAL: &str = "\
 Without options the messages go back into the queue that the file names, on the broker and virtual host that it names, \
 in their old order, with their routing keys, headers and properties. The queue must exist. No other queue gets them: \
-they pass through a fanout exchange QUEUE.replay, which is deleted at the end.
+they pass through a fanout exchange of their own, QUEUE.replay.RANDOM, or px.replay.RANDOM where that is no name, which is \
+deleted at the end. The user must have the permission to configure it.
 
 They are persistent then, whatever they were; their user_id is not kept; times to live begin anew. A message that was \
 being spilled when px or the broker was killed may be in the queue and in the file, and comes twice.
 
-Exit status: 0 when every message is confirmed and in a queue. 1 when the file is damaged, after all that can be read of \
-it; when messages were refused or found no queue; when nothing is confirmed for --timeout seconds, or on SIGINT and \
-SIGTERM: then it is said how many are safe, and --skip goes on from there.";
+A confirm says that the queue has taken the message, not that it keeps it: a queue with a max-length drops its oldest \
+messages for newer ones, a time to live ends, and what is redelivered too often goes (delivery-limit). px says so where \
+the file names such a limit, and when the queue holds less at the end than was published. A limit that a policy sets is \
+not in the file. Keep the file until the messages have been worked off.
+
+Exit status: 0 when every message is confirmed and in a queue. 1 when the file is damaged or has no end, after all that \
+can be read of it; when messages were refused or found no queue; when the queue holds less at the end than was published, \
+and has no consumer; when nothing is confirmed for --timeout seconds, or on SIGINT and SIGTERM: then it is said how many \
+are safe, and --skip goes on from there.";
 
 /// Which file, and where to.
 #[derive(Debug, Args)]
@@ -105,10 +117,7 @@ impl Target {
             return Target::Exchange(exchange.clone());
         }
         let name = arguments.queue.as_ref().unwrap_or(&source.queue).clone();
-        let mut passing = format!("{name}.replay");
-        if passing.len() > NAME_MAX {
-            passing = format!("px.replay.{}", identity::md5_hex(name.as_bytes()));
-        }
+        let passing = spill::name_beside(&name, "replay");
         Target::Queue { name, passing }
     }
 
@@ -140,44 +149,98 @@ impl Target {
         }
     }
 
-    /// That it is there; else nothing is published.
+    /// That it is there, and the way to it open; else nothing is published.
     async fn check(&self, broker: &Broker, source: &Source) -> anyhow::Result<()> {
         let connection = connect(broker, Purpose::Publish, "px replay").await;
         let connection = connection.map_err(|error| anyhow::anyhow!(chain(&error)))?;
-        let is_there = match self {
-            Target::Queue { name, .. } => connection.depth(name).await.map(|depth| depth.is_some()),
-            Target::Exchange(name) => connection.has_exchange(name).await,
-        };
+        let checked = self.check_on(connection.as_ref(), broker, source).await;
         connection.close().await;
-        if is_there.map_err(|error| anyhow::anyhow!(chain(&error)))? {
-            return Ok(());
-        }
-        let place = broker.urls.first().map(ToString::to_string).unwrap_or_default();
-        let advice = match self {
-            Target::Queue { .. } => {
-                let arguments = serde_json::to_string(&source.arguments).unwrap_or_default();
-                format!(
-                    "start the unit that declares it, or declare it (its arguments were {arguments}), or say --queue or \
-                     --exchange"
-                )
-            }
-            Target::Exchange(_) => "declare it, or say --queue".to_owned(),
-        };
-        anyhow::bail!("{self} is not on {place}: {advice}; nothing was published");
+        checked
     }
 
-    /// Takes away what was made on the way.
-    async fn clean_up(&self, broker: &Broker) {
-        let Target::Queue { passing, .. } = self else { return };
-        let delete = async {
-            let connection = connect(broker, Purpose::Publish, "px replay").await?;
-            let deleted = connection.delete_exchange(passing).await;
-            connection.close().await;
-            deleted
+    async fn check_on(&self, connection: &dyn Connection, broker: &Broker, source: &Source) -> anyhow::Result<()> {
+        let refused = |error: BrokerError| anyhow::anyhow!("{}; nothing was published", chain(&error));
+        let is_there = match self {
+            Target::Queue { name, .. } => connection.depth(name).await.map_err(refused)?.is_some(),
+            Target::Exchange(name) => connection.has_exchange(name).await.map_err(refused)?,
         };
-        if let Err(error) = delete.await {
-            let (passing, why) = (plain(passing), plain(&chain(&error)));
-            eprintln!("px: exchange {passing} is left until its queue goes, and does no harm: {why}");
+        let place = broker.urls.first().map(ToString::to_string).unwrap_or_default();
+        if !is_there {
+            let advice = match self {
+                Target::Queue { .. } => {
+                    let arguments = serde_json::to_string(&source.arguments).unwrap_or_default();
+                    format!(
+                        "start the unit that declares it, or declare it (its arguments were {arguments}), or say --queue \
+                         or --exchange"
+                    )
+                }
+                Target::Exchange(_) => "declare it, or say --queue".to_owned(),
+            };
+            anyhow::bail!("{self} is not on {place}: {advice}; nothing was published");
+        }
+        let Target::Queue { passing, .. } = self else {
+            return Ok(());
+        };
+        if connection.has_exchange(passing).await.map_err(refused)? {
+            anyhow::bail!("exchange {passing} is on {place} already; nothing was published: say it again");
+        }
+        // A warning says that messages would not get through, or to others.
+        let warnings = connection.declare(&self.topology()).await.map_err(refused);
+        let trouble = match warnings {
+            Ok(warnings) if warnings.is_empty() => return Ok(()),
+            Ok(warnings) => anyhow::anyhow!("{}; nothing was published", warnings.join("; ")),
+            Err(error) => error,
+        };
+        self.clean_up_on(connection).await;
+        Err(trouble)
+    }
+
+    /// Takes away what was made on the way, and looks what the queue holds: ready messages, unless somebody consumes.
+    async fn clean_up(&self, broker: &Broker) -> Option<u64> {
+        let Target::Queue { name, .. } = self else { return None };
+        match connect(broker, Purpose::Publish, "px replay").await {
+            Ok(connection) => {
+                self.clean_up_on(connection.as_ref()).await;
+                let consumers = connection.consumers(name).await.ok().flatten();
+                let depth = connection.depth(name).await.ok().flatten();
+                connection.close().await;
+                depth.filter(|_| consumers == Some(0))
+            }
+            Err(error) => {
+                self.is_left(&error);
+                None
+            }
+        }
+    }
+
+    async fn clean_up_on(&self, connection: &dyn Connection) {
+        let Target::Queue { passing, .. } = self else { return };
+        let deleted = match connection.has_exchange(passing).await {
+            Ok(false) => Ok(()),
+            Ok(true) => connection.delete_exchange(passing).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = deleted {
+            self.is_left(&error);
+        }
+    }
+
+    fn is_left(&self, error: &BrokerError) {
+        let (passing, why) = (plain(self.exchange()), plain(&chain(error)));
+        eprintln!("px: exchange {passing} is perhaps left until its queue goes, and does no harm: {why}");
+    }
+
+    /// Limits that the file's queue was declared with.
+    fn warn_of_limits(&self, source: &Source) {
+        let Target::Queue { name, .. } = self else { return };
+        for limit in LIMITS.iter().filter(|_| *name == source.queue) {
+            if let Some(value) = source.arguments.get(*limit) {
+                eprintln!(
+                    "px: queue {} was declared with {limit} = {value}: messages may go though they were confirmed; keep \
+                     the file",
+                    plain(name)
+                );
+            }
         }
     }
 }
@@ -198,11 +261,9 @@ fn dry_run(arguments: &Arguments, target: &Target, reader: &mut SpillReader) -> 
     )));
     let left = messages.saturating_sub(arguments.skip);
     say(format_args!("{left} would be published to {target}"));
-    Ok(ExitCode::from(if is_whole(arguments, reader, messages) {
-        0
-    } else {
-        REFUSED
-    }))
+    target.warn_of_limits(source);
+    let is_whole = is_whole(arguments, reader, messages);
+    Ok(ExitCode::from(if is_whole { 0 } else { REFUSED }))
 }
 
 fn next(reader: &mut SpillReader) -> anyhow::Result<Option<crate::spool::spill::Message>> {
@@ -211,12 +272,22 @@ fn next(reader: &mut SpillReader) -> anyhow::Result<Option<crate::spool::spill::
 
 /// Says where a file is damaged.
 fn is_whole(arguments: &Arguments, reader: &SpillReader, messages: u64) -> bool {
-    let Some(damage) = reader.damage() else { return true };
     let file = plain(&arguments.file.display().to_string());
-    eprintln!(
-        "px: {file} is damaged after message {messages} ({damage}), and the rest of it cannot be read: was px killed while \
-         it spilled, those messages are in their queue still; was the file cut or copied badly, they are lost with it"
-    );
+    for damage in reader.damage() {
+        let (after, why) = (damage.after, &damage.why);
+        eprintln!("px: {file} is damaged after the {after} messages that were read till there ({why})");
+    }
+    match reader.end() {
+        Some(end) if end == messages && reader.damage().is_empty() => return true,
+        Some(end) => eprintln!(
+            "px: {} of the {end} messages of {file} cannot be read: they are in no queue; look for a better copy of it",
+            end.saturating_sub(messages)
+        ),
+        None => eprintln!(
+            "px: {file} has no end after message {messages}: was px killed while it spilled, the other messages are in \
+             their queue still; was the file cut or copied badly, look for a better copy of it"
+        ),
+    }
     false
 }
 
@@ -225,9 +296,12 @@ fn is_whole(arguments: &Arguments, reader: &SpillReader, messages: u64) -> bool 
 struct Tally {
     /// Messages of the file, from its beginning, that are left out or answered for.
     done: u64,
+    /// Of them, those that were left out.
+    skipped: u64,
+    /// The first that is in no queue.
+    lost: Option<u64>,
     confirmed: u64,
     returned: u64,
-    refused: u64,
     /// Messages that were read.
     read: u64,
     waiting: VecDeque<Pending>,
@@ -241,6 +315,7 @@ async fn replay(
     reader: &mut SpillReader,
 ) -> anyhow::Result<ExitCode> {
     target.check(&broker, reader.source()).await?;
+    target.warn_of_limits(reader.source());
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let unit = broker::passing_unit(places, "replay")?;
     let publisher = Publisher::start(&unit, broker.clone(), target.topology(), Options::default());
@@ -259,30 +334,59 @@ async fn replay(
         }
     }
     unit.abandon.cancel();
-    target.clean_up(&broker).await;
+    let depth = target.clean_up(&broker).await;
     let name = plain(&broker.name);
-    let Tally { done, read, .. } = tally;
-    if let Err(error) = ended {
+    if let Err(error) = &ended {
         eprintln!("px: {}", plain(&format!("{error:#}")));
-        eprintln!("px: the first {done} messages of the file are safe on {name}; go on with --skip {done}");
+    }
+    let is_safe = tally.are_all_safe(target);
+    if ended.is_err() {
+        let safe = tally.safe(target);
+        eprintln!("px: the first {safe} messages of the file are safe on {name}; go on with --skip {safe}");
         return Ok(ExitCode::from(REFUSED));
     }
-    let is_whole = is_whole(arguments, reader, read);
+    let is_whole = is_whole(arguments, reader, tally.read);
+    let confirmed = tally.confirmed;
     say(format_args!(
-        "{} messages published to {target} on {name}, all confirmed",
-        tally.confirmed
+        "{confirmed} messages published to {target} on {name}, all confirmed"
     ));
-    if tally.returned > 0 {
+    let is_held = depth.is_none_or(|depth| depth >= confirmed);
+    if let (false, Some(depth)) = (is_held, depth) {
         eprintln!(
-            "px: {} more found no queue: none is bound for their keys",
-            tally.returned
+            "px: {target} holds {depth} messages, less than were published, and nobody consumes from it: a limit or a time \
+             to live of the queue or of a policy has taken them, or somebody has got them; keep the file"
         );
     }
-    let is_done = is_whole && tally.returned == 0 && tally.refused == 0;
-    Ok(ExitCode::from(if is_done { 0 } else { REFUSED }))
+    Ok(ExitCode::from(if is_whole && is_safe && is_held { 0 } else { REFUSED }))
 }
 
 impl Tally {
+    /// Messages of the file, from its beginning, that are in a queue for certain. A return counts, but it may have been
+    /// another message of the same window that was returned, and one that is not answered for yet may tell of it.
+    fn safe(&self, target: &Target) -> u64 {
+        let safe = self.lost.map_or(self.done, |lost| lost - 1);
+        match self.returned > 0 || matches!(target, Target::Exchange(_)) {
+            true => safe.saturating_sub(WINDOW as u64).max(self.skipped),
+            false => safe,
+        }
+    }
+
+    /// Says what is in no queue.
+    fn are_all_safe(&self, target: &Target) -> bool {
+        if self.returned > 0 {
+            let count = self.returned;
+            eprintln!("px: {count} messages found no queue: none is bound for their keys");
+        }
+        if self.lost.is_some() {
+            let safe = self.safe(target);
+            eprintln!(
+                "px: of the messages after the first {safe} of the file not all are in a queue; --skip {safe} publishes all \
+                 of those once more"
+            );
+        }
+        self.lost.is_none()
+    }
+
     /// In the order of the file, a window at a time.
     async fn publish_all(
         &mut self,
@@ -296,6 +400,7 @@ impl Tally {
             self.read += 1;
             if self.read <= arguments.skip {
                 self.done += 1;
+                self.skipped += 1;
                 continue;
             }
             if self.waiting.len() >= WINDOW {
@@ -324,16 +429,19 @@ impl Tally {
             .await
             .with_context(|| silence(limit))?;
         self.waiting.pop_front();
+        let is_routed = matches!(answer, Ok(Confirmed::Routed));
         match answer {
             Ok(Confirmed::Routed) => self.confirmed += 1,
             Ok(Confirmed::Returned) => self.returned += 1,
             Err(PublishError::Refused(why)) => {
                 eprintln!("px: message {} of the file was refused: {}", self.done + 1, plain(&why));
-                self.refused += 1;
             }
             Err(PublishError::Stopping) => anyhow::bail!("publishing has ended"),
         }
         self.done += 1;
+        if !is_routed {
+            self.lost.get_or_insert(self.done);
+        }
         Ok(())
     }
 }

@@ -18,7 +18,8 @@
 //! ```
 //!
 //! Nothing that the file does not name is removed or changed, but for `guest`. Other administrators, and rights of
-//! these users in virtual hosts that the file does not give them, are told by `px broker check` as "also there".
+//! these users in virtual hosts that the file does not give them, are told by `px broker check` as "also there": exit code
+//! 0, or 1 with `--strict`, for cron.
 //!
 //! | option | default | meaning |
 //! | --- | --- | --- |
@@ -63,6 +64,9 @@
 //! | `priority` | 0 | of several that match, the highest counts |
 //! | `definition` | | a table of what RabbitMQ knows, as `{ max-length = 1000 }` |
 //! | `vhost` | the first | its virtual host |
+//!
+//! A queue has one policy. `px broker check` names those of somebody else that take queues from one of the file, by
+//! what policy the queues that are there have.
 //!
 //! # Replicated queues
 //!
@@ -180,6 +184,17 @@ pub struct Replicated {
 }
 
 impl Replicated {
+    /// What a policy is about, as if it were an entry of `replicated`; `None` where px cannot read its pattern, which is
+    /// RabbitMQ's.
+    pub fn of_policy(policy: &Policy) -> Option<Replicated> {
+        Some(Replicated {
+            vhost: policy.vhost.clone(),
+            name: policy.name.clone(),
+            pattern: policy.pattern.clone(),
+            masks: read::found_anywhere(&policy.pattern).ok()?,
+        })
+    }
+
     /// Whether the pattern is found in the name of a queue.
     pub fn covers(&self, queue: &str) -> bool {
         // A pattern that gives up on a name is no match, as for the broker.

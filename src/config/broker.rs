@@ -109,6 +109,11 @@ impl BrokerUrl {
             .map_err(|why| format!("{why}; accepted: {}", url::ACCEPTED))
     }
 
+    /// Whether nobody can log in with it: it names a user, and there is no password anywhere.
+    pub fn lacks_password(&self) -> bool {
+        self.scheme != Scheme::Embedded && self.password.expose().is_empty()
+    }
+
     pub(super) fn unset(scheme: Scheme) -> BrokerUrl {
         BrokerUrl {
             scheme,
@@ -189,6 +194,33 @@ pub(super) struct Surroundings<'a> {
     pub spool: &'a Path,
     pub variables: Variables<'a>,
     pub secrets: &'a Secrets,
+    /// Anybody on the host can read the file that the brokers stand in.
+    pub is_open: bool,
+}
+
+impl Surroundings<'_> {
+    /// A password in a file that anybody can read is as secret as the file.
+    fn warn_of_open_password(&self, table: &mut Table, key: &str, broker: &str, user: &str) {
+        if self.is_open {
+            table.warn(
+                key,
+                &format!(
+                    "everybody can read the password of {user} here: put it into secrets.toml (0600) as [{broker}] \
+                     {user} = \"…\", or run chmod o-r on this file"
+                ),
+            );
+        }
+    }
+
+    /// As that in a URL is missed; where the secrets were refused, that has been told.
+    fn warn_of_missing_password(&self, table: &mut Table, key: &str, broker: &str, user: &str) {
+        if !self.secrets.refused() {
+            table.warn(
+                key,
+                &format!("no password for {user}: secrets.toml (0600) has no [{broker}] {user} = \"…\""),
+            );
+        }
+    }
 }
 
 impl Broker {
@@ -275,26 +307,26 @@ fn urls(table: &mut Table, name: &str, around: &Surroundings) -> Option<Vec<Pars
         .map(|p| p.url.user.as_str())
         .collect();
     users.dedup();
-    for user in users.into_iter().filter(|_| !around.secrets.refused()) {
-        table.warn(
-            "urls",
-            &format!("no password for {user}: secrets.toml (0600) has no [{name}] {user} = \"…\""),
-        );
+    for user in users {
+        around.warn_of_missing_password(table, "urls", name, user);
+    }
+    if let Some(open) = urls.iter().find(|parsed| parsed.has_written_password) {
+        around.warn_of_open_password(table, "urls", name, &open.url.user);
     }
     Some(urls)
 }
 
 fn management(table: &mut Table, name: &str, around: &Surroundings) -> Option<Management> {
-    let url = table.parsed(
-        "url",
-        |text| management_url(text, around.variables),
-        "https://HOST:PORT",
-    );
+    let parse = |text: &str| {
+        let management = management_url(text, around.variables)?;
+        Ok((management, url::has_written_password(text)))
+    };
+    let url = table.parsed("url", parse, "https://HOST:PORT");
     if !table.has("url") {
         table.reject("url", "https://HOST:PORT");
     }
     let user = table.string("user").filter(|user| !user.is_empty());
-    let mut management = url?;
+    let (mut management, is_written) = url?;
     match user {
         Some(_) if !management.user.is_empty() => {
             table.refuse("user", "the URL names a user already; say it once");
@@ -309,9 +341,15 @@ fn management(table: &mut Table, name: &str, around: &Surroundings) -> Option<Ma
     }
     if management.password.expose().is_empty() {
         match around.secrets.find(name, &management.user) {
-            Ok(password) => management.password = password.unwrap_or_default(),
+            Ok(Some(password)) => management.password = password,
+            Ok(None) => {
+                let key = if table.has("user") { "user" } else { "url" };
+                around.warn_of_missing_password(table, key, name, &management.user);
+            }
             Err(why) => table.refuse("user", &why),
         }
+    } else if is_written {
+        around.warn_of_open_password(table, "url", name, &management.user);
     }
     Some(management)
 }

@@ -133,6 +133,11 @@ fn open(path: &Path) -> Result<File, Fault> {
     })
 }
 
+/// Whether everybody on the host can read it; what cannot be looked at is for who opens it to tell.
+pub(super) fn is_open(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0)
+}
+
 fn private(file: &File) -> Result<(), Fault> {
     let mode = file.metadata().map_err(unreadable)?.mode();
     if mode & 0o077 != 0 {

@@ -152,6 +152,12 @@ fn rule(table: &mut Table, plain: Limits) -> Option<Rule> {
             table.refuse(key, "keep = true and a limit in one rule; accepted: one of them");
         }
     }
+    let is_bare = ["keep", "max_messages", "max_bytes", "idle_for"]
+        .iter()
+        .all(|key| !table.has(key));
+    if is_bare {
+        table.warn("queue", "neither keep nor a limit: the table's own limits are for it");
+    }
     Some(Rule {
         queue: queue?,
         keep,
@@ -198,7 +204,9 @@ mod tests {
             ]
         "#;
         let (reaper, found) = read(text, &site("amqp://h", true));
-        assert_eq!(found, [] as [&str; 0]);
+        let warned =
+            "px.toml:10: rules.queue = \"\": warning: neither keep nor a limit: the table's own limits are for it";
+        assert_eq!(found, [warned]);
         let reaper = reaper.unwrap();
         let day = Duration::from_secs(86_400);
         let plain = Limits {
@@ -269,6 +277,7 @@ rules = [
             "px.toml:9: rules.queue: missing; accepted: a regular expression, found anywhere in the name of a queue",
             "px.toml:10: rules.max_bytes",
             "px.toml:11: rules.limit",
+            "px.toml:11: rules.queue",
             "px.toml:12: rules.max_messages",
         ];
         assert_eq!(places, expected, "{found:#?}");

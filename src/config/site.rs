@@ -68,7 +68,7 @@
 //! | `broker` | | one with `management`; its user needs the tag `monitoring`, and `configure` in the virtual hosts |
 //! | `max_messages` | 25000 | more messages than this are too many |
 //! | `max_bytes` | `"50MB"` | more memory of the queue's process than this is too much, and so are more bytes of messages |
-//! | `idle_for` | none | without a consumer for longer than this is abandoned, whatever it holds |
+//! | `idle_for` | none | without a consumer for longer than this is abandoned, whatever it holds; see below |
 //! | `grace` | 10 m | a quorum queue is deleted when two runs at least so far apart have seen it without consumers |
 //! | `vhosts` | that of the first URL | a list of virtual hosts, or `"all"` |
 //! | `rules` | none | other limits for some queues, see below |
@@ -92,15 +92,25 @@
 //! The first rule that matches decides. Memory is that of the queue's process: an empty classic queue takes some 10 to
 //! 100 kB, so a small `max_bytes` deletes every queue that nobody consumes from.
 //!
-//! Never deleted are queues that px made for itself (`x-px-role`), exclusive ones, which end with their connection,
-//! streams, and queues of which the broker has no statistics. A classic queue is deleted on the condition that it has no
-//! consumer, which the broker itself checks. A quorum queue cannot be deleted on that condition: after its `grace` it is
-//! looked at again immediately before, by AMQP at the broker's URLs as the user of `management`, and the report says
-//! unguarded.
+//! Never deleted are the `queue` of each unit of this host's `rx/` and `dispatch/`, also of one that stands by or is
+//! stopped; queues that px made for itself (`x-px-role`); exclusive ones, which end with their connection; streams; and
+//! queues of which the broker has no statistics. Where a unit's file does not tell its queue, as it cannot be read,
+//! nothing at all is deleted, and that is said. A unit that is out of service (`NAME.toml.off`) and the units of other
+//! hosts count for nothing: rules keep their queues.
 //!
-//! What the runs have seen is in `state/reaper/sightings.json`: since when each queue has had no consumer. That is forgotten
-//! when it has one, when it is gone, and when the clock has been set back. The time between two runs counts as one
-//! without a consumer, so run it often: each five minutes, from cron.
+//! A classic queue is deleted on the condition that it has no consumer, which the broker itself checks. A quorum queue
+//! cannot be deleted on that condition: after its `grace` it is looked at again immediately before, by AMQP at the
+//! broker's URLs as the user of `management`, and the report says unguarded.
+//!
+//! What the runs have seen is in `state/reaper/sightings.json`: since when each queue has had no consumer. That is
+//! forgotten when a run sees that it has one or is gone. The time between two runs counts as one without a consumer, so
+//! run it often: each five minutes, from cron. It is counted by the clock that nobody sets: what passes around a boot
+//! does not count, and a wrong date makes no queue older. Who only asks for messages (`basic.get`) is no consumer, and
+//! a queue that is deleted and made again between two runs is taken for the same one: keep such queues by rules where
+//! `idle_for` is set.
+//!
+//! All of `state/reaper` belongs to the user that runs `px reap`. At the system's own places root goes on as the user
+//! that units run as, and makes it theirs.
 //!
 //! # Secrets
 //!
@@ -113,7 +123,8 @@
 //! ```
 //!
 //! Where the environment has `CREDENTIALS_DIRECTORY`, as systemd provides it, a file named `bunny.feeder` in that
-//! directory comes first. No password is ever printed.
+//! directory comes first. No password is ever printed. A password that is written in a URL itself is as secret as
+//! `px.toml` is: `px check` warns where everybody can read that.
 //!
 //! # Places
 //!
@@ -290,6 +301,7 @@ impl Site {
             spool: &spool,
             variables,
             secrets: &secrets,
+            is_open: file::is_open(&self.places.site_file()),
         };
         if let Some(mut brokers) = brokers {
             for name in names {

@@ -24,12 +24,15 @@ pub(super) struct Parsed {
     pub url: BrokerUrl,
     /// Names a user and no password: to be found elsewhere.
     pub wants_password: bool,
+    /// The password stands in the text itself, not in a variable.
+    pub has_written_password: bool,
     /// From `?connection_timeout=`.
     pub connect_timeout: Option<Duration>,
 }
 
 /// Parses one candidate. `${NAME}` stands for a variable, taken as it is in any part, or for the whole URL.
 pub(super) fn parse(text: &str, spool: &Path, variables: Variables) -> Result<Parsed, String> {
+    let has_written_password = has_written_password(text);
     let text = &*whole(text, variables)?;
     if text.contains('#') {
         return Err("a # is written %23".to_string());
@@ -51,6 +54,7 @@ pub(super) fn parse(text: &str, spool: &Path, variables: Variables) -> Result<Pa
     let (host, port) = host_and_port(address, variables)?;
     let mut parsed = Parsed {
         wants_password: user.is_some() && password.is_none(),
+        has_written_password,
         url: BrokerUrl {
             scheme,
             user: user.unwrap_or_else(|| "guest".to_string()),
@@ -73,6 +77,20 @@ pub(super) fn parse(text: &str, spool: &Path, variables: Variables) -> Result<Pa
         parsed.option(pair, variables)?;
     }
     Ok(parsed)
+}
+
+/// Whether whoever reads the text reads a password: more than a variable's name stands after the user.
+pub(super) fn has_written_password(text: &str) -> bool {
+    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+    let login = rest
+        .split(['/', '?'])
+        .next()
+        .and_then(|authority| authority.rsplit_once('@'));
+    let password = login
+        .and_then(|(login, _)| login.split_once(':'))
+        .map_or("", |(_, password)| password);
+    let is_variable = password.starts_with("${") && password.find('}') == Some(password.len() - 1);
+    !password.is_empty() && !is_variable
 }
 
 /// A URL that is one variable as a whole is that variable's text, to be parsed like any other.
@@ -115,6 +133,7 @@ fn embedded(path: &str, spool: &Path, variables: Variables) -> Result<Parsed, St
     Ok(Parsed {
         url,
         wants_password: false,
+        has_written_password: false,
         connect_timeout: None,
     })
 }

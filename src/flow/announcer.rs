@@ -20,7 +20,7 @@
 //! ```toml
 //! [announcements]
 //! broker   = "bunny"
-//! exchange = { name = "cmc", durable = false }
+//! exchange = { name = "cmc", type = "topic" }
 //! announce = ["exp"]
 //! url      = "http://dd1.weather.gc.ca/"
 //! ```

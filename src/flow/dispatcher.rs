@@ -64,19 +64,20 @@
 //!
 //! With `election = "broker"` no address is needed: RabbitMQ gives the deliveries of the queue to one of its consumers
 //! (`x-single-active-consumer`), and to another one when that is gone. A queue that exists without this argument has to be
-//! deleted first. Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows
-//! `standby`, even when it is the only one.
+//! deleted first, and whether it has it is told only to a user who may configure it: without this right the unit pauses.
+//! Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows `standby`, even when
+//! it is the only one.
 //!
-//! Who stands by reads along what the other forwards (`publish_exchange`, the keys of `rekey`) on a queue of its own,
-//! `QUEUE.follow.…`, and remembers it: after a switch the copies of what was forwarded before are ignored. When it is
-//! to work it publishes a marker to that queue and begins when the marker has come back, after 2 s at most. So its
-//! user needs to be allowed to configure and read `QUEUE.follow.…`, to read the exchange, and to write to the default
-//! exchange (`amq.default`); without, it works all the same, and a switch repeats more. What is forwarded while that queue is not
-//! there is not learned: before the unit was started, while its connection was broken, and what the other one
-//! still has in hand when it has not noticed yet that the address has moved. The reaper leaves these queues alone.
-//!
-//! What was in hand when the active one died comes again to the next one, which forwards it once more where nobody can
-//! know whether that had come about.
+//! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`; each host has a queue
+//! `QUEUE.follow.HOST.ID` there, and remembers what comes: after a switch the copies of what was forwarded before are
+//! ignored. These queues are durable, so that a host that was away learns what it missed; they hold 64 MiB at most, and go
+//! when nobody has used them for `keep` (7 days at most). A name that a policy mirrors, or `queue_type = "quorum"`, is for
+//! them too. Who is to work publishes a marker that only its own queue gets, and begins when the marker has come back,
+//! after 2 s at most. So its user needs to be allowed to configure, write and read `QUEUE.follow` and `QUEUE.follow.…`;
+//! without, it works all the same, and a switch repeats more. What the other one still has in hand is not told: it may be
+//! repeated. Only dispatchers with the same `publish_exchange`, `rekey`, `seen.by`, `format` and `digest` learn from each
+//! other. On an embedded broker these queues are not bounded. The reaper leaves them alone. A `queue` without a name has
+//! none of this.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -85,7 +86,7 @@ use std::time::Duration;
 
 use super::consume::{self, Intake};
 use super::publish::{Options, Publisher, Unroutable};
-use super::standby::{self, Election, Standby};
+use super::standby::{Election, Learn, Peers, Standby};
 use super::{Unit, vip};
 use crate::config::options::{self, Inputs};
 use crate::config::{Broker, BrokerUrl, Scheme, Site, Table};
@@ -94,7 +95,6 @@ use crate::spool::Durability;
 use crate::spool::seen::Memory;
 
 mod dispatch;
-mod learn;
 mod remember;
 mod sources;
 
@@ -151,6 +151,12 @@ impl Config {
     /// The broker it works on.
     pub fn broker(&self) -> &Broker {
         &self.inputs.broker
+    }
+
+    /// What makes the forwards of two processes the same: where they go, and what is one product.
+    fn forwards(&self) -> String {
+        let exchange = &self.publish_exchange.name;
+        format!("{exchange:?} {:?} {:?} {:?}", self.rekey, self.by, self.decoding)
     }
 
     /// Reads the unit's table; what is wrong is noted in it.
@@ -293,7 +299,13 @@ fn loops<'a>(bindings: &'a [Binding], publish_exchange: &str, rekey: &Rekey) -> 
 
 /// Runs the unit until it is told to stop.
 pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
-    let remembered = Arc::new(Remembered::open(&unit, config.memory, config.durability).await?);
+    // A queue without a name is this process's alone: it shares it with nobody.
+    let (broker, queue) = (&config.inputs.broker, &config.inputs.queue);
+    let is_alone = matches!(config.one_of, OneOf::Alone) || queue.name.is_empty();
+    let peers = (!is_alone).then(|| Peers::of(&unit, broker, queue, &config.forwards(), config.memory.keep));
+    let (others, telling) = peers.as_ref().map(Peers::tell).unzip();
+    let remembered = Remembered::open(&unit, config.memory, config.durability, others).await?;
+    let remembered = Arc::new(remembered);
     let publishing = Topology {
         exchanges: vec![config.publish_exchange.clone()],
         ..Topology::default()
@@ -304,17 +316,12 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         ..Options::default()
     };
     let publisher = Publisher::start(&unit, config.inputs.broker.clone(), publishing, how);
-    let output = standby::Output {
-        broker: config.inputs.broker.clone(),
-        exchange: config.publish_exchange.clone(),
-        keys: learn::output_keys(&config.rekey),
-        queue: config.inputs.queue.name.clone(),
-    };
-    let standby = || Standby::new(&unit, output, publisher.clone(), learn::learn(&config, &remembered));
-    let (gate, election) = match config.one_of {
-        OneOf::Alone => (vip::gate(&unit, None), None),
-        OneOf::Vip(vip) => (vip::warm_gate(&unit, vip, standby()), None),
-        OneOf::Elected => (vip::gate(&unit, None), Some(Election::new(standby()))),
+    let standby = peers.map(|peers| Standby::start(peers, learn(&remembered)));
+    let (gate, election) = match (config.one_of, standby) {
+        (OneOf::Vip(vip), Some(standby)) => (vip::warm_gate(&unit, vip, standby), None),
+        (OneOf::Vip(vip), None) => (vip::gate(&unit, Some(vip)), None),
+        (OneOf::Elected, Some(standby)) => (vip::gate(&unit, None), Some(Election::new(standby))),
+        _ => (vip::gate(&unit, None), None),
     };
     let intake = Intake {
         broker: config.inputs.broker.clone(),
@@ -326,5 +333,19 @@ pub async fn run(config: Config, unit: Unit) -> anyhow::Result<()> {
         give_up_after: Duration::from_secs(12 * 3600),
     };
     let dispatch = Dispatch::new(&unit, config, remembered, election);
-    consume::run(&unit, intake, Arc::new(dispatch), Some(publisher), gate).await
+    consume::run(&unit, intake, Arc::new(dispatch), Some(publisher), gate).await?;
+    if let Some(telling) = telling {
+        // Everything is settled; whoever goes on now is to know it.
+        unit.abandon.run_until_cancelled(telling.end()).await;
+    }
+    Ok(())
+}
+
+/// What the active one tells is remembered as if this one had forwarded it.
+fn learn(remembered: &Arc<Remembered>) -> Learn {
+    let remembered = Arc::clone(remembered);
+    Arc::new(move |told| {
+        let remembered = Arc::clone(&remembered);
+        Box::pin(async move { remembered.learn(&told) })
+    })
 }

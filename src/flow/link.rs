@@ -77,19 +77,14 @@ impl Link {
             self.backoff.reset();
         }
         let text = chain(error);
-        // Without what it reads along a unit does its work all the same.
-        if error.fault == Fault::Own && self.purpose != Purpose::Follow {
+        // Without what it reads along or tells, a unit does its work all the same.
+        if error.fault == Fault::Own && !matches!(self.purpose, Purpose::Follow | Purpose::Tell) {
             self.unit.state.pause(self.part(), text.clone());
         } else if self.last_error.as_ref() != Some(&text) {
             warn!(broker = %self.broker.name, "no connection: {text}; will be tried again until it stands");
         }
         self.last_error = Some(text.clone());
         self.show(false, Some(text));
-    }
-
-    /// Nobody needs it for now, so that it does not stand is no fault.
-    pub fn end(self) {
-        self.show(false, None);
     }
 
     /// How often it was made.
@@ -133,6 +128,7 @@ impl Link {
             Purpose::Publish => "publish",
             Purpose::Consume => "consume",
             Purpose::Follow => "follow",
+            Purpose::Tell => "tell",
         }
     }
 }

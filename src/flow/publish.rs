@@ -102,11 +102,21 @@ pub struct Publisher {
 impl Publisher {
     /// Starts the task; it connects on its own connection and asserts `topology` at each connect.
     pub fn start(unit: &Unit, broker: Broker, topology: Topology, options: Options) -> Self {
+        Publisher::start_for(Purpose::Publish, unit, broker, topology, options)
+    }
+
+    /// One for soft messages alone, on a connection of its own: whatever becomes of it holds up and pauses nothing.
+    pub fn start_soft(unit: &Unit, broker: Broker, topology: Topology) -> Self {
+        Publisher::start_for(Purpose::Tell, unit, broker, topology, Options::default())
+    }
+
+    fn start_for(purpose: Purpose, unit: &Unit, broker: Broker, topology: Topology, options: Options) -> Self {
         let (jobs, queue) = mpsc::channel(WINDOW);
         let (generation_tx, generation) = watch::channel(0);
         let task = Task {
             unit: unit.clone(),
-            link: Link::new(unit, broker, Purpose::Publish),
+            link: Link::new(unit, broker, purpose),
+            purpose,
             topology,
             options,
             queue,
@@ -131,10 +141,9 @@ impl Publisher {
     }
 
     /// The same for a message that is worth something only now: it is given up with its connection, when the broker
-    /// refuses it, and when the answer is dropped before it went out. It holds up and pauses nothing. Whether it was
-    /// returned is known.
-    pub async fn submit_soft(&self, exchange: &str, envelope: Envelope) -> Pending {
-        self.send(exchange, envelope, Returns::Known, true).await
+    /// refuses it, and when the answer is dropped before it went out. It holds up and pauses nothing.
+    pub async fn submit_soft(&self, exchange: &str, envelope: Envelope, returns: Returns) -> Pending {
+        self.send(exchange, envelope, returns, true).await
     }
 
     async fn send(&self, exchange: &str, envelope: Envelope, returns: Returns, is_soft: bool) -> Pending {
@@ -170,6 +179,7 @@ enum End {
 struct Task {
     unit: Unit,
     link: Link,
+    purpose: Purpose,
     topology: Topology,
     options: Options,
     queue: mpsc::Receiver<Job>,
@@ -216,7 +226,9 @@ impl Task {
                 drop(soft.answer.send(Err(PublishError::Refused(chain(&error)))));
             }
             if error.fault == Fault::Own {
-                self.unit.state.pause("publishing", chain(&error));
+                if self.purpose == Purpose::Publish {
+                    self.unit.state.pause("publishing", chain(&error));
+                }
                 let wait = self.refusals.next_wait();
                 abandon.run_until_cancelled(tokio::time::sleep(wait)).await;
             }
@@ -404,7 +416,9 @@ impl Task {
             }
             Ok(confirmed) => {
                 self.refusals.reset();
-                self.unit.state.resume("publishing");
+                if self.purpose == Purpose::Publish {
+                    self.unit.state.resume("publishing");
+                }
                 let is_counted = self
                     .unconfirmed
                     .get(&number)

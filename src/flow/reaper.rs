@@ -6,6 +6,9 @@
 //! runs must have seen it without consumers, its grace apart, and its consumers are counted just before. What comes
 //! between that look and the deletion, some milliseconds, loses its queue: the report says unguarded.
 //!
+//! The queue that a unit of this host consumes is never deleted, nor is anything where a unit's file does not tell its
+//! queue: a dispatcher that stands by has no consumer, and no more has a unit that is stopped.
+//!
 //! A kill at any moment leaves queues that the next run finds. Sightings are written before anything is deleted, and a
 //! queue's own is forgotten before it is: else one that is made again under its name would inherit it.
 
@@ -14,22 +17,24 @@ use std::path::Path;
 use anyhow::Context;
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::spill::{self, Ending, Spilled};
+use super::spill::{self, Ending, Figures, Spilled};
 use crate::broker::management::{Deletion, Guard, Management, QueueInfo, QueueKind};
 use crate::broker::{self, BrokerError, Connection, Purpose};
 use crate::config::reaper::Vhosts;
-use crate::config::{Broker, Reaper};
+use crate::config::{Broker, OwnQueues, Reaper};
 use crate::message::Fault;
 use crate::spool::sightings::Sightings;
 
 mod judge;
 mod report;
 
-pub use judge::{Excess, Verdict, Why, joined, judge, rule_of};
+pub use judge::{Excess, Verdict, Why, joined, judge, rule_of, spared};
 pub use report::{Finding, Outcome, Report};
 
-/// When so many deletions in a row have met a broker that is unwell, the others are left for the next run: each may cost
+/// When so many requests in a row have met a broker that is unwell, the others are left for the next run: each may cost
 /// a time-out.
 const ENDPOINT_FAULTS_MAX: u32 = 3;
 
@@ -46,6 +51,7 @@ pub struct Wish<'a> {
 /// Runs once. `tell` hears of every queue as soon as its fate is known. `Err`: nothing was deleted.
 pub async fn run(
     reaper: &Reaper,
+    own: &OwnQueues,
     wish: Wish<'_>,
     sightings: Sightings,
     now: Timestamp,
@@ -53,13 +59,16 @@ pub async fn run(
 ) -> anyhow::Result<Report> {
     let mut run = Run {
         reaper,
+        own,
         wish,
         sightings,
         now,
         management: Management::new(&reaper.broker)?,
         connection: None,
         endpoint_faults: 0,
+        stop: CancellationToken::new(),
     };
+    let _signals = run.heed_signals()?;
     let mut report = Report::default();
     let queues = run.look(&mut report).await?;
     run.save().context("nothing is deleted")?;
@@ -80,6 +89,7 @@ pub async fn run(
 
 struct Run<'a> {
     reaper: &'a Reaper,
+    own: &'a OwnQueues,
     wish: Wish<'a>,
     sightings: Sightings,
     now: Timestamp,
@@ -87,9 +97,29 @@ struct Run<'a> {
     /// To the virtual host that was last looked at by AMQP.
     connection: Option<(String, Box<dyn Connection>)>,
     endpoint_faults: u32,
+    /// Asked to end, on SIGTERM or SIGINT; only while messages are spilled, for there is something to tell then.
+    stop: CancellationToken,
 }
 
 impl Run<'_> {
+    /// Until what it returns is dropped. Without `--spill` a signal ends the process, as ever.
+    fn heed_signals(&self) -> anyhow::Result<Option<DropGuard>> {
+        if self.wish.spill.is_none() {
+            return Ok(None);
+        }
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (stop, over) = (self.stop.clone(), CancellationToken::new());
+        let guard = over.clone().drop_guard();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => stop.cancel(),
+                _ = terminate.recv() => stop.cancel(),
+                () = over.cancelled() => {}
+            }
+        });
+        Ok(Some(guard))
+    }
+
     /// Every queue of every virtual host that can be listed, and since when each has been without consumers.
     async fn look(&mut self, report: &mut Report) -> anyhow::Result<Vec<QueueInfo>> {
         let vhosts = match &self.reaper.vhosts {
@@ -100,15 +130,24 @@ impl Run<'_> {
             .keep_vhosts(|vhost| vhosts.iter().any(|kept| kept == vhost));
         let mut all = Vec::new();
         for vhost in vhosts {
+            if self.endpoint_faults >= ENDPOINT_FAULTS_MAX {
+                let why = format!("not tried, for the broker failed {ENDPOINT_FAULTS_MAX} times in a row");
+                report.problems.push(format!("virtual host {vhost:?}: {why}"));
+                continue;
+            }
             match self.management.queues(&vhost).await {
                 Ok(mut queues) => {
+                    self.endpoint_faults = 0;
                     queues.sort_by(|a, b| a.name.cmp(&b.name));
                     let without = queues.iter().filter(|queue| queue.consumers == Some(0));
                     self.sightings
                         .look(&vhost, without.map(|queue| queue.name.as_str()), self.now);
                     all.append(&mut queues);
                 }
-                Err(error) => report.problems.push(format!("virtual host {vhost:?}: {}", line(error))),
+                Err(error) => {
+                    self.endpoint_faults += u32::from(error.fault == Fault::Endpoint);
+                    report.problems.push(format!("virtual host {vhost:?}: {}", line(error)));
+                }
             }
         }
         Ok(all)
@@ -123,7 +162,8 @@ impl Run<'_> {
 
     fn judge(&self, queue: &QueueInfo) -> Verdict {
         let sighting = self.sightings.first(&queue.vhost, &queue.name);
-        judge(queue, self.reaper, sighting, self.now)
+        let verdict = judge(queue, self.reaper, sighting, self.now);
+        spared(verdict, self.own.unit_of(&queue.vhost, &queue.name))
     }
 
     async fn reap(&mut self, mut queue: QueueInfo) -> Finding {
@@ -131,7 +171,7 @@ impl Run<'_> {
         let rule = rule.map(|rule| rule.queue.text().to_owned());
         let (reason, outcome) = match self.judge(&queue) {
             Verdict::Keep(Why::Undecided(why)) => (String::new(), Outcome::Failed(why)),
-            Verdict::Keep(why @ (Why::NoStatistics | Why::Kind(_) | Why::Grace { .. })) => {
+            Verdict::Keep(why @ (Why::NoStatistics | Why::Kind(_) | Why::Unit { .. } | Why::Grace { .. })) => {
                 (why.to_string(), Outcome::KeptAfterAll)
             }
             Verdict::Keep(why) => (why.to_string(), Outcome::Kept),
@@ -141,10 +181,9 @@ impl Run<'_> {
                 (reason, outcome)
             }
         };
-        let is_kept = matches!(outcome, Outcome::Kept);
         Finding {
             queue,
-            rule: rule.filter(|_| !is_kept),
+            rule,
             reason,
             outcome,
         }
@@ -152,6 +191,9 @@ impl Run<'_> {
 
     /// Looks once more, and deletes what is still to be deleted. The queue and the reason become those of this look.
     async fn take(&mut self, queue: &mut QueueInfo, reason: &mut String) -> Outcome {
+        if self.stop.is_cancelled() {
+            return Outcome::Failed("not tried: interrupted".to_owned());
+        }
         if self.endpoint_faults >= ENDPOINT_FAULTS_MAX {
             return Outcome::Failed(format!(
                 "not tried, for the broker failed {ENDPOINT_FAULTS_MAX} times in a row"
@@ -173,6 +215,10 @@ impl Run<'_> {
     }
 
     async fn try_take(&mut self, queue: &mut QueueInfo, reason: &mut String) -> anyhow::Result<Outcome> {
+        if !Management::has_address(&queue.name) {
+            reason.push_str("; the management API has no address for this name: rabbitmqctl delete_queue");
+            return Ok(Outcome::KeptAfterAll);
+        }
         let Some(again) = self.management.queue(&queue.vhost, &queue.name).await? else {
             self.sightings.forget(&queue.vhost, &queue.name);
             return Ok(Outcome::Gone);
@@ -193,19 +239,17 @@ impl Run<'_> {
             reason.push_str("; not spilled, for a quorum queue cannot be deleted only if it is empty");
             return Ok(Outcome::KeptAfterAll);
         }
-        if !guarded {
-            match self.consumers_now(queue).await? {
-                Some(0) => {}
-                Some(_) => {
-                    self.sightings.forget(&queue.vhost, &queue.name);
-                    *reason = "meanwhile it has a consumer".to_owned();
-                    return Ok(Outcome::KeptAfterAll);
-                }
-                None => return Ok(Outcome::Gone),
-            }
+        if self.wish.spill.is_some() && queue.auto_delete {
+            // To read it out is to consume, and to end that would delete it, with what has come meanwhile.
+            reason.push_str("; not spilled, for it is auto_delete: it would go with its reader, unguarded");
+            return Ok(Outcome::KeptAfterAll);
         }
         if self.wish.is_dry {
-            return Ok(Outcome::WouldBeDeleted { guarded });
+            let other = match guarded {
+                true => None,
+                false => self.last_look(queue, reason).await?,
+            };
+            return Ok(other.unwrap_or(Outcome::WouldBeDeleted { guarded }));
         }
         match self.wish.spill {
             Some(directory) => self.spill(queue, reason, directory).await,
@@ -216,12 +260,10 @@ impl Run<'_> {
     async fn spill(&mut self, queue: &QueueInfo, reason: &mut String, directory: &Path) -> anyhow::Result<Outcome> {
         let (vhost, name) = (&queue.vhost, &queue.name);
         // Who has cancelled and not settled yet is no consumer, and guards nothing.
-        let column = [("columns", "messages_unacknowledged")];
-        let found: Option<Value> = self.management.get(&["queues", vhost, name], &column).await?;
-        let Some(found) = found else {
+        let Some(seen) = figures(&self.management, vhost, name).await? else {
             return Ok(Outcome::Gone);
         };
-        if found["messages_unacknowledged"] != 0 {
+        if seen.unacknowledged != Some(0) {
             reason.push_str("; somebody has messages of it in hand");
             return Ok(Outcome::KeptAfterAll);
         }
@@ -230,13 +272,24 @@ impl Run<'_> {
         let broker = self.as_manager(vhost);
         let Spilled {
             file, messages, ending, ..
-        } = spill::spill(&broker, name, &queue.arguments, directory).await;
+        } = {
+            let look = async |queue: &str| figures(&self.management, vhost, queue).await;
+            spill::spill(&broker, name, &queue.arguments, directory, look, &self.stop).await
+        };
         // It has no consumer, as far as anybody knows: it goes on as it was.
-        if let (Ending::FedFaster | Ending::Failed(_), Some(first)) = (&ending, sighting) {
+        if let (Ending::FedFaster | Ending::InHand(_) | Ending::Interrupted | Ending::Failed(_), Some(first)) =
+            (&ending, sighting)
+        {
             self.sightings.remember(vhost, name, first);
         }
         Ok(match ending {
-            Ending::Deleted | Ending::Missing => Outcome::Spilled { file, messages },
+            Ending::Deleted => Outcome::Spilled { file, messages },
+            Ending::Missing if messages == 0 => Outcome::Gone,
+            Ending::InHand(why) if messages == 0 => {
+                *reason += "; ";
+                *reason += why;
+                Outcome::KeptAfterAll
+            }
             Ending::InUse if messages == 0 => {
                 *reason = "meanwhile it has a consumer, says the broker".to_owned();
                 Outcome::KeptAfterAll
@@ -246,6 +299,19 @@ impl Run<'_> {
                 file,
                 messages,
             },
+        })
+    }
+
+    /// What becomes of a queue that the broker does not guard, if it is not to be deleted.
+    async fn last_look(&mut self, queue: &QueueInfo, reason: &mut String) -> anyhow::Result<Option<Outcome>> {
+        Ok(match self.consumers_now(queue).await? {
+            Some(0) => None,
+            Some(_) => {
+                self.sightings.forget(&queue.vhost, &queue.name);
+                *reason = "meanwhile it has a consumer".to_owned();
+                Some(Outcome::KeptAfterAll)
+            }
+            None => Some(Outcome::Gone),
         })
     }
 
@@ -277,6 +343,19 @@ impl Run<'_> {
         let (vhost, name) = (&queue.vhost, &queue.name);
         let sighting = self.sightings.forget(vhost, name);
         self.sightings.save()?;
+        if !guarded {
+            // After the file was synced, which may take seconds: nothing but the deletion comes after this look.
+            match self.last_look(queue, reason).await {
+                Ok(None) => {}
+                Ok(Some(outcome)) => return Ok(outcome),
+                Err(error) => {
+                    if let Some(first) = sighting {
+                        self.sightings.remember(vhost, name, first);
+                    }
+                    return Err(error);
+                }
+            }
+        }
         let guard = Guard {
             if_unused: guarded,
             if_empty: false,
@@ -297,6 +376,16 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// The newest figures that the broker has told.
+async fn figures(management: &Management, vhost: &str, queue: &str) -> Result<Option<Figures>, BrokerError> {
+    let columns = [("columns", "name,messages_unacknowledged,reductions")];
+    let found: Option<Value> = management.get(&["queues", vhost, queue], &columns).await?;
+    Ok(found.map(|found| Figures {
+        unacknowledged: found["messages_unacknowledged"].as_u64(),
+        reductions: found["reductions"].as_u64(),
+    }))
 }
 
 /// The whole chain.

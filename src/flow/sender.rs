@@ -20,7 +20,7 @@
 //! ```toml
 //! type     = "amqp"
 //! broker   = "bunny"
-//! exchange = { name = "cmc", durable = false }
+//! exchange = { name = "cmc", type = "topic" }
 //! key      = "exp.dd.notify.${0}"
 //! masks    = [{ reject = '^ensemble\.naefs\.grib2\.raw.*' }, { accept = '^(.*)\+\+.*' }, { reject = ".*" }]
 //! ```

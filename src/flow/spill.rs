@@ -1,30 +1,53 @@
 //! Empties an abandoned queue into a file and deletes it, without losing a message that comes meanwhile.
 //!
-//! [`spill`] takes what is ready, batch by batch: a batch is in the file and synced, then it is acked. Then it cancels and
-//! deletes the queue, if unused and if empty. What has come meanwhile is taken in a second and a third round; a queue
-//! that is fed faster stays. So does one that gets a consumer: the next batches are left to it. Killed at any moment,
-//! the queue and the file together hold every message, some of them both.
+//! [`spill`] takes what is ready, batch by batch: a batch is in the file and synced, then it is acked. Then it cancels,
+//! waits until the broker's own figures say that nobody has a message of the queue in hand, takes what has come since, and
+//! deletes the queue, if unused and if empty; it tries that three times. A queue that is fed faster stays. So does one that
+//! gets a consumer: the next batches are left to it. Killed at any moment, the queue and the file together hold every
+//! message, some of them both.
 //!
-//! For classic queues: RabbitMQ deletes others unguarded only. Who has cancelled and not settled yet is no consumer: the
-//! caller sees to it that nobody has messages of the queue in hand. And what is published in the moment in which the queue
-//! goes was in no queue, though RabbitMQ confirms it: it is as lost as if it had come a moment later.
+//! AMQP does not tell what others have in hand, and RabbitMQ's guards do not count it. The broker's figures do, some
+//! seconds late. They are younger than a moment when they have changed twice since: the first change may have been on
+//! its way. A queue that is asked for its depth tells its figures anew.
+//!
+//! What is published in the moment in which the queue goes was in no queue, though RabbitMQ confirms it and returns
+//! nothing: it is as lost as if it had come a moment later.
+//!
+//! For classic queues that do not go with their last consumer: others are deleted unguarded, or by our own leaving.
 //!
 //! `px replay` brings the messages back as persistent ones, without a `user_id`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::Cause;
 use super::consume::Drain;
 use crate::broker::{BrokerError, Connection, Purpose, Removal, connect};
 use crate::config::Broker;
-use crate::message::Fault;
+use crate::message::{Fault, Queue, Topology};
 use crate::spool::spill::{Message, Source, SpillFile};
 use crate::spool::{SpoolError, off_thread};
 
 const ROUNDS: u32 = 3;
+/// Figures come every 5 s, and are collected every 5 s; there are brokers that are told to be slower, and busy ones.
+const FIGURES_MAX: Duration = Duration::from_secs(60);
+const FIGURES_EVERY: Duration = Duration::from_millis(500);
+/// The longest name on AMQP.
+const NAME_MAX: usize = 255;
+
+/// What the broker's figures say of a queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Messages that somebody was given and has not settled.
+    pub unacknowledged: Option<u64>,
+    /// The work that the queue has done: another number with each new set of figures.
+    pub reductions: Option<u64>,
+}
 
 /// What is in the file, whatever came of the queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,9 +71,14 @@ pub enum Ending {
     FedFaster,
     /// It has a consumer: it stays.
     InUse,
-    /// Somebody else has deleted it, or it has expired.
+    /// Somebody has messages of it in hand, or no figures say that nobody has: it stays.
+    InHand(&'static str),
+    /// We were asked to stop: it stays.
+    Interrupted,
+    /// Somebody else has deleted it, or it has expired, perhaps with messages in it.
     Missing,
-    /// It stays; what is not in the file is in the queue.
+    /// It stays; what is not in the file is in the queue. So may be what was acked last, for nobody knows whether the
+    /// broker has heard of it.
     Failed(Cause),
 }
 
@@ -60,19 +88,47 @@ impl fmt::Display for Ending {
             Ending::Deleted => f.write_str("deleted"),
             Ending::FedFaster => f.write_str("kept: fed faster than spilled"),
             Ending::InUse => f.write_str("kept: it has a consumer now"),
-            Ending::Missing => f.write_str("gone already"),
-            Ending::Failed(cause) => write!(f, "kept: {}", cause.what),
+            Ending::InHand(why) => write!(f, "kept: {why}"),
+            Ending::Interrupted => f.write_str("kept: interrupted"),
+            Ending::Missing => f.write_str(
+                "somebody else has deleted it meanwhile, or it has expired: what it still held went with it",
+            ),
+            Ending::Failed(cause) => write!(
+                f,
+                "kept: {}; the last messages of the file may be in the queue still",
+                cause.what
+            ),
         }
     }
 }
 
+/// Where random parts of names come from: nobody else has them by chance.
+fn random() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
+/// A name of our own beside a queue's, for what may be made by who may make the queue.
+pub fn name_beside(queue: &str, purpose: &str) -> String {
+    let random = random();
+    let name = format!("{queue}.{purpose}.{random}");
+    // The broker keeps the names that begin so for itself.
+    match name.len() > NAME_MAX || queue.starts_with("amq.") {
+        true => format!("px.{purpose}.{random}"),
+        false => name,
+    }
+}
+
 /// Spills a queue into a new file in `directory`, and deletes it. `broker`'s URLs name the virtual host, see
-/// [`Broker::in_vhost`]; `arguments` are those of the queue. Dropped half-way, it leaves everything as a crash does.
+/// [`Broker::in_vhost`]; `arguments` are those of the queue. `look` asks for the figures of a queue of that virtual host,
+/// `None` where there is no such queue. `stop` ends it after the batch at hand. Dropped half-way, it leaves everything as
+/// a crash does.
 pub async fn spill(
     broker: &Broker,
     queue: &str,
     arguments: &serde_json::Map<String, serde_json::Value>,
     directory: &Path,
+    look: impl AsyncFn(&str) -> Result<Option<Figures>, BrokerError>,
+    stop: &CancellationToken,
 ) -> Spilled {
     let mut spilling = Spilling {
         source: Source {
@@ -82,6 +138,8 @@ pub async fn spill(
             arguments: arguments.clone(),
         },
         directory: directory.to_owned(),
+        look,
+        stop: stop.clone(),
         file: None,
         path: None,
         messages: 0,
@@ -91,6 +149,7 @@ pub async fn spill(
         Ok(ending) => ending,
         Err(cause) => Ending::Failed(cause),
     };
+    spilling.finish().await;
     Spilled {
         file: spilling.path.filter(|_| spilling.messages > 0),
         messages: spilling.messages,
@@ -99,9 +158,11 @@ pub async fn spill(
     }
 }
 
-struct Spilling {
+struct Spilling<L> {
     source: Source,
     directory: PathBuf,
+    look: L,
+    stop: CancellationToken,
     /// Not while it is written, and no more after an error.
     file: Option<SpillFile>,
     path: Option<PathBuf>,
@@ -109,7 +170,7 @@ struct Spilling {
     bytes: u64,
 }
 
-impl Spilling {
+impl<L: AsyncFn(&str) -> Result<Option<Figures>, BrokerError>> Spilling<L> {
     async fn run(&mut self, broker: &Broker) -> Result<Ending, Cause> {
         if let Some(kind) = self
             .source
@@ -124,21 +185,59 @@ impl Spilling {
             return Err(Cause::new(Fault::Own, what));
         }
         let connection = connect(broker, Purpose::Consume, "px spill").await.map_err(refused)?;
-        let ending = self.rounds(connection.as_ref()).await;
+        let mut ending = match self.is_the_broker_looked_at(connection.as_ref()).await {
+            Ok(()) => self.rounds(connection.as_ref()).await,
+            Err(cause) => Err(cause),
+        };
+        if ending.is_err() && matches!(connection.consumers(&self.source.queue).await, Ok(None)) {
+            ending = Ok(Ending::Missing);
+        }
         connection.close().await;
         ending
     }
 
+    /// A queue that is made here must be seen there: else the queue of this name is perhaps another one.
+    async fn is_the_broker_looked_at(&self, connection: &dyn Connection) -> Result<(), Cause> {
+        let queue = Queue {
+            name: name_beside(&self.source.queue, "spill"),
+            exclusive: true,
+            ..Queue::default()
+        };
+        let name = queue.name.clone();
+        let topology = Topology {
+            queues: vec![queue],
+            ..Topology::default()
+        };
+        connection.declare(&topology).await.map_err(refused)?;
+        let seen = (self.look)(&name).await.map_err(refused)?;
+        // It goes with the connection, at the latest.
+        drop(connection.delete_queue(&name, false, false).await);
+        if seen.is_some() {
+            return Ok(());
+        }
+        let what = "the broker that answers on AMQP is not the one whose management API was asked: one of its URLs leads \
+                    elsewhere, or its cluster is split";
+        Err(Cause::new(Fault::Own, what))
+    }
+
     async fn rounds(&mut self, connection: &dyn Connection) -> Result<Ending, Cause> {
         let queue = self.source.queue.clone();
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             match connection.consumers(&queue).await.map_err(refused)? {
                 None => return Ok(Ending::Missing),
                 Some(0) => {}
                 Some(_) => return Ok(Ending::InUse),
             }
-            if self.round(connection).await? == Round::Interrupted {
-                return Ok(Ending::InUse);
+            match self.round(connection).await? {
+                Round::Drained => {}
+                Round::Joined => return Ok(Ending::InUse),
+                Round::Stopped => return Ok(Ending::Interrupted),
+            }
+            // What has come meanwhile is taken in the next round: it costs nothing to wait once.
+            if round == 0
+                && let Some(ending) = self.wait_for_others(connection).await?
+            {
+                return Ok(ending);
             }
             match connection.delete_queue(&queue, true, true).await.map_err(refused)? {
                 Removal::Deleted => return Ok(Ending::Deleted),
@@ -148,6 +247,41 @@ impl Spilling {
             }
         }
         Ok(Ending::FedFaster)
+    }
+
+    /// Until figures that are younger than this call say that nobody has a message in hand; else how it ends.
+    async fn wait_for_others(&self, connection: &dyn Connection) -> Result<Option<Ending>, Cause> {
+        let queue = &self.source.queue;
+        let deadline = Instant::now() + FIGURES_MAX;
+        let (mut last, mut changes) = (None, 0);
+        loop {
+            // To be asked makes the queue tell its figures anew.
+            match connection.consumers(queue).await.map_err(refused)? {
+                None => return Ok(Some(Ending::Missing)),
+                Some(0) => {}
+                Some(_) => return Ok(Some(Ending::InUse)),
+            }
+            let Some(figures) = (self.look)(queue).await.map_err(refused)? else {
+                return Ok(Some(Ending::Missing));
+            };
+            if figures.reductions.is_some() && figures.reductions != last {
+                changes += u32::from(last.is_some());
+                last = figures.reductions;
+            }
+            if changes >= 2 && figures.unacknowledged == Some(0) {
+                return Ok(None);
+            }
+            if Instant::now() >= deadline {
+                return Ok(Some(Ending::InHand(match changes {
+                    0 | 1 => "the broker has no new figures of it, and somebody may have messages of it in hand",
+                    _ => "somebody has messages of it in hand",
+                })));
+            }
+            tokio::select! {
+                () = sleep(FIGURES_EVERY) => {}
+                () = self.stop.cancelled() => return Ok(Some(Ending::Interrupted)),
+            }
+        }
     }
 
     /// What is ready now.
@@ -166,7 +300,11 @@ impl Spilling {
             let consumers = connection.consumers(&self.source.queue).await.map_err(refused)?;
             if consumers.is_some_and(|count| count > 1) {
                 drain.end().await;
-                return Ok(Round::Interrupted);
+                return Ok(Round::Joined);
+            }
+            if self.stop.is_cancelled() {
+                drain.end().await;
+                return Ok(Round::Stopped);
             }
         }
     }
@@ -201,15 +339,40 @@ impl Spilling {
         self.bytes += bytes as u64;
         Ok(())
     }
+
+    /// Writes the file's end.
+    async fn finish(&mut self) {
+        let Some(file) = self.file.take() else { return };
+        // Where that fails, whoever reads it is told that it may have been cut. All that was spilled is in it.
+        drop(off_thread(move || file.end()).await);
+    }
 }
 
 #[derive(PartialEq)]
 enum Round {
     Drained,
     /// Somebody else consumes.
-    Interrupted,
+    Joined,
+    /// We were asked to.
+    Stopped,
 }
 
 fn refused(error: BrokerError) -> Cause {
     Cause::from((error.fault, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_beside_a_queue_are_its_own_and_allowed() {
+        let name = name_beside("cmc.q", "replay");
+        assert!(name.starts_with("cmc.q.replay.") && name != name_beside("cmc.q", "replay"));
+        let at_most = "é".repeat(115) + "q";
+        assert_eq!(name_beside(&at_most, "replay").len(), NAME_MAX);
+        for queue in ["amq.gen-x", &(at_most + "q")] {
+            assert!(name_beside(queue, "replay").starts_with("px.replay."), "{queue}");
+        }
+    }
 }

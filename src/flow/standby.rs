@@ -1,113 +1,196 @@
-//! Warm standby: whoever stands by reads along what the active one forwards, and so knows what it knows.
+//! Warm standby: whoever stands by is told what the active one forwards, and so knows what it knows.
 //!
-//! While it stands by, a process follows the keys of the output on a queue of its own, exclusive to one connection.
-//! When it is to work it publishes a marker that only this queue gets. What the broker had taken from others before has
-//! come when the marker does, and then the work begins: after [`CATCH_UP_MAX`] at most, and at once where there is no
-//! such queue. So a broker that is away, or a queue that was deleted, costs repeats and holds up nothing.
+//! Of several processes on one queue, QUEUE, one works. What it has remembered of forwards that are confirmed it publishes
+//! to the exchange `QUEUE.follow`, by handfuls and softly: that holds up nothing. Each process, the working one too, follows
+//! this exchange on a durable queue of its host, `QUEUE.follow.HOST.ID`, which gathers what is told while the process is
+//! away. The output itself is not followed: a queue that is bound to its keys would make routable what no consumer has
+//! bound, and would bring what is not confirmed yet.
 //!
-//! What was forwarded while the queue was not there (before the process began, or between two connections) is not
-//! learned.
+//! The key under which they tell is a digest of what their forwards are, and so is the ID. Processes whose output or idea of
+//! a product is another one, as while a new configuration goes from host to host, learn nothing from each other.
+//!
+//! When a process is to work it publishes a marker that only its own queue gets. What others had told before has come when
+//! the marker does, and then the work begins: after [`CATCH_UP_MAX`] at most. So a broker that is away, or a queue that was
+//! deleted, costs repeats and holds up nothing.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::link::Link;
-use super::publish::Publisher;
+use super::publish::{PublishError, Publisher};
+use super::sample::Sampler;
 use super::{Unit, chain, consume};
-use crate::broker::{Confirmed, Purpose};
+use crate::broker::{Confirmed, Purpose, Returns};
 use crate::config::Broker;
-use crate::message::{Binding, Envelope, Exchange, Queue, Topology};
+use crate::message::{Binding, Envelope, Exchange, ExchangeKind, Queue, Topology};
+use crate::spool::seen::{self, Batch};
 
 /// The longest that work waits for the marker.
 pub const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 
-/// What is done with what others have forwarded: it is known when the future ends.
+/// Handfuls that wait to be told; what has no room is not told.
+const UNTOLD_MAX: usize = 256;
+/// Handfuls in one message.
+const TOLD_AT_ONCE: usize = 16;
+/// How long a process that ends tells what is untold.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const CONTENT_TYPE: &str = "application/x-px-seen";
+/// What may gather for a host that is away: some 600 000 forwards. The oldest go first.
+const GATHERED_BYTES_MAX: u64 = 64 << 20;
+/// The longest life of the queue of a host that does not come back; RabbitMQ takes less than 50 days.
+const GATHERED_FOR_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What is done with what others have told: it is known when the future ends.
 pub type Learn = Arc<dyn Fn(Vec<Envelope>) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// What to follow.
-#[derive(Debug, Clone)]
-pub struct Output {
-    /// The broker.
-    pub broker: Broker,
-    /// Where it is published.
-    pub exchange: Exchange,
-    /// Its keys.
-    pub keys: Vec<String>,
-    /// The unit's own queue, whose name the following one begins with, so that one permission is for both.
-    pub queue: String,
-}
-
-/// Follows while the unit stands by.
-pub struct Standby {
+/// The processes on one queue, of which one works.
+#[derive(Clone)]
+pub struct Peers {
     unit: Unit,
-    output: Output,
+    broker: Broker,
+    /// Their exchange.
+    name: String,
+    /// The key of what they tell.
+    told: String,
+    /// The queue of this host.
+    own: Queue,
     publisher: Publisher,
-    learn: Learn,
-    /// The time of standing by that lasts, if one does.
-    period: Mutex<Option<Arc<Period>>>,
 }
 
-/// One time of standing by.
-struct Period {
-    end: CancellationToken,
-    /// The queue that is followed now.
-    queue: watch::Sender<Option<String>>,
+/// What is untold still.
+pub struct Telling(JoinHandle<()>);
+
+impl Telling {
+    /// Waits for it, once every sender is gone, for a moment at most.
+    pub async fn end(self) {
+        if tokio::time::timeout(LAST_WORDS, self.0).await.is_err() {
+            info!("those that stand by are not told all that was forwarded last");
+        }
+    }
+}
+
+impl Peers {
+    /// Those that consume `queue`, which has a name. `forwards` is what makes theirs equal. What one has told is worth
+    /// something for so long as `keep`.
+    pub fn of(unit: &Unit, broker: &Broker, queue: &Queue, forwards: &str, keep: Duration) -> Peers {
+        // Theirs begin with its name, so that one permission, and one policy, is for all.
+        let name = format!("{}.follow", queue.name);
+        let keep = keep.min(GATHERED_FOR_MAX);
+        let own = Queue {
+            name: format!("{name}.{}", host_and_id(unit, forwards)),
+            durable: true,
+            quorum: queue.quorum,
+            expires: Some(keep),
+            message_ttl: Some(keep),
+            max_bytes: Some(GATHERED_BYTES_MAX),
+            role: Some("follow"),
+            ..Queue::default()
+        };
+        let topology = Topology {
+            exchanges: vec![exchange(&name)],
+            ..Topology::default()
+        };
+        Peers {
+            unit: unit.clone(),
+            broker: broker.clone(),
+            publisher: Publisher::start_soft(unit, broker.clone(), topology),
+            told: format!("forwarded.{}", seen::digest(forwards)),
+            name,
+            own,
+        }
+    }
+
+    /// Takes what the others are to know. It ends with the last sender.
+    pub fn tell(&self) -> (mpsc::Sender<Batch>, Telling) {
+        let (tell, told) = mpsc::channel(UNTOLD_MAX);
+        (tell, Telling(tokio::spawn(self.clone().keep_telling(told))))
+    }
+
+    async fn keep_telling(self, mut told: mpsc::Receiver<Batch>) {
+        let (samples, mut gathered) = (Sampler::default(), Vec::new());
+        while told.recv_many(&mut gathered, TOLD_AT_ONCE).await > 0 {
+            let mut all = Batch::default();
+            for batch in gathered.drain(..) {
+                all.append(&batch);
+            }
+            let envelope = Envelope {
+                key: self.told.clone(),
+                content_type: Some(CONTENT_TYPE.to_owned()),
+                body: all.to_message(),
+                ..Envelope::default()
+            };
+            let publish = async {
+                self.publisher
+                    .submit_soft(&self.name, envelope, Returns::Counted)
+                    .await
+                    .await
+            };
+            let why = match tokio::time::timeout(CATCH_UP_MAX, publish).await {
+                Ok(Ok(_) | Err(PublishError::Stopping)) => continue,
+                Ok(Err(PublishError::Refused(why))) => why,
+                Err(_) => format!("no answer within {CATCH_UP_MAX:?}"),
+            };
+            let said = format!("those that stand by are not told what is forwarded: {why}");
+            if let Some(unsaid) = samples.take(&said) {
+                warn!(unsaid, "{said}");
+            }
+        }
+    }
+}
+
+/// The same after every start, and another one for each host, and for each root, unit and kind of forwards on it.
+fn host_and_id(unit: &Unit, forwards: &str) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let legal = |c: &char| c.is_ascii_alphanumeric() || "-_".contains(*c);
+    let host: String = host.chars().filter(legal).take(32).collect();
+    let place = unit.places.unit_state(&unit.name);
+    let mut id = seen::digest(&format!("{} {forwards}", place.display()));
+    id.truncate(8);
+    format!("{host}.{id}")
+}
+
+fn exchange(name: &str) -> Exchange {
+    Exchange {
+        name: name.to_owned(),
+        kind: ExchangeKind::Direct,
+        durable: true,
+        auto_delete: false,
+    }
+}
+
+/// Follows what the others tell, for as long as the unit runs.
+pub struct Standby {
+    peers: Peers,
+    learn: Learn,
+    /// The queue is followed now.
+    follows: watch::Sender<bool>,
     /// The last marker that came back.
     marker: watch::Sender<Option<String>>,
 }
 
 impl Standby {
-    /// Nothing is followed yet.
-    pub fn new(unit: &Unit, output: Output, publisher: Publisher, learn: Learn) -> Arc<Standby> {
-        Arc::new(Standby {
-            unit: unit.clone(),
-            output,
-            publisher,
+    /// Follows from now on.
+    pub fn start(peers: Peers, learn: Learn) -> Arc<Standby> {
+        let standby = Arc::new(Standby {
+            peers,
             learn,
-            period: Mutex::default(),
-        })
-    }
-
-    /// Follows from now on, until it is told to rest or the unit stops.
-    pub fn follow(self: &Arc<Self>) {
-        let mut current = self.period();
-        if current.is_some() {
-            return;
-        }
-        let period = Arc::new(Period {
-            end: self.unit.stop.child_token(),
-            queue: watch::Sender::default(),
+            follows: watch::Sender::new(false),
             marker: watch::Sender::default(),
         });
-        *current = Some(Arc::clone(&period));
-        drop(current);
-        tokio::spawn(Arc::clone(self).keep_following(period));
+        tokio::spawn(Arc::clone(&standby).keep_following());
+        standby
     }
 
-    /// Follows no more: the queue goes.
-    pub fn rest(&self) {
-        if let Some(period) = self.period().take() {
-            period.end.cancel();
-        }
-    }
-
-    /// Returns when everything is known that others had forwarded before, as far as it can be. Takes no longer than
+    /// Returns when everything is known that others had told before, as far as it can be. Takes no longer than
     /// [`CATCH_UP_MAX`]. Safe to drop while waiting.
     pub async fn catch_up(&self) {
-        let Some(period) = self.period().clone() else {
-            return;
-        };
-        let Some(queue) = period.queue.borrow().clone() else {
-            info!("nothing was followed just now: what others have forwarded since is not known");
-            return;
-        };
-        match tokio::time::timeout(CATCH_UP_MAX, self.round(&period, &queue)).await {
+        match tokio::time::timeout(CATCH_UP_MAX, self.round()).await {
             Ok(Ok(())) => debug!("everything that others have forwarded is known"),
             Ok(Err(why)) => warn!("what others have forwarded just now may not be known: {why}"),
             Err(_) => warn!("what others have forwarded just now may not be known: no answer within {CATCH_UP_MAX:?}"),
@@ -115,18 +198,24 @@ impl Standby {
     }
 
     /// From the marker's publication to its return. `Err` says why it will not come.
-    async fn round(&self, period: &Period, queue: &str) -> Result<(), String> {
+    async fn round(&self) -> Result<(), String> {
+        let mut follows = self.follows.subscribe();
+        // The sender is this one's own: it is there.
+        drop(follows.wait_for(|follows| *follows).await);
         let marker = format!("{:016x}", fastrand::u64(..));
-        let (mut followed, mut returned) = (period.queue.subscribe(), period.marker.subscribe());
+        let mut returned = self.marker.subscribe();
+        let Peers {
+            publisher, name, own, ..
+        } = &self.peers;
         let publish = async {
             let envelope = Envelope {
-                key: queue.to_owned(),
+                key: own.name.clone(),
                 message_id: Some(marker.clone()),
                 ..Envelope::default()
             };
-            match self.publisher.submit_soft("", envelope).await.await {
+            match publisher.submit_soft(name, envelope, Returns::Known).await.await {
                 Ok(Confirmed::Routed) => std::future::pending().await,
-                Ok(Confirmed::Returned) => format!("queue {queue} is gone"),
+                Ok(Confirmed::Returned) => format!("queue {} is gone", own.name),
                 Err(error) => format!("no marker could be published: {error}"),
             }
         };
@@ -134,30 +223,21 @@ impl Standby {
         tokio::select! {
             biased;
             Ok(_) = returned.wait_for(|found| found.as_ref() == Some(&marker)) => Ok(()),
-            Ok(_) = followed.wait_for(|now| now.as_deref() != Some(queue)) => Err(format!("queue {queue} is gone")),
+            Ok(_) = follows.wait_for(|follows| !follows) => Err(format!("queue {} is not followed any more", own.name)),
             why = &mut publish => Err(why),
         }
     }
 
-    async fn keep_following(self: Arc<Self>, period: Arc<Period>) {
-        let mut link = Link::new(&self.unit, self.output.broker.clone(), Purpose::Follow);
-        loop {
-            // A new name each time: the broker may not have noticed yet that the last connection is gone.
-            let own = match self.output.queue.as_str() {
-                "" => "px",
-                queue => queue,
-            };
-            let name = format!("{own}.follow.{:016x}", fastrand::u64(..));
-            let Some(connection) = link.connect(&self.topology(&name), &period.end).await else {
-                break;
-            };
-            period.queue.send_replace(Some(name.clone()));
-            let note = |envelopes| self.note(&period, &name, envelopes);
-            let read = consume::read_along(connection.as_ref(), &name, &period.end, note).await;
-            period.queue.send_replace(None);
+    async fn keep_following(self: Arc<Self>) {
+        let Peers { unit, broker, own, .. } = &self.peers;
+        let mut link = Link::new(unit, broker.clone(), Purpose::Follow);
+        let topology = self.topology();
+        while let Some(connection) = link.connect(&topology, &unit.stop).await {
+            self.follows.send_replace(true);
+            let read = consume::read_along(connection.as_ref(), &own.name, &unit.stop, |told| self.note(told)).await;
+            self.follows.send_replace(false);
             match read {
                 Ok(()) => {
-                    link.end();
                     connection.close().await;
                     return;
                 }
@@ -167,50 +247,39 @@ impl Standby {
                 }
             }
         }
-        link.end();
     }
 
     /// Learns; and says so when a marker has come, for what was before it is known then.
-    async fn note(&self, period: &Period, queue: &str, mut envelopes: Vec<Envelope>) {
+    async fn note(&self, mut told: Vec<Envelope>) {
         let mut marker = None;
-        envelopes.retain(|envelope| {
-            let is_marker = envelope.key == queue;
+        told.retain(|envelope| {
+            let is_marker = envelope.key == self.peers.own.name;
             if is_marker {
                 marker = envelope.message_id.clone();
             }
             !is_marker
         });
-        if !envelopes.is_empty() {
-            (self.learn)(envelopes).await;
+        if !told.is_empty() {
+            (self.learn)(told).await;
         }
         if marker.is_some() {
-            period.marker.send_replace(marker);
+            self.marker.send_replace(marker);
         }
     }
 
-    fn topology(&self, name: &str) -> Topology {
-        let exchange = &self.output.exchange;
+    fn topology(&self) -> Topology {
+        let Peers { name, told, own, .. } = &self.peers;
         Topology {
-            exchanges: vec![exchange.clone()],
-            queues: vec![Queue {
-                name: name.to_owned(),
-                exclusive: true,
-                auto_delete: true,
-                role: Some("follow"),
-                ..Queue::default()
-            }],
-            bindings: (self.output.keys.iter())
+            exchanges: vec![exchange(name)],
+            queues: vec![own.clone()],
+            bindings: [told, &own.name]
                 .map(|key| Binding {
-                    exchange: exchange.name.clone(),
-                    queue: name.to_owned(),
+                    exchange: name.clone(),
+                    queue: own.name.clone(),
                     key: key.clone(),
                 })
-                .collect(),
+                .into(),
         }
-    }
-
-    fn period(&self) -> MutexGuard<'_, Option<Arc<Period>>> {
-        self.period.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -234,25 +303,26 @@ impl Election {
 
     /// The first delivery of a subscription has come. Returns when work may begin.
     pub async fn chosen(&self) {
-        let state = &self.standby.unit.state;
+        let state = &self.standby.peers.unit.state;
         state.set_role(false, format!("{CHOSEN}: {CATCHING_UP}"));
         self.standby.catch_up().await;
-        self.standby.rest();
         state.set_role(true, CHOSEN);
         info!("chosen: working");
     }
 
     /// The subscription has ended; the broker chooses another one.
     pub fn unchosen(&self) {
-        if !self.standby.unit.stop.is_cancelled() {
-            info!("chosen no more: standing by");
+        let Unit { state, stop, .. } = &self.standby.peers.unit;
+        if !stop.is_cancelled() {
+            if state.snapshot().role.is_some_and(|role| role.active) {
+                info!("chosen no more: standing by");
+            }
             self.stand_by();
         }
     }
 
     fn stand_by(&self) {
-        self.standby.follow();
-        self.standby.unit.state.set_role(false, UNCHOSEN);
+        self.standby.peers.unit.state.set_role(false, UNCHOSEN);
     }
 }
 

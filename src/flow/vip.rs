@@ -34,7 +34,7 @@ pub fn gate(unit: &Unit, vip: Option<IpAddr>) -> watch::Receiver<bool> {
 }
 
 /// A gate that is open while this host has `vip`, once what the other host has forwarded is known. It shuts at once when
-/// the address goes, and from then on the other host is followed. Ends with the unit.
+/// the address goes. Ends with the unit.
 pub fn warm_gate(unit: &Unit, vip: IpAddr, standby: Arc<Standby>) -> watch::Receiver<bool> {
     gate_of(unit, vip, Some(standby))
 }
@@ -57,12 +57,8 @@ async fn keep_gate(
 ) {
     unit.state
         .set_role(false, format!("it is not known yet whether {vip} is on this host"));
-    // One that is there from the beginning has followed nothing.
     while let Ok(is_here) = here.wait_for(Option::is_some).await.map(|here| *here == Some(true)) {
         if !is_here {
-            if let Some(standby) = &standby {
-                standby.follow();
-            }
             unit.state.set_role(false, format!("{vip} is not on this host"));
             info!(%vip, "the address is elsewhere: standing by");
             if here.wait_for(|here| *here == Some(true)).await.is_err() {
@@ -80,7 +76,6 @@ async fn keep_gate(
                 },
                 () = standby.catch_up() => {}
             }
-            standby.rest();
         }
         unit.state.set_role(true, why);
         info!(%vip, "the address is here: working");

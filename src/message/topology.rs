@@ -55,6 +55,8 @@ pub struct Queue {
     pub single_active: bool,
     /// Replicated by a cluster's nodes (`x-queue-type` is `quorum`).
     pub quorum: bool,
+    /// The oldest messages go when it holds more (`x-max-length-bytes`). An embedded broker bounds nothing.
+    pub max_bytes: Option<u64>,
     /// What px made this queue for (`x-px-role`); none for a subscription's own queue.
     pub role: Option<&'static str>,
 }

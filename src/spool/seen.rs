@@ -19,7 +19,7 @@ mod sources;
 
 pub use log::{Aside, Batch, Loaded, SeenLog};
 
-use log::Record;
+use log::{Record, records_of};
 use sources::{SourceId, Sources};
 
 /// A product's key: a digest of what makes it the same product.
@@ -159,6 +159,32 @@ impl Seen {
         self.put(&record, now);
     }
 
+    /// Takes what another process has remembered, a [`Batch::to_message`], and adds to `batch` what is new. Answers how
+    /// many were.
+    pub fn learn(&mut self, message: &[u8], now: Timestamp, batch: &mut Batch) -> u64 {
+        let mut learned = 0;
+        records_of(message, |told| {
+            // The other clock may be ahead.
+            let record = Record {
+                at_ms: told.at_ms.min(now.as_millisecond()),
+                ..*told
+            };
+            let known = self.entries.peek(&record.key).filter(|known| self.is_alive(known, now));
+            // Another record of the same product is a new issue of it, and remembered as who forwarded it does.
+            let is_known = known.is_some_and(|known| {
+                (known.path, known.size, known.time_ms) == (record.path, record.size, record.time_ms)
+                    && **self.sources.name(known.source) == *record.source
+            });
+            if is_known || !self.is_fresh(record.at_ms, now) {
+                return;
+            }
+            batch.add(&record);
+            self.put(&record, now);
+            learned += 1;
+        });
+        learned
+    }
+
     /// How many made room before `keep` was over: `entries` is too small then.
     pub fn evicted_early(&self) -> u64 {
         self.evicted_early
@@ -264,6 +290,11 @@ impl Forwarded {
 
 fn differ(one: Option<u64>, other: Option<u64>) -> bool {
     matches!((one, other), (Some(one), Some(other)) if one != other)
+}
+
+/// Of a text, in hexadecimal: the same in every run and on every host.
+pub fn digest(text: &str) -> String {
+    format!("{:032x}", u128::from_be_bytes(Md5::digest(text).into()))
 }
 
 /// The same in every run, unlike the standard library's hashes: it is stored.

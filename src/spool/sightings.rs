@@ -2,19 +2,26 @@
 //!
 //! One JSON file, replaced as a whole and synced. A sighting lasts as long as every run sees the queue without a
 //! consumer; what cannot be read counts as never seen, which deletes later and never earlier.
+//!
+//! How much time passes from run to run is told by a clock that nobody sets, the one that counts since the boot. So a wall
+//! clock that is wrong for a while makes no queue older; nor does the time between two runs with a boot between them.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::{SpoolError, make_directory};
 
 /// Bytes of a file that are read: some hundred thousand queues.
 const FILE_MAX: u64 = 64 << 20;
+
+/// By so much the wall clock may go wrong from one run to the next without anything being put right.
+const ADJUSTED: SignedDuration = SignedDuration::from_secs(5);
 
 /// First sightings, by virtual host and queue.
 #[derive(Debug)]
@@ -28,7 +35,49 @@ pub struct Sightings {
 struct Kept {
     /// Whose queues they are: those of another broker are strangers.
     broker: String,
+    /// When the last run was.
+    #[serde(default)]
+    looked: Option<Moment>,
     without_consumer_since: BTreeMap<String, BTreeMap<String, At>>,
+}
+
+/// When a run is, by two clocks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Moment {
+    at: At,
+    /// Which boot of the machine the other clock counts from.
+    boot: String,
+    since_boot_ms: u64,
+}
+
+impl Moment {
+    /// Now.
+    pub fn now() -> Moment {
+        let up = clock_gettime(ClockId::Boottime);
+        // Where it is not told, all runs count as of one boot.
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Moment {
+            at: At(Timestamp::now()),
+            boot: boot.trim().to_owned(),
+            since_boot_ms: (up.tv_sec as u64).saturating_mul(1000) + up.tv_nsec as u64 / 1_000_000,
+        }
+    }
+
+    /// By the wall clock.
+    pub fn at(&self) -> Timestamp {
+        self.at.0
+    }
+
+    /// How much the wall clock has gone wrong since then.
+    fn jump_since(&self, before: &Moment) -> SignedDuration {
+        let passed_ms = match self.boot == before.boot {
+            true => self.since_boot_ms.saturating_sub(before.since_boot_ms),
+            false => 0,
+        };
+        let passed = SignedDuration::from_millis(i64::try_from(passed_ms).unwrap_or(i64::MAX));
+        let gap = self.at().duration_since(before.at());
+        gap.saturating_sub(passed)
+    }
 }
 
 /// A time, as text.
@@ -70,6 +119,24 @@ impl Sightings {
         let said = problem.map(|why| format!("{}: {why}: every queue counts as never seen", path.display()));
         let path = path.to_owned();
         Ok((Sightings { path, kept }, said))
+    }
+
+    /// A run begins. Where the wall clock has been set since the last one, or the machine was booted, all sightings move
+    /// along: a queue stays as old as it was, and the time that has passed for certain is added.
+    pub fn go_on(&mut self, now: &Moment) {
+        let before = self.kept.looked.replace(now.clone());
+        let jump = before.map_or(SignedDuration::ZERO, |before| now.jump_since(&before));
+        if jump.abs() <= ADJUSTED {
+            return;
+        }
+        for first in self
+            .kept
+            .without_consumer_since
+            .values_mut()
+            .flat_map(BTreeMap::values_mut)
+        {
+            first.0 = first.0.checked_add(jump).unwrap_or(now.at());
+        }
     }
 
     /// Since when the queue has been seen without a consumer.
@@ -178,6 +245,54 @@ mod tests {
         seen.look("/", ["a"], at(1000));
         seen.look("/", ["a"], at(500));
         assert_eq!(seen.first("/", "a"), Some(at(500)));
+    }
+
+    fn moment(second: i64, boot: &str, up_s: u64) -> Moment {
+        Moment {
+            at: At(at(second)),
+            boot: boot.into(),
+            since_boot_ms: up_s * 1000,
+        }
+    }
+
+    /// How long it has been seen without a consumer after each of these runs.
+    fn ages(runs: &[Moment]) -> Vec<i64> {
+        let directory = tempfile::tempdir().unwrap();
+        let age = |run: &Moment| {
+            let mut seen = empty(&directory);
+            seen.go_on(run);
+            seen.look("/", ["a"], run.at());
+            seen.save().unwrap();
+            run.at().as_second() - seen.first("/", "a").unwrap().as_second()
+        };
+        runs.iter().map(age).collect()
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_makes_no_queue_older() {
+        let (day, year) = (86_400, 31_536_000);
+        let now = 50 * year;
+        // A boot with a flat clock battery, put right five minutes later.
+        let flat = [
+            moment(now, "x", 100),
+            moment(now + 300, "x", 400),
+            moment(9, "y", 20),
+            moment(now + 900, "y", 320),
+        ];
+        assert_eq!(ages(&flat), [0, 300, 300, 600]);
+        // Far ahead for one run.
+        let ahead = [
+            moment(now, "x", 100),
+            moment(now + 80 * year, "x", 400),
+            moment(now + 600, "x", 700),
+        ];
+        assert_eq!(ages(&ahead), [0, 300, 600]);
+        // What passes between two runs of one boot counts, however long it is; a small adjustment is none.
+        let calm = [
+            moment(now, "x", 100),
+            moment(now + 30 * day + 3, "x", 100 + 30 * day as u64),
+        ];
+        assert_eq!(ages(&calm), [0, 30 * day + 3]);
     }
 
     #[test]

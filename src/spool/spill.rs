@@ -7,7 +7,8 @@
 //!
 //! Each batch is a gzip member of its own, on disk before the batch may leave the broker. After a crash the last member
 //! may be torn: its messages were not taken from the queue yet. So a queue and its file together hold every message,
-//! and a batch that was on disk when the crash came is in both.
+//! and a batch that was on disk when the crash came is in both. The last line, a member too, is the file's end, `{"end":N}`
+//! with the number of messages: without it the file was cut, or px was killed.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
@@ -36,6 +37,8 @@ const SAME_NAME_MAX: u32 = 1000;
 const QUEUE_MAX: usize = 180;
 /// One member, unpacked. A batch is far smaller; only a single message of a gigabyte is not.
 const MEMBER_MAX: u64 = 2 << 30;
+/// How each begins: gzip, deflate, no flags, no time. Its first byte is no other one's.
+const MEMBER: [u8; 8] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0];
 
 /// Where the messages come from: the first line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +60,13 @@ struct Head {
     time: String,
     #[serde(flatten)]
     source: Source,
+}
+
+/// The last line.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct End {
+    end: u64,
 }
 
 /// One message.
@@ -113,6 +123,12 @@ impl SpillFile {
         self.add_member(&lines)?;
         self.messages += batch.len() as u64;
         Ok(())
+    }
+
+    /// Adds the last line.
+    pub fn end(mut self) -> Result<(), SpoolError> {
+        let end = line::json(&End { end: self.messages })?;
+        self.add_member(&[end])
     }
 
     /// Where it lies.
@@ -201,7 +217,16 @@ fn safe_name(queue: &str) -> String {
     safe
 }
 
-/// A file read from its beginning, batch by batch.
+/// A place where a file is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// After so many messages that were read.
+    pub after: u64,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// A file read from its beginning, batch by batch. What is damaged is left out.
 pub struct SpillReader {
     input: BufReader<File>,
     path: PathBuf,
@@ -209,7 +234,8 @@ pub struct SpillReader {
     time: String,
     batch: std::vec::IntoIter<String>,
     messages: u64,
-    damage: Option<String>,
+    damage: Vec<Damage>,
+    end: Option<u64>,
 }
 
 impl SpillReader {
@@ -238,7 +264,8 @@ impl SpillReader {
             time: head.time,
             batch,
             messages: 0,
-            damage: None,
+            damage: Vec::new(),
+            end: None,
         })
     }
 
@@ -252,11 +279,15 @@ impl SpillReader {
         &self.time
     }
 
-    /// The next message, in the order of the queue; `None` at the end, or where the file is damaged.
+    /// The next message, in the order of the queue; `None` at the end. Batches that are damaged are left out.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Message>, SpoolError> {
         loop {
             if let Some(line) = self.batch.next() {
+                if let Ok(End { end }) = serde_json::from_str(&line) {
+                    self.end = Some(end);
+                    continue;
+                }
                 let message = line::read(&line).map_err(|error| {
                     let (path, number) = (self.path.display(), self.messages + 1);
                     SpoolError::own(format!("{path}: message {number} cannot be read"), error)
@@ -264,20 +295,80 @@ impl SpillReader {
                 self.messages += 1;
                 return Ok(Some(message));
             }
-            if self.damage.is_some() {
-                return Ok(None);
-            }
-            match read_member(&mut self.input) {
+            match self.next_member() {
                 Ok(Some(lines)) => self.batch = lines.into_iter(),
                 Ok(None) => return Ok(None),
-                Err(error) => self.damage = Some(error.to_string()),
+                Err(error) => {
+                    let what = format!("cannot read {}", self.path.display());
+                    return Err(SpoolError::own(what, error));
+                }
             }
         }
     }
 
-    /// Why what follows the last message is not to be had, once [`SpillReader::next`] has ended.
-    pub fn damage(&self) -> Option<&str> {
-        self.damage.as_deref()
+    /// The next one that is good.
+    fn next_member(&mut self) -> std::io::Result<Option<Vec<String>>> {
+        let mut at = self.input.stream_position()?;
+        let mut is_known = false;
+        loop {
+            match read_member(&mut self.input) {
+                Ok(lines) => return Ok(lines),
+                Err(_) if is_known => {}
+                Err(error) => {
+                    is_known = true;
+                    self.damage.push(Damage {
+                        after: self.messages,
+                        why: error.to_string(),
+                    });
+                }
+            }
+            at += 1;
+            self.input.seek(SeekFrom::Start(at))?;
+            match to_member(&mut self.input)? {
+                true => at = self.input.stream_position()?,
+                false => return Ok(None),
+            }
+        }
+    }
+
+    /// Where messages are missing, once [`SpillReader::next`] has ended.
+    pub fn damage(&self) -> &[Damage] {
+        &self.damage
+    }
+
+    /// How many messages were written, once [`SpillReader::next`] has ended; `None`: the file has no end.
+    pub fn end(&self) -> Option<u64> {
+        self.end
+    }
+}
+
+/// Goes to the next place where a member begins, as px writes them; false: there is none.
+fn to_member(input: &mut BufReader<File>) -> std::io::Result<bool> {
+    use std::io::BufRead;
+    let mut matched = 0;
+    loop {
+        let chunk = input.fill_buf()?;
+        if chunk.is_empty() {
+            return Ok(false);
+        }
+        let length = chunk.len();
+        let mut found = None;
+        for (index, byte) in chunk.iter().enumerate() {
+            matched = match *byte {
+                byte if byte == MEMBER[matched] => matched + 1,
+                byte if byte == MEMBER[0] => 1,
+                _ => 0,
+            };
+            if matched == MEMBER.len() {
+                found = Some(index + 1);
+                break;
+            }
+        }
+        input.consume(found.unwrap_or(length));
+        if found.is_some() {
+            input.seek_relative(-(MEMBER.len() as i64))?;
+            return Ok(true);
+        }
     }
 }
 

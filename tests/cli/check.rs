@@ -39,6 +39,42 @@ fn what_later_versions_serve_is_a_warning_and_not_an_error() {
     );
 }
 
+/// What else shows only at night, when the reaper runs, or when somebody has read the file.
+#[test]
+fn passwords_that_are_missing_or_open_are_warnings() {
+    let site = Site::new();
+    let check = |brokers: &str| {
+        site.write("px.toml", brokers);
+        let said = site.run(&["check"]);
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
+        assert!(!said.out.contains("canary"), "{said:?}");
+        said.out
+    };
+    let brokers =
+        "[brokers.b]\nurls = [\"amqp://u:${PATH}@h\"]\nmanagement = { url = \"http://h:1\", user = \"root\" }\n";
+    let said = check(brokers);
+    assert!(
+        said.contains("warning: no password for root: secrets.toml (0600) has no [b] root"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let open = "[brokers.b]\nurls = [\"amqp://h\", \"amqp://u:canary@h\"]\n\
+                management = { url = \"http://root:canary@h:1\" }\n";
+    let said = check(open);
+    assert_eq!(
+        said.matches("warning: everybody can read the password of ").count(),
+        2,
+        "{said}"
+    );
+    assert!(
+        said.contains("password of u here: put it into secrets.toml (0600) as [b] u = "),
+        "{said}"
+    );
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+    std::fs::set_permissions(site.root().join("etc/px.toml"), mode).unwrap();
+    assert_eq!(check(open), "");
+}
+
 #[test]
 fn a_good_site_is_silent() {
     let site = Site::new();

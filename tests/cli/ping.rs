@@ -56,6 +56,73 @@ fn a_broker_that_answers_is_zero_and_one_line() {
     );
 }
 
+/// Passwords that are there and cannot be read are told as that, by whoever needs them; nobody is asked in vain.
+#[test]
+fn a_password_that_is_missing_or_open_is_told_before_anything_else() {
+    use std::os::unix::fs::PermissionsExt;
+    let site = site_with(&[format!("amqp://feeder@127.0.0.1:{}/", free_port())]);
+    let (root, file) = (site.root().to_str().unwrap(), site.root().join("a"));
+    std::fs::write(&file, "").unwrap();
+    let post = [
+        "post",
+        "bunny",
+        "--root",
+        root,
+        "--url",
+        "http://h/",
+        "--exchange",
+        "x",
+        file.to_str().unwrap(),
+    ];
+    let commands: [&[&str]; 3] = [&["broker", "ping"], &["listen", "bunny", "--exchange", "x"], &post];
+    for command in commands {
+        assert_failed(&site.run(command), "no password for feeder: put it into");
+    }
+    site.write("secrets.toml", "[bunny]\nfeeder = \"canary\"\nroot = \"canary\"\n");
+    let secrets = site.root().join("etc/secrets.toml");
+    std::fs::set_permissions(&secrets, PermissionsExt::from_mode(0o644)).unwrap();
+    site.write("broker.toml", "broker = \"bunny\"\n");
+    let px_toml = std::fs::read_to_string(site.root().join("etc/px.toml")).unwrap();
+    site.write(
+        "px.toml",
+        &format!("{px_toml}management = {{ url = \"http://127.0.0.1:1\", user = \"root\" }}\n"),
+    );
+    let commands = commands
+        .into_iter()
+        .chain([&["broker", "check"][..], &["broker", "apply"]]);
+    for command in commands {
+        let said = site.run(command);
+        assert_failed(&said, "others can get at these passwords (mode 0644)");
+        assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    }
+    // Who has a password from elsewhere serves.
+    let broker = TestBroker::new("ping-open");
+    site.write(
+        "px.toml",
+        &format!("[brokers.bunny]\nurls = [{:?}]\n", broker.amqp_url()),
+    );
+    let said = site.run(&["broker", "ping", "--timeout", "20s"]);
+    assert_answered(&said);
+    assert!(said.err.contains("(mode 0644)"), "{said:?}");
+}
+
+#[test]
+fn what_does_not_speak_amqp_is_told_as_that() {
+    use std::io::{Read as _, Write as _};
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let web = std::thread::spawn(move || {
+        let (mut client, _) = server.accept().unwrap();
+        assert!(client.read(&mut [0; 8]).unwrap() > 0);
+        client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+    });
+    let said =
+        site_with(&[format!("amqp://joe:canary@127.0.0.1:{port}/")]).run(&["broker", "ping", "--timeout", "20s"]);
+    web.join().unwrap();
+    assert_failed(&said, "does not speak AMQP");
+    assert!(!said.err.contains("leave the queue"), "{said:?}");
+}
+
 #[test]
 fn of_several_urls_one_is_enough_unless_all_are_asked_for() {
     let broker = TestBroker::new("ping-any");

@@ -13,16 +13,15 @@ use crate::client::Client;
 use crate::hosts::{self, BUNNIES, VIP};
 use crate::keepalived::Keepalived;
 use crate::node::Node;
-use crate::support::{Process, TestSite};
+use crate::support::{Process, TestSite, recipe, recipe_with};
 
 pub const UNIT: &str = "dispatch/urp";
-/// The unit's, as its example is shipped.
+/// The unit's, in the document.
 pub const QUEUE: &str = "cmc.dd_dispatcher.urp";
 /// Where the record of all forwards gathers; read at the end only, so that nothing of our own is taken for a repeat.
 pub const RECORD: &str = "cmc.out";
 /// Where the subscriber sees them come.
 pub const LIVE: &str = "cmc.live";
-const DISPATCHER: &str = include_str!("../../etc/dispatch/urp.toml");
 /// For what includes two nodes and elections.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -57,7 +56,6 @@ impl Pair {
         for queue in [RECORD, LIVE] {
             client.queue(queue, "v00.urp.notify.#");
         }
-        assert!(DISPATCHER.contains(VIP) && DISPATCHER.contains(QUEUE), "{DISPATCHER}");
         let mut hosts = BUNNIES.into_iter();
         let bunnies = nodes.map(|node| Bunny::new(hosts.next().expect("a host for each"), node));
         let mut pair = Pair { bunnies, client };
@@ -141,10 +139,13 @@ impl Pair {
 
 impl Bunny {
     fn new(host: &'static str, node: Node) -> Bunny {
-        let site = TestSite::with_site_file(
-            "[brokers.bunny]\nurls = [\"amqp://admin:admin@localhost\"]\nexchange = { name = \"cmc\", type = \"topic\" }\n",
-        );
-        site.unit(UNIT, DISPATCHER);
+        let site = TestSite::with_site_file(&recipe_with(
+            "/etc/px/px.toml: on each of the two brokers",
+            &[("feeder@", "admin:admin@")],
+        ));
+        let unit = recipe("/etc/px/dispatch/urp.toml: by the address");
+        assert!(unit.contains(VIP) && unit.contains(QUEUE), "{unit}");
+        site.unit(UNIT, &unit);
         let unit = site.run_as(UNIT, &hosts::on(host), &[]);
         site.wait_ready(UNIT, unit.pid());
         let keepalived = Keepalived::new(host, site.root());

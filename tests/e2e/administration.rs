@@ -241,7 +241,8 @@ fn is_mended(node: &RabbitServer, site: &TestSite) {
     let narrow = json!({ "configure": "", "write": ".*", "read": ".*" });
     spoil("PUT", "/api/permissions/%2f/feeder", narrow);
     spoil("DELETE", "/api/exchanges/%2f/xpublic", Value::Null);
-    let policy = json!({ "pattern": "^x", "definition": { "ha-mode": "all" }, "apply-to": "queues", "priority": 1 });
+    let policy = json!({ "pattern": "^x", "definition": { "ha-mode": "all", "ha-sync-mode": "automatic" },
+        "apply-to": "queues", "priority": 1 });
     spoil("PUT", "/api/policies/%2f/ha-all", policy);
     spoil(
         "PUT",
@@ -292,7 +293,9 @@ fn is_mended(node: &RabbitServer, site: &TestSite) {
         px(site, 0, &["broker", "check"]).out.lines().collect::<Vec<_>>(),
         also_there
     );
+    px(site, 1, &["broker", "check", "--strict"]);
     declares(node, SECRETS[2], &queue_bound_to("cmc.x", "xpublic")).unwrap();
+    is_told_of_another_policy(node, site);
 
     // Other tags leave the password alone.
     let known = SECRETS[1];
@@ -319,6 +322,23 @@ fn is_mended(node: &RabbitServer, site: &TestSite) {
     assert!(px(site, 1, &["broker", "check"]).out.starts_with(stuck));
     api(node, "DELETE", "/api/exchanges/%2f/xpublic", None);
     px(site, 0, &["broker", "apply"]);
+}
+
+/// A policy of somebody else takes the queues from that which mirrors.
+fn is_told_of_another_policy(node: &RabbitServer, site: &TestSite) {
+    let mine = json!({ "pattern": "^cmc", "priority": 5, "definition": { "max-length": 1000 } });
+    api(node, "PUT", "/api/policies/%2f/mine", Some(mine));
+    let told =
+        "policy ha-all in /: policy mine, of priority 5, is in force instead of it for 1 of its queues, such as cmc.x,";
+    wait_until(Duration::from_secs(60), "the queue has the other policy", || {
+        site.px(&["broker", "check"]).out.starts_with(told)
+    });
+    px(site, 1, &["broker", "check"]);
+    assert!(px(site, 1, &["broker", "apply"]).err.contains(told));
+    api(node, "DELETE", "/api/policies/%2f/mine", None);
+    wait_until(Duration::from_secs(60), "the queue has its own policy", || {
+        site.px(&["broker", "check"]).code == 0
+    });
 }
 
 fn goes_on_after_a_failed_step(node: &RabbitServer, site: &TestSite) {

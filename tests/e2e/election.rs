@@ -59,7 +59,7 @@ fn whom_the_broker_has_chosen_is_told_by_the_first_message() {
 
     // A reload is a new subscription, the last in the line.
     units[first].signal(Signal::HUP);
-    wait_follows(&sites[first]);
+    sites[first].wait(UNIT, "stands by", |status| status["role"]["active"] == false);
     feed.announce_all((0..60).map(|n| urp(SOURCES[1], n)));
     sites[other].wait(UNIT, "works now", |status| status["role"]["active"] == true);
     sites[other].wait_count(UNIT, "ignored", 50);

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use px::broker::{Confirmed, Connection, Purpose, Returns, connect};
 use px::config::{Broker, BrokerUrl, Places};
-use px::flow::spill::{Ending, Spilled, spill};
+use px::flow::spill::{Ending, Figures, Spilled, spill};
 use px::message::{Binding, Envelope, Exchange, ExchangeKind, Headers, Queue, Topology, Value};
 use px::spool::spill::SpillReader;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Feed, SOON, TestBroker, TestSite, spawn_kept, wait_until};
 
@@ -31,7 +32,34 @@ fn main_broker(broker: &TestBroker) -> Broker {
 }
 
 fn spill_now(broker: &Broker, queue: &str, directory: &Path) -> Spilled {
-    runtime().block_on(spill(broker, queue, &serde_json::Map::new(), directory))
+    spill_with(broker, queue, &serde_json::Map::new(), directory)
+}
+
+/// With figures that are always new, and say that nobody has a message in hand.
+fn spill_with(
+    broker: &Broker,
+    queue: &str,
+    arguments: &serde_json::Map<String, serde_json::Value>,
+    directory: &Path,
+) -> Spilled {
+    let looks = AtomicU64::new(0);
+    let look = async |_: &str| Ok(figures(0, &looks));
+    runtime().block_on(spill(
+        broker,
+        queue,
+        arguments,
+        directory,
+        look,
+        &CancellationToken::new(),
+    ))
+}
+
+/// New ones.
+fn figures(unacknowledged: u64, looks: &AtomicU64) -> Option<Figures> {
+    Some(Figures {
+        unacknowledged: Some(unacknowledged),
+        reductions: Some(looks.fetch_add(1, Ordering::Relaxed)),
+    })
 }
 
 fn every_kind() -> Headers {
@@ -192,14 +220,12 @@ fn what_is_spilled_and_replayed_is_what_was_there() {
             "{queue:?}: others, or in another order"
         );
         assert_eq!(depth(&config, queue), Some(0));
-        let exchange = runtime().block_on(async {
-            let connection = connect(&config, Purpose::Publish, "look").await.expect("connect");
-            connection
-                .has_exchange(&format!("{queue}.replay"))
-                .await
-                .expect("an answer")
-        });
-        assert!(!exchange, "what it passed through is gone");
+        let exchanges = broker.api("GET", &format!("/api/exchanges/{}?columns=name", broker.vhost), None);
+        let exchanges = exchanges.json().to_string();
+        assert!(
+            !exchanges.contains(".replay"),
+            "what it passed through is gone: {exchanges}"
+        );
     }
     assert_eq!(depth(&config, "other"), Some(0));
 }
@@ -223,13 +249,23 @@ fn a_replay_goes_where_it_is_told_and_tells_what_found_nobody() {
     assert_eq!(feed.reader("another").take(10), messages[290..]);
     feed.queue("bound", &["good.#"]);
     let told = site.px_ends(1, &["replay", shown(&file), "--exchange", "xp"]);
-    assert!(told.err.contains("200 more found no queue"), "{told:?}");
+    assert!(told.err.contains("200 messages found no queue"), "{told:?}");
     assert_eq!(feed.reader("bound").take(100), messages[..100]);
+    assert!(told.err.contains("--skip 0 publishes all"), "{told:?}");
     let told = site.px_ends(1, &["replay", shown(&file), "--exchange", "nowhere"]);
     assert!(told.err.contains("exchange nowhere is not on"), "{told:?}");
     let told = site.px_ends(1, &["replay", shown(&file), "--broker", "unknown"]);
     assert!(told.err.contains("no broker \"unknown\""), "{told:?}");
     site.px_ends(2, &["replay", shown(&file), "--queue", "q", "--exchange", "xp"]);
+
+    // A queue that confirms and drops.
+    let policy = r#"{"pattern": "^small$", "definition": {"max-length": 10}}"#;
+    broker
+        .api("PUT", &format!("/api/policies/{}/small", broker.vhost), Some(policy))
+        .ok();
+    declare(&config, "small");
+    let told = site.px_ends(1, &["replay", shown(&file), "--queue", "small"]);
+    assert!(told.err.contains("queue small holds 10 messages"), "{told:?}");
 
     // A broker that takes nothing: the queue refuses, and what is safe is said.
     let policy = r#"{"pattern": "^full$", "definition": {"max-length": 40, "overflow": "reject-publish"}}"#;
@@ -253,13 +289,27 @@ fn a_cut_file_is_replayed_as_far_as_it_is_whole() {
     fill(&config, "q", &messages);
     let file = spill_now(&config, "q", &spilled_into(&site)).file.expect("a file");
     let bytes = std::fs::read(&file).expect("the file");
-    std::fs::write(&file, &bytes[..bytes.len() - 10]).expect("cut");
-    declare(&config, "q");
-    let told = site.px_ends(1, &["replay", shown(&file)]);
-    assert!(told.err.contains("is damaged after message "), "{told:?}");
-    let whole = depth(&config, "q").expect("the queue") as usize;
-    assert!((500..1000).contains(&whole), "{whole}");
-    assert!(feed.reader("q").take(whole) == messages[..whole]);
+    let replayed = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).expect("written");
+        declare(&config, "q");
+        let told = site.px_ends(1, &["replay", shown(&file)]);
+        let whole = depth(&config, "q").expect("the queue") as usize;
+        (told, feed.reader("q").take(whole))
+    };
+    let (told, got) = replayed(&bytes[..bytes.len() - 10]);
+    assert!(told.err.contains("has no end after message 1000"), "{told:?}");
+    assert!(got == messages);
+    let (told, got) = replayed(&bytes[..bytes.len() * 9 / 10]);
+    assert!(told.err.contains("is damaged after the "), "{told:?}");
+    assert!((500..1000).contains(&got.len()) && got == messages[..got.len()]);
+    let mut spoilt = bytes.clone();
+    spoilt[bytes.len() / 2] ^= 1;
+    let (told, got) = replayed(&spoilt);
+    assert!(
+        told.err.contains("px: 128 of the 1000 messages of ") && told.err.contains("look for a better copy"),
+        "{told:?}"
+    );
+    assert!(got.len() == 1000 - 128 && got.last() == messages.last());
     std::fs::write(&file, b"no spill").expect("rubbish");
     let told = site.px_ends(1, &["replay", shown(&file)]);
     assert!(told.err.contains("was not spilled by px"), "{told:?}");
@@ -319,7 +369,7 @@ fn nothing_that_comes_meanwhile_is_lost() {
         ..Envelope::default()
     };
     let mut deleted = 0;
-    for round in 0..12 {
+    for round in [0, 3, 6, 9] {
         let before = 50 * round + 1;
         fill(&config, "q", &(0..before).map(numbered).collect::<Vec<_>>());
         let is_over = AtomicBool::new(false);
@@ -412,6 +462,76 @@ fn a_consumer_that_comes_keeps_its_queue() {
     });
 }
 
+/// What somebody has in hand comes back before the queue goes.
+#[test]
+fn a_queue_goes_when_nobody_has_a_message_of_it_in_hand() {
+    let broker = TestBroker::new("spill-in-hand");
+    let (site, config) = (TestSite::new(&broker), main_broker(&broker));
+    let (directory, arguments) = (spilled_into(&site), serde_json::Map::new());
+    fill(&config, "q", &(0..100).map(message).collect::<Vec<_>>());
+    runtime().block_on(async {
+        let (looks, stop) = (AtomicU64::new(0), CancellationToken::new());
+        let getter = connect(&config, Purpose::Consume, "getter").await.expect("connect");
+        let mut subscription = getter.subscribe("q", 1).await.expect("subscribe");
+        let held = subscription.next().await.expect("a delivery");
+        subscription.cancel().await;
+        let look = async |queue: &str| {
+            if looks.load(Ordering::Relaxed) < 5 {
+                return Ok(figures(1, &looks));
+            }
+            getter.close().await;
+            let other = connect(&config, Purpose::Publish, "look").await?;
+            while queue == "q" && other.depth("q").await? == Some(0) {
+                tokio::task::yield_now().await;
+            }
+            Ok(figures(0, &looks))
+        };
+        let spilled = spill(&config, "q", &arguments, &directory, look, &stop).await;
+        drop(held);
+        assert_eq!((spilled.ending, spilled.messages), (Ending::Deleted, 100));
+    });
+}
+
+#[test]
+fn a_spill_that_ends_early_says_why() {
+    let broker = TestBroker::new("spill-ends");
+    let (site, config) = (TestSite::new(&broker), main_broker(&broker));
+    let (directory, arguments) = (spilled_into(&site), serde_json::Map::new());
+    let messages: Vec<Envelope> = (0..300).map(message).collect();
+    for queue in ["elsewhere", "stopped", "deleted"] {
+        fill(&config, queue, &messages);
+    }
+    let (looks, stop) = (AtomicU64::new(0), CancellationToken::new());
+    runtime().block_on(async {
+        // It does not know a queue that was made a moment ago.
+        let look = async |queue: &str| Ok((queue == "elsewhere").then(Figures::default));
+        let spilled = spill(&config, "elsewhere", &arguments, &directory, look, &stop).await;
+        assert_eq!(spilled.messages, 0);
+        assert!(spilled.ending.to_string().contains("leads elsewhere"), "{spilled:?}");
+
+        let look = async |queue: &str| {
+            if queue == "deleted" {
+                let other = connect(&config, Purpose::Publish, "other").await?;
+                other.delete_queue("deleted", false, false).await?;
+                return Ok(None);
+            }
+            Ok(figures(0, &looks))
+        };
+        let spilled = spill(&config, "deleted", &arguments, &directory, look, &stop).await;
+        assert_eq!((spilled.ending, spilled.messages), (Ending::Missing, 300));
+
+        stop.cancel();
+        let look = async |_: &str| Ok(figures(0, &looks));
+        let spilled = spill(&config, "stopped", &arguments, &directory, look, &stop).await;
+        assert_eq!((spilled.ending, spilled.messages), (Ending::Interrupted, 128));
+        assert_eq!(read(spilled.file.as_deref().expect("a file")), messages[..128]);
+    });
+    assert_eq!(
+        (depth(&config, "elsewhere"), depth(&config, "stopped")),
+        (Some(300), Some(300 - 128))
+    );
+}
+
 #[test]
 fn what_cannot_be_spilled_stays_where_it_is() {
     let broker = TestBroker::new("spill-refused");
@@ -433,7 +553,7 @@ fn what_cannot_be_spilled_stays_where_it_is() {
     assert!(spilled.ending.to_string().contains("line end"), "{spilled:?}");
     let mut arguments = serde_json::Map::new();
     arguments.insert("x-queue-type".into(), "quorum".into());
-    let spilled = runtime().block_on(spill(&config, "q", &arguments, &spilled_into(&site)));
+    let spilled = spill_with(&config, "q", &arguments, &spilled_into(&site));
     assert!(
         spilled.ending.to_string().contains("only classic ones are"),
         "{spilled:?}"

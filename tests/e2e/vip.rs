@@ -146,8 +146,8 @@ fn the_dispatcher_with_the_address_works_and_the_switch_takes_less_than_a_second
     assert!(forwarded[0] > 0 && forwarded[1] > 0, "{forwarded:?}");
 }
 
-/// The copies of what one host has forwarded are ignored by the other, whose dispatcher was killed in between: nothing is
-/// forwarded twice when nothing is in hand. And what each does, since when and why is said.
+/// The copies of what one host has forwarded are ignored by the other, whose dispatcher was killed and away for a while:
+/// nothing is forwarded twice when nothing is in hand. And what each does, since when and why is said.
 #[test]
 fn who_stood_by_knows_what_the_other_has_forwarded() {
     let broker = TestBroker::new("vip-warm");
@@ -155,9 +155,11 @@ fn who_stood_by_knows_what_the_other_has_forwarded() {
     hosts.feed.announce_all(firsts(0..300));
     hosts.sites[1].wait_count(UNIT, "learned", 300);
     hosts.units[1].kill();
+    hosts.feed.announce_all(firsts(300..450));
+    hosts.sites[0].wait_count(UNIT, "forwarded", 450);
     hosts.units[1] = hosts.sites[1].run_ready(UNIT);
     hosts.wait_follows(1);
-    hosts.feed.announce_all(firsts(300..600));
+    hosts.feed.announce_all(firsts(450..600));
     hosts.sites[1].wait_count(UNIT, "learned", 300);
     hosts.sites[0].wait_that("all is settled", || hosts.feed.depth("in") == Some(0));
     let said = hosts.sites.each_ref().map(|site| site.px(&["status"]).out);
@@ -199,66 +201,110 @@ fn who_stood_by_knows_what_the_other_has_forwarded() {
     assert!(out.next(Duration::from_millis(200)).is_none(), "nothing is repeated");
 }
 
-/// One key for everything: what is followed is that key, and its formats are those of what is bound.
+/// A standby is no subscriber: what no consumer has bound is held until one has.
 #[test]
-fn who_stands_by_reads_announcements_under_one_fixed_key() {
-    let broker = TestBroker::new("vip-fixed");
-    let addresses = Address::pair();
-    let feed = Feed::new(&broker.config());
-    let site = TestSite::new(&broker);
-    site.unit(
-        UNIT,
-        &format!(
-            "broker = \"main\"\nqueue = \"in\"\nbind = [\"v00.urp.input.#\"]\nseen = {{ by = \"identity\" }}\n\
-             rekey = {{ key = \"firsts\" }}\nvip = \"{}\"\n",
-            addresses[0].0
-        ),
+fn who_stands_by_makes_nothing_routable() {
+    let broker = TestBroker::new("vip-hold");
+    let hosts = Hosts::new(&broker, "unroutable = \"hold\"\n");
+    let (feed, [active, standby]) = (&hosts.feed, &hosts.sites);
+    broker
+        .api("DELETE", &format!("/api/queues/{}/out", broker.vhost), None)
+        .ok();
+    feed.announce_all(firsts(0..10));
+    active.wait_count(UNIT, "unroutable", 1);
+    assert_eq!(
+        (active.count(UNIT, "forwarded"), standby.count(UNIT, "learned")),
+        (0, 0)
     );
-    let _unit = site.run_ready(UNIT);
-    site.wait(UNIT, "follows", |status| status["links"]["follow"]["connected"] == true);
-    let under = |key: &str, envelope: Envelope| Envelope {
-        key: key.into(),
-        ..envelope
-    };
-    feed.announce(under("firsts.but.not.of.ours", urp(SOURCES[0], 0)));
-    feed.announce(under(
-        "firsts",
-        Envelope {
-            body: b"no announcement".into(),
-            ..Envelope::default()
-        },
-    ));
-    feed.announce_all(firsts(1..3).map(|envelope| under("firsts", envelope)));
-    site.wait_count(UNIT, "learned", 2);
-    feed.announce_all(copies(0..3));
-    addresses[0].come();
-    site.wait_count(UNIT, "ignored", 2);
-    site.wait_count(UNIT, "forwarded", 1);
+    feed.queue("out", &["v00.urp.notify.#"]);
+    active.wait_count(UNIT, "forwarded", 10);
+    assert_eq!(feed.depth("out"), Some(10));
+    standby.wait_count(UNIT, "learned", 10);
 }
 
-/// Who follows gets a message as soon as it is published, perhaps before it is safe. When its publisher dies then, the
-/// announcement comes again: it is forwarded, not ignored.
+/// Nobody consumes where all stand by, so nobody is told that the queue is gone: it is looked for.
 #[test]
-fn what_was_followed_and_comes_again_is_forwarded_once_more() {
-    let broker = TestBroker::new("vip-unsure");
-    let addresses = Address::pair();
-    let feed = Feed::new(&broker.config());
-    let site = TestSite::new(&broker);
-    dispatcher(&site, &feed, &format!("vip = \"{}\"\n", addresses[0].0));
-    let _unit = site.run_ready(UNIT);
-    site.wait(UNIT, "follows", |status| status["links"]["follow"]["connected"] == true);
-    feed.announce(urp(SOURCES[0], 0));
-    feed.give_back("in");
-    feed.announce(urp(SOURCES[0], 1));
-    feed.announce_all(copies(0..2));
-    feed.announce_all(firsts(0..2).map(|envelope| Envelope {
+fn who_stands_by_declares_a_queue_that_is_gone() {
+    let broker = TestBroker::new("vip-queue-gone");
+    let hosts = Hosts::new(&broker, "");
+    hosts.addresses[0].go();
+    hosts.sites[0].wait_state(UNIT, "standby");
+    broker
+        .api("DELETE", &format!("/api/queues/{}/in", broker.vhost), None)
+        .ok();
+    wait_until(SOON, "the queue is back", || hosts.feed.depth("in").is_some());
+    wait_until(SOON, "it is bound, and that is said", || {
+        let said = hosts.sites.each_ref().map(|site| site.said(UNIT)).concat();
+        said.contains("queue in was gone while this unit stands by")
+    });
+    hosts.feed.announce_all(firsts(0..20));
+    hosts.addresses[1].come();
+    hosts.sites[1].wait_count(UNIT, "forwarded", 20);
+}
+
+/// A switch by hand: whoever ends has told the other one everything before.
+#[test]
+fn who_is_stopped_has_told_everything() {
+    let broker = TestBroker::new("vip-stopped");
+    let mut hosts = Hosts::new(&broker, "");
+    hosts.feed.announce_all(firsts(0..3000));
+    hosts.sites[0].wait_count(UNIT, "forwarded", 500);
+    assert!(hosts.units[0].terminate().success());
+    let left = hosts.feed.depth("in").expect("the queue");
+    hosts.sites[1].wait_count(UNIT, "learned", 3000 - left);
+}
+
+/// One whose output is another, as while a new configuration goes from host to host, or in another installation with the
+/// same names, has forwarded nothing that the others forward.
+#[test]
+fn who_forwards_to_elsewhere_is_not_learned_from() {
+    let broker = TestBroker::new("vip-elsewhere");
+    let hosts = Hosts::new(&broker, "");
+    let other = std::fs::read_to_string(hosts.sites[1].path("etc/dispatch/urp.toml")).expect("the unit");
+    let other = other.replace("v00.urp.notify", "v00.urp.elsewhere");
+    hosts.sites[1].write("etc/dispatch/urp.toml", other);
+    hosts.feed.queue("elsewhere", &["v00.urp.elsewhere.#"]);
+    hosts.units[1].signal(rustix::process::Signal::HUP);
+    hosts.sites[1].wait_that("reloaded", || hosts.sites[1].said(UNIT).contains("has been reloaded"));
+    hosts.wait_follows(1);
+    hosts.feed.announce_all(firsts(0..20));
+    hosts.sites[0].wait_count(UNIT, "forwarded", 20);
+    hosts.switch(0, 1);
+    hosts.feed.announce_all(copies(0..20));
+    hosts.sites[1].wait_count(UNIT, "forwarded", 20);
+    assert_eq!(hosts.feed.depth("elsewhere"), Some(20));
+}
+
+/// What strangers publish where dispatchers tell each other, and under the keys of the output, is not learned.
+#[test]
+fn who_stands_by_learns_from_dispatchers_alone() {
+    let broker = TestBroker::new("vip-strangers");
+    let hosts = Hosts::new(&broker, "");
+    let exchange = format!("/api/exchanges/{}/in.follow", broker.vhost);
+    let bindings = broker.api("GET", &format!("{exchange}/bindings/source"), None).ok();
+    let bindings = bindings.json();
+    let mut keys = bindings
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|binding| binding["routing_key"].as_str());
+    let key = keys.find(|key| key.starts_with("forwarded.")).expect("a key");
+    let stranger = format!(
+        r#"{{"routing_key": "{key}", "payload": "pxseen2\nnone", "payload_encoding": "string", "properties": {{}}}}"#
+    );
+    let publish = format!("{exchange}/publish");
+    let said = broker.api("POST", &publish, Some(&stranger)).ok().json();
+    assert_eq!(said["routed"], true, "{said}");
+    hosts.feed.announce_all(firsts(5..10).map(|envelope| Envelope {
         key: envelope.key.replacen("input", "notify", 1),
         ..envelope
     }));
-    site.wait_count(UNIT, "learned", 2);
-    addresses[0].come();
-    site.wait_count(UNIT, "ignored", 3);
-    site.wait_count(UNIT, "forwarded", 1);
+    hosts.feed.announce_all(firsts(0..5));
+    hosts.sites[1].wait_count(UNIT, "learned", 5);
+    hosts.switch(0, 1);
+    hosts.feed.announce_all(copies(0..10));
+    hosts.sites[1].wait_count(UNIT, "ignored", 5);
+    hosts.sites[1].wait_count(UNIT, "forwarded", 5);
 }
 
 /// While the broker takes no publishes the marker does not come, and while it restarts there is nothing to follow: work
@@ -305,11 +351,11 @@ fn a_broker_in_trouble_holds_up_no_switch() {
 }
 
 /// The follow queue is lost at the worst moment: its connection is closed by hand when the address comes. Nobody waits for
-/// longer than the marker may take, and a user that may not publish to a queue needs no marker.
+/// longer than the marker may take, and a user that may not publish there needs no marker.
 #[test]
 fn a_marker_that_does_not_come_holds_up_nothing() {
     let broker = TestBroker::new("vip-marker");
-    let user = broker.user("narrow", ".*", "^(xp|in|in[.].*)$", ".*");
+    let user = broker.user("narrow", ".*", "^(xp|in|in[.]follow[.].*)$", ".*");
     let hosts = Hosts::new(&broker, "");
     hosts.feed.announce_all(firsts(0..10));
     hosts.sites[1].wait_count(UNIT, "learned", 10);

@@ -2,6 +2,7 @@
 
 mod fleet;
 mod output;
+mod own;
 mod proxy;
 mod races;
 mod sightings;

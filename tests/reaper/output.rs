@@ -64,6 +64,14 @@ fn a_run_says_what_it_deleted_and_why_then_the_two_lines_of_old() {
 }
 
 #[test]
+fn what_was_spilled_is_deleted_in_the_line_of_old() {
+    let world = world("reaper-spilled");
+    let directory = world.site.root().to_str().expect("UTF-8");
+    let said = world.site.px_ends(0, &["reap", "--spill", directory]);
+    assert!(said.out.ends_with("deleted : [\"it's\", '\\xc3\\xa9'] \n"), "{said:?}");
+}
+
+#[test]
 fn a_quiet_run_tells_what_it_did() {
     let world = world("reaper-quiet");
     let said = world.site.px_ends(0, &["reap", "--quiet"]);

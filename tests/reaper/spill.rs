@@ -13,7 +13,8 @@ fn classic_queues_are_spilled_and_quorum_queues_stay() {
         world.make(queue, json!({}));
     }
     world.make("quorum", json!({"x-queue-type": "quorum"}));
-    for queue in ["full", "held", "a b/é", "quorum"] {
+    world.make_as("auto", &json!({"durable": true, "auto_delete": true}));
+    for queue in ["full", "held", "a b/é", "quorum", "auto"] {
         world.fill(queue, [10; 4]);
     }
     // It has cancelled, and has a message in hand all the same.
@@ -24,6 +25,7 @@ fn classic_queues_are_spilled_and_quorum_queues_stay() {
         ("held", 4, 0),
         ("a b/é", 4, 0),
         ("quorum", 4, 0),
+        ("auto", 4, 0),
         ("empty", 0, 0),
     ]);
     world.reap(0, &["--dry-run"]);
@@ -42,8 +44,8 @@ fn classic_queues_are_spilled_and_quorum_queues_stay() {
     let text = Command::new("zcat").arg(file).output().expect("zcat");
     assert_eq!(
         String::from_utf8(text.stdout).expect("UTF-8").lines().count(),
-        5,
-        "a header and four messages"
+        6,
+        "a header, four messages and an end"
     );
     assert_eq!(
         (&of(&report, "full")["spilled"], world.depth("full")),
@@ -52,5 +54,8 @@ fn classic_queues_are_spilled_and_quorum_queues_stay() {
     let reason = of(&report, "held")["reason"].as_str().expect("a reason");
     assert!(reason.ends_with("somebody has messages of it in hand"), "{reason}");
     assert_eq!(world.depth("quorum"), Some(4));
+    assert_eq!(world.depth("auto"), Some(4), "it would go with its reader");
+    let reason = of(&report, "auto")["reason"].as_str().expect("a reason");
+    assert!(reason.contains("auto_delete"), "{reason}");
     drop(held);
 }

@@ -81,12 +81,25 @@ impl World {
 
     /// An exclusive queue of this test's connection.
     pub fn make_exclusive(&self, queue: &str) {
+        self.declare(Queue {
+            name: queue.into(),
+            exclusive: true,
+            ..Queue::default()
+        });
+    }
+
+    /// By AMQP, where any name will do.
+    pub fn make_durable(&self, queue: &str) {
+        self.declare(Queue {
+            name: queue.into(),
+            durable: true,
+            ..Queue::default()
+        });
+    }
+
+    fn declare(&self, queue: Queue) {
         let topology = Topology {
-            queues: vec![Queue {
-                name: queue.into(),
-                exclusive: true,
-                ..Queue::default()
-            }],
+            queues: vec![queue],
             ..Topology::default()
         };
         self.runtime
@@ -103,7 +116,7 @@ impl World {
                 for size in window {
                     let envelope = Envelope {
                         key: queue.into(),
-                        body: vec![b'x'; *size].into(),
+                        body: vec![b'x'; *size],
                         ..Envelope::default()
                     };
                     let confirm = self.connection.publish("", &envelope, Returns::Counted).await;

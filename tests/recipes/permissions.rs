@@ -9,7 +9,7 @@ type Patterns = [String; 3];
 
 /// The users of a recipe, on the exchange of the tests.
 fn users(title: &str) -> BTreeMap<String, Patterns> {
-    let text = recipe(title).replace("xpublic", "xp");
+    let text = recipe(title).replace("xpublic", "xp").replace("^cmc$", "^xp$");
     let table: toml::Table = text.parse().expect("TOML");
     let users = table["users"].as_table().expect("[users.NAME]").clone();
     let patterns = |user: toml::Value| {
@@ -31,6 +31,41 @@ fn site_of(broker: &TestBroker, users: &BTreeMap<String, Patterns>) -> TestSite 
         );
     }
     TestSite::with_site_file(&text)
+}
+
+/// The document's own units are served by its own users: each name is one that the patterns have.
+#[test]
+fn the_users_of_the_document_fit_its_units() {
+    let table = |title: &str| recipe(title).parse::<toml::Table>().expect("TOML");
+    let site = table("/etc/px/px.toml: on each of the two brokers");
+    let exchange = site["brokers"]["bunny"]["exchange"]["name"]
+        .as_str()
+        .expect("name")
+        .to_owned();
+    let file = table("/etc/px/broker.toml: a user for each kind of unit");
+    assert_eq!(file["exchanges"][0]["name"].as_str(), Some(&*exchange));
+    let may = |user: &str, right: &str, name: &str| {
+        let pattern = file["users"][user]["permissions"][right].as_str().expect(right);
+        assert!(
+            regex::Regex::new(pattern).expect(pattern).is_match(name),
+            "{user} {right} {name}: {pattern}"
+        );
+    };
+    for unit in ["by the address", "by the broker"] {
+        let unit = table(&format!("/etc/px/dispatch/urp.toml: {unit}"));
+        let queue = unit["queue"].as_str().expect("queue");
+        for right in ["configure", "write", "read"] {
+            may("dispatcher", right, queue);
+        }
+    }
+    for (user, rights) in [
+        ("announcer", &["write"][..]),
+        ("dispatcher", &["write", "read"]),
+        ("puller", &["read"]),
+        ("listener", &["read"]),
+    ] {
+        rights.iter().for_each(|right| may(user, right, &exchange));
+    }
 }
 
 /// The unit works, and the broker has refused it nothing but to make the exchange that is there.

@@ -23,7 +23,7 @@ pub struct Found {
     pub exchanges: Vec<FoundExchange>,
     #[allow(missing_docs)]
     pub policies: Vec<FoundPolicy>,
-    /// Of the virtual hosts with queues that are to be replicated, where the broker does not mirror.
+    /// Of the virtual hosts with policies, and with queues that are to be replicated.
     pub queues: Vec<FoundQueue>,
 }
 
@@ -83,7 +83,7 @@ pub struct FoundPolicy {
     pub definition: Map<String, Value>,
 }
 
-/// A queue, as far as it matters on how many nodes it is.
+/// A queue, as far as it matters on how many nodes it is, and whose policy it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct FoundQueue {
@@ -92,6 +92,8 @@ pub struct FoundQueue {
     pub is_classic: bool,
     /// Neither exclusive nor passing nor one of px's own beside a queue: what can be asked to be replicated.
     pub is_lasting: bool,
+    /// The one policy that is in force.
+    pub policy: Option<String>,
 }
 
 impl FoundUser {
@@ -118,13 +120,14 @@ impl Found {
             let exchanges: Option<Vec<FoundExchange>> = management.get(&["exchanges", vhost], &[]).await?;
             found.exchanges.extend(exchanges.unwrap_or_default());
             let is_replicated = wanted.replicated.iter().any(|replicated| replicated.vhost == *vhost);
-            if is_replicated && found.mirrors() == Some(false) {
+            if is_replicated || wanted.policies.iter().any(|policy| policy.vhost == *vhost) {
                 let queues = management.queues(vhost).await?.into_iter().map(|queue| FoundQueue {
                     is_classic: queue.kind == QueueKind::Classic,
                     is_lasting: queue.durable
                         && !queue.exclusive
                         && !queue.auto_delete
                         && !queue.arguments.contains_key("x-px-role"),
+                    policy: queue.policy,
                     vhost: queue.vhost,
                     name: queue.name,
                 });

@@ -7,6 +7,16 @@ use sha2::{Sha256, Sha512};
 
 const SALT: usize = 4;
 
+const SHA256: &str = "rabbit_password_hashing_sha256";
+const SHA512: &str = "rabbit_password_hashing_sha512";
+/// Brokers that name none are of the time before they had a choice.
+const MD5: [&str; 2] = ["rabbit_password_hashing_md5", ""];
+
+/// Whether [`is_hash_of`] can tell.
+pub(super) fn is_known(algorithm: &str) -> bool {
+    [SHA256, SHA512].contains(&algorithm) || MD5.contains(&algorithm)
+}
+
 /// False also where the hash is none, or by an algorithm that is unknown here.
 pub(super) fn is_hash_of(hash: &str, algorithm: &str, password: &str) -> bool {
     let Ok(kept) = STANDARD.decode(hash) else { return false };
@@ -15,10 +25,9 @@ pub(super) fn is_hash_of(hash: &str, algorithm: &str, password: &str) -> bool {
     };
     let salted = [salt, password.as_bytes()].concat();
     match algorithm {
-        // Brokers that name none are of the time before they had a choice.
-        "rabbit_password_hashing_md5" | "" => Md5::digest(&salted)[..] == *kept,
-        "rabbit_password_hashing_sha256" => Sha256::digest(&salted)[..] == *kept,
-        "rabbit_password_hashing_sha512" => Sha512::digest(&salted)[..] == *kept,
+        algorithm if MD5.contains(&algorithm) => Md5::digest(&salted)[..] == *kept,
+        SHA256 => Sha256::digest(&salted)[..] == *kept,
+        SHA512 => Sha512::digest(&salted)[..] == *kept,
         _ => false,
     }
 }

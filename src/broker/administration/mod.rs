@@ -5,6 +5,7 @@
 
 mod apply;
 mod commands;
+mod displaced;
 mod found;
 mod hash;
 mod plan;

@@ -2,12 +2,13 @@
 
 use serde_json::{Map, Value};
 
+use super::displaced;
 use super::found::{Found, FoundExchange, FoundPolicy, FoundUser};
-use super::hash::is_hash_of;
+use super::hash::{is_hash_of, is_known};
 use super::step::{Action, NewPassword, Step, durability};
 use super::{GUEST, listed, shown};
-use crate::config::Administration;
 use crate::config::administration::{Guest, Password, Policy, Replicated, User, WantedExchange};
+use crate::config::{Administration, Secret};
 
 /// What differs.
 #[derive(Debug, Clone, Default)]
@@ -44,7 +45,9 @@ pub fn plan(wanted: &Administration, found: &Found) -> Plan {
     // Who px logs in as comes first: the rest is done as this one.
     let own = wanted.own_user();
     if let Some(user) = own {
-        plan_user(&mut plan, user, found);
+        let management = wanted.broker.management.as_ref();
+        let own_password = management.map(|management| &management.password);
+        plan_user(&mut plan, user, own_password, found);
     }
     for vhost in wanted.vhosts.iter().filter(|vhost| !found.vhosts.contains(vhost)) {
         let drift = format!("virtual host {}: missing", shown(vhost));
@@ -58,7 +61,7 @@ pub fn plan(wanted: &Administration, found: &Found) -> Plan {
         plan_permissions(&mut plan, user, found);
     }
     for user in others {
-        plan_user(&mut plan, user, found);
+        plan_user(&mut plan, user, None, found);
         plan_permissions(&mut plan, user, found);
     }
     for exchange in &wanted.exchanges {
@@ -70,12 +73,22 @@ pub fn plan(wanted: &Administration, found: &Found) -> Plan {
     for replicated in &wanted.replicated {
         plan_replicated(&mut plan, replicated, found);
     }
+    displaced::note(&mut plan, wanted, found);
     plan_guest(&mut plan, wanted.guest, found);
     note_administrators(&mut plan, wanted, found);
     plan
 }
 
-fn plan_user(plan: &mut Plan, user: &User, found: &Found) {
+/// Whether the password that the broker keeps may be what lets px in: without it nobody could mend anything any more.
+fn is_needed(own_password: Option<&Secret>, there: &FoundUser) -> bool {
+    own_password.is_some_and(|password| {
+        let (hash, algorithm) = (there.password_hash.expose(), there.hashing_algorithm.as_str());
+        !is_known(algorithm) || is_hash_of(hash, algorithm, password.expose())
+    })
+}
+
+/// `own_password` is that of px itself, where it logs in as this user.
+fn plan_user(plan: &mut Plan, user: &User, own_password: Option<&Secret>, found: &Found) {
     let name = shown(&user.name);
     let Some(there) = found.users.iter().find(|there| there.name == user.name) else {
         let action = Action::PutUser {
@@ -89,6 +102,17 @@ fn plan_user(plan: &mut Plan, user: &User, found: &Found) {
         return;
     };
     let password = password_drift(&user.password, there);
+    let password = match password {
+        Some(_) if user.password == Password::External && is_needed(own_password, there) => {
+            plan.stuck.push(format!(
+                "user {name}: has a password here, wanted: external; px itself logs in with it, so it stays. Let \
+                 management in px.toml name another administrator; or, when this one is seen to log in with its external \
+                 password, rabbitmqctl clear_password {name}"
+            ));
+            None
+        }
+        password => password,
+    };
     let has_new_tags = there.tags != user.tags;
     let mut drift: Vec<String> = password.iter().map(ToString::to_string).collect();
     if has_new_tags {

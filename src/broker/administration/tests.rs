@@ -128,6 +128,37 @@ fn each_difference_of_a_user_is_named() {
     );
 }
 
+/// Whoever takes the password from the login he uses locks himself out.
+#[test]
+fn the_password_by_which_px_logs_in_is_not_taken() {
+    let text = "[users.root]\npassword = \"external\"\ntags = [\"administrator\"]\n";
+    let hash_of = |password: &str| {
+        use base64::Engine as _;
+        use sha2::Digest as _;
+        let salted = [b"salt", password.as_bytes()].concat();
+        let hash = [b"salt".as_slice(), &sha2::Sha256::digest(salted)].concat();
+        Secret::new(base64::engine::general_purpose::STANDARD.encode(hash))
+    };
+    let mut found = settled();
+    found.users.push(FoundUser {
+        name: "root".to_string(),
+        password_hash: hash_of("canary-root"),
+        hashing_algorithm: "rabbit_password_hashing_sha256".to_string(),
+        tags: vec![ADMINISTRATOR.to_string(), "monitoring".to_string()],
+    });
+    let left = plan(&wanted(text), &found);
+    assert_eq!(words(&left), ["give the user root tags administrator"]);
+    let [stuck] = left.stuck.as_slice() else {
+        panic!("{left:?}")
+    };
+    assert!(stuck.contains("px itself logs in with it, so it stays"), "{stuck}");
+    // Logged in all the same: somebody else checks its passwords already.
+    found.users[2].password_hash = hash_of("another");
+    let taken = plan(&wanted(text), &found);
+    assert!(taken.stuck.is_empty(), "{taken:?}");
+    assert_eq!(words(&taken), ["give the user root no password, tags administrator"]);
+}
+
 #[test]
 fn an_unchanged_password_is_not_written_with_new_tags() {
     let found = settled();
@@ -282,6 +313,7 @@ fn replication_is_a_policy_before_4_0_and_a_kind_of_queue_after() {
         name: name.to_string(),
         is_classic,
         is_lasting,
+        policy: None,
     };
     found.queues = vec![
         queue("cmc.classic", true, true),
@@ -301,6 +333,64 @@ fn replication_is_a_policy_before_4_0_and_a_kind_of_queue_after() {
             "{told:?}"
         );
     }
+}
+
+#[test]
+fn a_policy_of_somebody_else_that_takes_queues_is_named() {
+    let text = "[[replicated]]\nname = \"ha-all\"\npattern = '^cmc\\.'\n[[policies]]\nname = \"p\"\npattern = \"x$\"\n\
+                apply_to = \"queues\"\npriority = 2\ndefinition = { max-length = 5 }\n";
+    let policy = |name: &str, pattern: &str, priority, definition: Value| FoundPolicy {
+        vhost: "/".to_string(),
+        name: name.to_string(),
+        pattern: pattern.to_string(),
+        apply_to: "all".to_string(),
+        priority,
+        definition: definition.as_object().unwrap().clone(),
+    };
+    let mut found = settled();
+    let ha = json!({ "ha-mode": "all", "ha-sync-mode": "automatic" });
+    found.policies = vec![
+        policy("ha-all", "^cmc\\.", 0, ha.clone()),
+        policy("mine", "^cmc", 5, json!({ "max-length": 1000 })),
+        policy("mirrors", "^cmc", 5, ha),
+        policy("low", "", -1, json!({ "max-length": 1000 })),
+        policy("p", "x$", 2, json!({ "max-length": 5 })),
+    ];
+    found.policies[4].apply_to = "queues".to_string();
+    let queue = |name: &str, is_classic, policy: &str| FoundQueue {
+        vhost: "/".to_string(),
+        name: name.to_string(),
+        is_classic,
+        is_lasting: true,
+        policy: Some(policy.to_string()),
+    };
+    found.queues = vec![
+        queue("cmc.b", true, "ha-all"),
+        queue("cmc.c", true, "mirrors"),
+        queue("cmc.d", true, "low"),
+        queue("cmc.quorum", false, "mine"),
+        queue("other", true, "mine"),
+        queue("x", true, "p"),
+    ];
+    assert_eq!(drift(text, &found), [""; 0]);
+    found.queues.extend([
+        queue("cmc.2", true, "mine"),
+        queue("cmc.1", true, "mine"),
+        queue("ax", true, "mine"),
+        // What the file has itself is no accident, but does not mirror.
+        queue("cmc.x", true, "p"),
+    ]);
+    assert_eq!(
+        drift(text, &found),
+        [
+            "policy p in /: policy mine, of priority 5, is in force instead of it for 1 of its queues, such as ax, and a \
+             queue has only one: it does nothing there; clear the policy mine, or make one of both",
+            "policy ha-all in /: policy mine, of priority 5, is in force instead of it for 2 of its queues, such as \
+             cmc.1, and a queue has only one: these are not mirrored; clear the policy mine, or make one of both",
+            "policy ha-all in /: policy p, of priority 2, is in force instead of it for 1 of its queues, such as cmc.x, \
+             and a queue has only one: these are not mirrored; clear the policy p, or make one of both",
+        ]
+    );
 }
 
 #[test]

@@ -164,14 +164,16 @@ impl<'a> Declarer<'a> {
             return Ok(());
         };
         let what = format!("queue {}", queue.name);
-        if queue.single_active && reply_code(&refusal) == Some(PRECONDITION_FAILED) {
+        if queue.single_active && is_negotiable(&refusal) {
             return Err(self.not_single_active(&what, &refusal));
         }
         if !is_negotiable(&refusal) {
             return Err(self.cannot_declare(&what, &refusal));
         }
         match self.declare_queue(queue, true).await? {
-            Ok(_) => self.warnings.push(queue_warning(queue, &reason(&refusal))),
+            Ok(_) => self
+                .warnings
+                .push(format!("{what} is used as it is: {}", reason(&refusal))),
             Err(missing) => return Err(self.missing(&what, &refusal, &missing)),
         }
         Ok(())
@@ -269,7 +271,12 @@ impl<'a> Declarer<'a> {
     /// of a queue that differs otherwise nothing is known of this one.
     fn not_single_active(&self, what: &str, refusal: &lapin::Error) -> BrokerError {
         let url = &self.link.life.url;
+        let may_not_ask = reply_code(refusal) == Some(ACCESS_REFUSED);
         let what = match reason(refusal).contains("'x-single-active-consumer'") {
+            _ if may_not_ask => format!(
+                "{what} on {url} may not be configured by us, so that it cannot be told whether one consumer at a time is \
+                 active there: get the permission to configure it"
+            ),
             true => format!(
                 "{what} on {url} exists without x-single-active-consumer: its consumers would all be active at once; have \
                  this unit use another queue, or drain and delete this one and have it declared anew"
@@ -343,17 +350,6 @@ fn exchange_warning(exchange: &Exchange, refusal: &str) -> String {
     format!("exchange {name} is used as it is: {refusal}")
 }
 
-fn queue_warning(queue: &Queue, refusal: &str) -> String {
-    let name = &queue.name;
-    if queue.single_active {
-        return format!(
-            "queue {name} is used as it is, and it cannot be told whether it has x-single-active-consumer; where it has \
-             not, several consumers are active at once ({refusal})"
-        );
-    }
-    format!("queue {name} is used as it is: {refusal}")
-}
-
 fn queue_arguments(queue: &Queue) -> FieldTable {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let mut arguments = FieldTable::default();
@@ -362,6 +358,10 @@ fn queue_arguments(queue: &Queue) -> FieldTable {
     }
     if let Some(ttl) = queue.message_ttl {
         arguments.insert("x-message-ttl".into(), milliseconds(ttl));
+    }
+    if let Some(bytes) = queue.max_bytes {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes));
     }
     if let Some(exchange) = &queue.dead_letter_exchange {
         arguments.insert("x-dead-letter-exchange".into(), text(exchange));
@@ -416,6 +416,7 @@ mod tests {
             role: Some("retry"),
             single_active: true,
             quorum: true,
+            max_bytes: Some(64),
             ..Queue::default()
         };
         let arguments = queue_arguments(&queue);
@@ -433,6 +434,10 @@ mod tests {
             Some(&AMQPValue::LongString("quorum".into()))
         );
         assert!(arguments.contains_key("x-delivery-limit"));
-        assert_eq!(arguments.inner().len(), 5);
+        assert_eq!(
+            arguments.inner().get("x-max-length-bytes"),
+            Some(&AMQPValue::LongLongInt(64))
+        );
+        assert_eq!(arguments.inner().len(), 6);
     }
 }

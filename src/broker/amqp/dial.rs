@@ -184,9 +184,19 @@ fn tls_refusal(error: &io::Error, broker: &Broker) -> BrokerError {
 
 fn handshake_refusal(error: &lapin::Error, url: &BrokerUrl) -> BrokerError {
     let advice = match reply_code(error) {
+        Some(403) if url.lacks_password() => format!("; there is no password for user {}", url.user),
         Some(403) => format!("; check the password of user {}", url.user),
         Some(530) => format!("; does vhost {} exist, and may user {} enter it?", url.vhost, url.user),
         _ => String::new(),
     };
-    fault(classify(error), format!("{}{advice}", reason(error)))
+    // No message has come yet: nothing is wrong with one.
+    let why = match error.kind() {
+        lapin::ErrorKind::ParsingError(_) => format!(
+            "what answers there does not speak AMQP; is {} the port of the broker, with the right one of amqp:// and \
+             amqps://?",
+            url.port
+        ),
+        _ => reason(error),
+    };
+    fault(classify(error), format!("{why}{advice}"))
 }

@@ -33,7 +33,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// fault if one of them answered and refused us.
 pub(super) async fn connect(broker: &Broker, purpose: Purpose, name: &str) -> Result<Amqp, BrokerError> {
     let shown_name = match purpose {
-        Purpose::Publish => format!("{name} (publish)"),
+        Purpose::Publish | Purpose::Tell => format!("{name} (publish)"),
         Purpose::Consume | Purpose::Follow => format!("{name} (consume)"),
     };
     let mut candidates: Vec<&BrokerUrl> = broker.urls.iter().collect();

@@ -70,7 +70,7 @@ pub async fn connect(
         memory: Arc::new(Semaphore::new(PUBLISHING_BYTES_MAX as usize)),
     });
     let label = match purpose {
-        Purpose::Publish => format!("{name} publishes"),
+        Purpose::Publish | Purpose::Tell => format!("{name} publishes"),
         Purpose::Consume | Purpose::Follow => format!("{name} consumes"),
     };
     let path = url.path.clone();

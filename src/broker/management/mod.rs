@@ -122,6 +122,12 @@ impl Management {
         }
     }
 
+    /// Whether a thing of this name can be asked for. The others would lead to another thing: the list it stands in, or
+    /// all of them.
+    pub fn has_address(name: &str) -> bool {
+        !matches!(name, "" | "." | "..")
+    }
+
     /// `GET /api/PATH?QUERY`; the segments of the path are encoded here. `None`: there is no such thing.
     pub async fn get<T: DeserializeOwned>(
         &self,
@@ -266,7 +272,6 @@ impl Management {
         exchange.await.map_err(|trouble| self.fail(&method, path, trouble))
     }
 
-    /// A name that is no path segment of its own would lead to another thing: the list it stands in, or all of them.
     fn address(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Url, BrokerError> {
         let own = |why: String| BrokerError {
             fault: Fault::Own,
@@ -275,7 +280,7 @@ impl Management {
         };
         let mut address = format!("{}/api", self.url);
         for segment in path {
-            if matches!(*segment, "" | "." | "..") {
+            if !Management::has_address(segment) {
                 return Err(own(format!("for a thing whose name is {segment:?}")));
             }
             address.push('/');

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Once, mpsc};
 use std::time::{Duration, Instant};
@@ -20,9 +21,7 @@ const ACCOUNTS: [&str; 2] = ["pds", "px"];
 
 /// `px run --detached`, in a session of its own.
 pub fn command(places: &Places, name: &UnitName, level: Option<LogLevel>) -> anyhow::Result<Command> {
-    for directory in [&places.run, &places.log, &places.state] {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    }
+    make(places)?;
     let mut command = Command::new(std::env::current_exe().context("cannot find px itself")?);
     command
         .arg0("px") // it may have been called by one of its old names
@@ -40,7 +39,7 @@ pub fn command(places: &Places, name: &UnitName, level: Option<LogLevel>) -> any
     }
     if rustix::process::geteuid().is_root() {
         match places.is_system_root() {
-            true => drop_privileges(places, &mut command)?,
+            true => drop(drop_privileges(places, &mut command)?),
             false => warn_of_root(places),
         }
     }
@@ -53,6 +52,41 @@ pub fn command(places: &Places, name: &UnitName, level: Option<LogLevel>) -> any
         });
     }
     Ok(command)
+}
+
+fn make(places: &Places) -> anyhow::Result<()> {
+    for directory in [&places.run, &places.log, &places.state] {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    Ok(())
+}
+
+/// Goes on as what units run as, where root has called px at the system's own places: what it writes is theirs then, and
+/// so is the directory `kept` with its files, which root may have written before. Comes back where all is as it should be.
+pub fn become_unit_account(places: &Places, kept: &Path) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    if !places.is_system_root() {
+        warn_of_root(places);
+        return Ok(());
+    }
+    make(places)?;
+    std::fs::create_dir_all(kept).with_context(|| format!("cannot make {}", kept.display()))?;
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new(std::env::current_exe().context("cannot find px itself")?);
+    command.arg0(arguments.next().unwrap_or_else(|| "px".into()));
+    let (user, group) = drop_privileges(places, &mut command)?;
+    if user == 0 {
+        return Ok(());
+    }
+    let files = std::fs::read_dir(kept).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let files = files.with_context(|| format!("cannot list {}", kept.display()))?;
+    for path in files.iter().map(std::fs::DirEntry::path).chain([kept.to_owned()]) {
+        std::os::unix::fs::lchown(&path, Some(user), Some(group))
+            .with_context(|| format!("cannot give {} to user {user}", path.display()))?;
+    }
+    Err(command.args(arguments).exec()).with_context(|| format!("cannot go on as user {user}"))
 }
 
 /// A line of /etc/passwd.
@@ -97,8 +131,8 @@ fn warn_of_root(places: &Places) {
     }
 }
 
-/// Units of the system root run as a user of their own, which must own what they write.
-fn drop_privileges(places: &Places, command: &mut Command) -> anyhow::Result<()> {
+/// Units of the system root run as a user of their own, which must own what they write. User and group.
+fn drop_privileges(places: &Places, command: &mut Command) -> anyhow::Result<(u32, u32)> {
     let passwd = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
     let Some(Account { name, user, group }) = Account::of_units(&passwd) else {
         anyhow::bail!("there is no user pds or px to run as: make one (adduser --system --group px)");
@@ -111,7 +145,7 @@ fn drop_privileges(places: &Places, command: &mut Command) -> anyhow::Result<()>
             .with_context(|| format!("cannot give {} to {name}", directory.display()))?;
     }
     command.uid(user).gid(group);
-    Ok(())
+    Ok((user, group))
 }
 
 /// What a unit said of its start.

@@ -392,7 +392,7 @@ fn replicated(table: &mut Table, vhosts: &Vhosts) -> Vec<Replicated> {
 }
 
 /// RabbitMQ finds a pattern anywhere in a name; a mask begins where the name does.
-fn found_anywhere(pattern: &str) -> Result<Masks, String> {
+pub(super) fn found_anywhere(pattern: &str) -> Result<Masks, String> {
     let mask = |text: String| {
         let masks = Masks::new([(Verdict::Accept, text)]);
         masks.map_err(|errors| errors.first().map(|error| error.problem.clone()).unwrap_or_default())

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
 
-use super::Handle;
 use super::desk::{Desk, WORK};
 use super::gate::Gate;
+use super::{Handle, Intake};
 use crate::backoff::Backoff;
 use crate::broker::{BrokerError, Connection, Purpose};
-use crate::flow::Cause;
 use crate::flow::link::Link;
+use crate::flow::{Cause, chain};
 use crate::message::Fault;
 
 /// Why deliveries stopped coming.
@@ -67,6 +68,11 @@ impl<H: Handle> Taker<H> {
                 () = stop.cancelled() => return Ok(()),
                 () = self.gate.until(true) => {}
                 error = connection.closed() => return Err(error),
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    let looked = stop.run_until_cancelled(self.look_after_queue(connection.as_ref())).await;
+                    looked.unwrap_or(Ok(()))?;
+                    continue;
+                }
             }
             match self.channels(connection, stop).await {
                 End::Stopped => return Ok(()),
@@ -75,6 +81,31 @@ impl<H: Handle> Taker<H> {
                 End::Shut => {}
             }
         }
+    }
+
+    /// Nobody consumes, so nobody is told when the queue goes. It is the memory of all that is not worked on yet, and
+    /// without it what comes is lost.
+    async fn look_after_queue(&self, connection: &dyn Connection) -> Result<(), BrokerError> {
+        let Intake { queue, topology, .. } = &self.desk.intake;
+        match connection.depth(&queue.name).await {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => {}
+            Err(error) => {
+                // A broken connection says so itself.
+                debug!("{}", chain(&error));
+                return Ok(());
+            }
+        }
+        let warnings = connection.declare(topology).await?;
+        error!(
+            "queue {} was gone while this unit stands by: it was deleted, or has expired. What it held, and what has been \
+             published since, is lost to this unit; it is declared and bound again",
+            queue.name
+        );
+        for warning in warnings {
+            warn!("{warning}");
+        }
+        Ok(())
     }
 
     /// All channels, until the gate shuts, trouble of our own comes up, or the connection breaks.
@@ -129,6 +160,9 @@ impl<H: Handle> Taker<H> {
         self.gate.held.send_replace(false);
     }
 }
+
+/// While nothing is taken.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// After a rest: no new trouble for so long means that it is over, even when nothing came.
 const WELL_AFTER: Duration = Duration::from_secs(10);

@@ -67,7 +67,7 @@ impl Dispatch {
     }
 
     /// Decides, and takes the place of whoever leads when it is the first.
-    fn look(&self, note: &Note, announcement: &Announcement, redelivered: bool) -> Look {
+    fn look(&self, note: &Note, announcement: &Announcement) -> Look {
         let Some(key) = note.key else {
             self.unit.metrics.count(Count::NoKey);
             return Look::Forward;
@@ -77,9 +77,6 @@ impl Dispatch {
             return Look::Wait(leader.subscribe());
         }
         match self.remembered.verdict(key, announcement, note.time) {
-            // The very one that another dispatcher has published, and has not acked: it may have died before that was
-            // confirmed. A repeat at worst.
-            Verdict::Duplicate(winner) if redelivered && winner.is_own && self.remembered.is_unsure(&key) => {}
             Verdict::Duplicate(winner) => return Look::Ignore(winner),
             Verdict::Reissue if self.config.drops_reissues => return Look::DropReissue,
             Verdict::Reissue | Verdict::First => {}
@@ -167,7 +164,7 @@ impl Handle for Dispatch {
             announcement: Some(Arc::clone(&announcement)),
             leads: AtomicBool::new(false),
         };
-        let step = match self.look(&note, &announcement, input.redelivered) {
+        let step = match self.look(&note, &announcement) {
             Look::Forward => Step::Now(self.forward(&input.envelope)),
             Look::Ignore(winner) => {
                 self.sources.note(input, &announcement, &winner);

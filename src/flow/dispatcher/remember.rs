@@ -1,30 +1,28 @@
 //! The memory of what was forwarded, and its log: on a thread of its own, for it syncs.
 
-use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
+use crate::flow::sample::Sampler;
 use crate::flow::{Cause, Unit, chain};
-use crate::message::{Announcement, Fault, Fingerprint, SeenKey};
+use crate::message::{Announcement, Envelope, Fault, Fingerprint, SeenKey};
 use crate::metrics::{Count, Metrics};
-use crate::spool::seen::{Batch, Facts, Memory, Seen, SeenLog, Verdict};
+use crate::spool::seen::{Aside, Batch, Facts, Memory, Seen, SeenLog, Verdict};
 use crate::spool::{Durability, SpoolError, off_thread};
 
 /// Forwards that wait for one write.
 const BATCH: usize = 512;
-/// Many times what a dispatcher has in hand.
-const UNSURE_MAX: usize = 20_000;
 
 /// What was forwarded, shared with the thread that writes it down.
 pub(super) struct Remembered {
     seen: Arc<Mutex<Seen>>,
     keeper: mpsc::Sender<Record>,
-    unsure: Mutex<Unsure>,
     metrics: Arc<Metrics>,
+    samples: Sampler,
 }
 
 /// What is to be written down.
@@ -32,21 +30,6 @@ enum Record {
     Forward(Forward),
     /// Remembered already; nobody waits.
     Learned(Batch),
-}
-
-/// A product that somebody else has forwarded.
-pub(super) struct Learned {
-    pub key: SeenKey,
-    pub announcement: Announcement,
-    pub time: Option<Timestamp>,
-}
-
-/// The last that were learned from others: who follows a key gets a message at once, when it is not safe everywhere yet.
-/// Nobody knows whether it was confirmed.
-#[derive(Default)]
-struct Unsure {
-    keys: HashSet<SeenKey>,
-    order: VecDeque<SeenKey>,
 }
 
 /// One forward to be remembered, and who waits for it.
@@ -60,8 +43,13 @@ struct Forward {
 }
 
 impl Remembered {
-    /// Reads the unit's log. The thread ends with the last handle.
-    pub async fn open(unit: &Unit, memory: Memory, durability: Durability) -> Result<Remembered, SpoolError> {
+    /// Reads the unit's log. The thread ends with the last handle. What is remembered of forwards is told to `others`.
+    pub async fn open(
+        unit: &Unit,
+        memory: Memory,
+        durability: Durability,
+        others: Option<mpsc::Sender<Batch>>,
+    ) -> Result<Remembered, SpoolError> {
         let path = unit.places.unit_state(&unit.name).join("seen.log");
         let (seen, log) = off_thread(move || {
             let mut seen = Seen::new(memory);
@@ -80,13 +68,13 @@ impl Remembered {
         let (shared, metrics) = (Arc::clone(&seen), Arc::clone(&unit.metrics));
         std::thread::Builder::new()
             .name("seen".into())
-            .spawn(move || keep_log(log, &shared, &metrics, asked))
+            .spawn(move || keep_log(&mut Keeper::new(log), &shared, &metrics, asked, others.as_ref()))
             .map_err(|error| SpoolError::own("cannot start the seen log's thread", error))?;
         Ok(Remembered {
             seen,
             keeper,
-            unsure: Mutex::default(),
             metrics: Arc::clone(&unit.metrics),
+            samples: Sampler::default(),
         })
     }
 
@@ -115,10 +103,7 @@ impl Remembered {
         // A thread that has ended drops the answer, which is told below.
         drop(self.keeper.send(Record::Forward(forward)).await);
         match written.await {
-            Ok(Ok(())) => {
-                self.unsure().keys.remove(&key);
-                Ok(())
-            }
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Cause::new(Fault::Own, error)),
             Err(_) => Err(Cause::new(Fault::Own, "the seen log's thread has ended")),
         }
@@ -126,73 +111,92 @@ impl Remembered {
 }
 
 impl Remembered {
-    /// Remembers what another dispatcher has forwarded, as that one does. It is known when this returns; it is in the
-    /// log soon after, in the mode `crash`, for to forget it costs a repeat.
-    pub async fn learn(&self, learned: &[Learned]) {
+    /// Remembers what another dispatcher has told that it has forwarded. It is known when this returns; it is in the log
+    /// soon after, in the mode `crash`, for to forget it costs a repeat. Nothing is waited for: a disk that hangs must not
+    /// hold up who is to work next, nor fill the broker.
+    pub fn learn(&self, told: &[Envelope]) {
         let now = Timestamp::now();
         let mut batch = Batch::default();
         {
-            let (mut memory, mut unsure) = (lock(&self.seen), self.unsure());
+            let mut memory = lock(&self.seen);
             let evicted_before = memory.evicted_early();
-            for Learned {
-                key,
-                announcement,
-                time,
-            } in learned
-            {
-                let source = announcement.source();
-                let facts = facts(announcement, &source, *time);
-                // A repeat: who was first stays first.
-                if let Verdict::Duplicate { .. } = memory.verdict(&key.0, &facts, now) {
-                    continue;
-                }
-                // When the other one first had it is not known; its forward is heard of at once.
-                memory.remember(key.0, &facts, Duration::ZERO, now, &mut batch);
-                unsure.add(*key);
-                self.metrics.count(Count::Learned);
+            for envelope in told {
+                let learned = memory.learn(&envelope.body, now, &mut batch);
+                self.metrics.add(Count::Learned, learned);
             }
             self.metrics
                 .add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
         }
-        if !batch.is_empty() {
-            // A thread that has ended is told to who forwards; this is known all the same.
-            drop(self.keeper.send(Record::Learned(batch)).await);
+        if !batch.is_empty() && self.keeper.try_send(Record::Learned(batch)).is_err() {
+            let said = "the seen log is not written as fast as another dispatcher forwards: not all of that is remembered \
+                        over a restart";
+            if let Some(unsaid) = self.samples.take(said) {
+                warn!(unsaid, "{said}");
+            }
         }
-    }
-
-    /// Whether this was learned from another dispatcher lately, which perhaps died before it was confirmed.
-    pub fn is_unsure(&self, key: &SeenKey) -> bool {
-        self.unsure().keys.contains(key)
-    }
-
-    fn unsure(&self) -> MutexGuard<'_, Unsure> {
-        self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Unsure {
-    fn add(&mut self, key: SeenKey) {
-        if self.keys.insert(key) {
-            self.order.push_back(key);
+/// Between two tries of a rewrite.
+const REWRITE_AGAIN: Duration = Duration::from_secs(60);
+
+/// The log, and when it is rewritten.
+struct Keeper {
+    log: SeenLog,
+    /// The last rewrite had no room: not before then.
+    not_before: Option<Instant>,
+}
+
+impl Keeper {
+    fn new(log: SeenLog) -> Keeper {
+        let not_before = None;
+        Keeper { log, not_before }
+    }
+
+    /// A new log where it is time for one. One that cannot be written, as on a full disk, costs nothing: the old one is
+    /// whole, and goes on.
+    fn write_aside(&mut self, memory: &Seen, now: Timestamp) -> Option<Aside> {
+        let is_time = self.not_before.is_none_or(|time| time <= Instant::now());
+        if !is_time || !self.log.wants_rewrite(memory.len()) {
+            return None;
         }
-        while self.order.len() > UNSURE_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.keys.remove(&oldest);
+        match self.log.write_aside(memory, now) {
+            Ok(aside) => {
+                self.not_before = None;
+                Some(aside)
+            }
+            Err(error) => {
+                warn!("the seen log grows until it can be rewritten: {}", chain(&error));
+                self.not_before = Some(Instant::now() + REWRITE_AGAIN);
+                None
+            }
+        }
+    }
+
+    fn write(&mut self, aside: Option<Aside>, batch: &Batch, is_awaited: bool) -> Result<(), SpoolError> {
+        match aside {
+            Some(aside) => self.log.replace(aside),
+            None if is_awaited => self.log.append_batch(batch),
+            None => self.log.append_soft(batch),
         }
     }
 }
 
 /// Writes what has gathered as one batch, then answers everybody in it.
-fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: mpsc::Receiver<Record>) {
+fn keep_log(
+    keeper: &mut Keeper,
+    seen: &Mutex<Seen>,
+    metrics: &Metrics,
+    mut asked: mpsc::Receiver<Record>,
+    others: Option<&mpsc::Sender<Batch>>,
+) {
     let mut gathered = Vec::with_capacity(BATCH);
     let mut is_well = true;
     while asked.blocking_recv_many(&mut gathered, BATCH) > 0 {
-        let mut batch = Batch::default();
+        let (mut batch, mut forwarded) = (Batch::default(), Batch::default());
         let now = Timestamp::now();
         let mut memory = lock(seen);
         let evicted_before = memory.evicted_early();
-        let mut is_awaited = false;
         for record in &gathered {
             let forward = match record {
                 Record::Forward(forward) => forward,
@@ -201,22 +205,18 @@ fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: 
                     continue;
                 }
             };
-            is_awaited = true;
             let source = forward.announcement.source();
             let facts = facts(&forward.announcement, &source, forward.time);
             let held = Duration::try_from(now.duration_since(forward.came)).unwrap_or_default();
-            memory.remember(forward.key.0, &facts, held, now, &mut batch);
+            memory.remember(forward.key.0, &facts, held, now, &mut forwarded);
         }
+        batch.append(&forwarded);
+        let is_awaited = !forwarded.is_empty();
         metrics.add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
         // What is new is in the memory, so a rewritten log has it.
-        let aside = log.wants_rewrite(memory.len()).then(|| log.write_aside(&memory, now));
+        let aside = keeper.write_aside(&memory, now);
         drop(memory);
-        let written = match aside {
-            Some(aside) => aside.and_then(|aside| log.replace(aside)),
-            None if is_awaited => log.append_batch(&batch),
-            None => log.append_soft(&batch),
-        };
-        let written = written.map_err(|error| chain(&error));
+        let written = keeper.write(aside, &batch, is_awaited).map_err(|error| chain(&error));
         if let Err(error) = &written
             && is_well
             && !is_awaited
@@ -224,6 +224,10 @@ fn keep_log(mut log: SeenLog, seen: &Mutex<Seen>, metrics: &Metrics, mut asked: 
             warn!("what another dispatcher forwards is remembered, but not over a restart: {error}");
         }
         is_well = written.is_ok();
+        if let (Ok(()), true, Some(others)) = (&written, is_awaited, others) {
+            // Before the acks: what is settled is told, or on its way. Who cannot be told repeats a little after a switch.
+            drop(others.try_send(forwarded));
+        }
         for record in gathered.drain(..) {
             if let Record::Forward(forward) = record {
                 // Whoever waited may have been abandoned.
@@ -249,17 +253,48 @@ fn facts<'a>(announcement: &'a Announcement, source: &'a str, time: Option<Times
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
 
     #[test]
-    fn what_was_learned_long_ago_is_sure() {
-        let mut unsure = Unsure::default();
-        let key = |n: usize| SeenKey(std::array::from_fn(|i| (n >> (8 * i.min(7))) as u8));
-        for n in 0..UNSURE_MAX + 10 {
-            unsure.add(key(n));
-            unsure.add(key(n));
+    fn a_log_that_cannot_be_rewritten_is_appended_to() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("seen.log");
+        let memory = Memory {
+            entries: NonZeroUsize::MIN,
+            keep: Duration::from_secs(3600),
+        };
+        let (mut seen, now) = (Seen::new(memory), Timestamp::now());
+        let (log, _) = SeenLog::open(&path, Durability::Crash, &mut seen, now).unwrap();
+        let mut keeper = Keeper::new(log);
+        let facts = Facts {
+            source: "h:80",
+            path: b"/p",
+            size: None,
+            time: None,
+            content: None,
+        };
+        let mut batch = Batch::default();
+        for n in 0..20_000_u128 {
+            seen.remember(n.to_be_bytes(), &facts, Duration::ZERO, now, &mut batch);
         }
-        assert_eq!((unsure.keys.len(), unsure.order.len()), (UNSURE_MAX, UNSURE_MAX));
-        assert!(!unsure.keys.contains(&key(9)) && unsure.keys.contains(&key(10)));
+        keeper.write(None, &batch, true).unwrap();
+        // What stands in the way: no room for a second log.
+        std::fs::create_dir(home.path().join("seen.log.new")).unwrap();
+        let length = || std::fs::metadata(&path).unwrap().len();
+        for _ in 0..2 {
+            let (before, mut one) = (length(), Batch::default());
+            seen.remember([7; 16], &facts, Duration::ZERO, now, &mut one);
+            let aside = keeper.write_aside(&seen, now);
+            keeper.write(aside, &one, true).unwrap();
+            assert!(length() > before);
+        }
+        std::fs::remove_dir(home.path().join("seen.log.new")).unwrap();
+        assert!(keeper.write_aside(&seen, now).is_none(), "not at once");
+        keeper.not_before = None;
+        let aside = keeper.write_aside(&seen, now);
+        keeper.write(aside, &Batch::default(), true).unwrap();
+        assert!(length() < 1000, "{}", length());
     }
 }

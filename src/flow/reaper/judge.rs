@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::broker::management::{QueueInfo, QueueKind};
-use crate::config::Reaper;
 use crate::config::reaper::{Limits, Rule};
+use crate::config::{Reaper, UnitName};
 
 /// The argument of queues that px made for itself.
 const ROLE: &str = "x-px-role";
@@ -35,6 +35,13 @@ pub enum Why {
     Exclusive,
     /// A rule says so; which.
     Rule(String),
+    /// It would be deleted for these reasons, were it not what a unit of this host consumes.
+    Unit {
+        /// Whose it is.
+        unit: UnitName,
+        /// What is too much.
+        reasons: Vec<Excess>,
+    },
     /// A rule's pattern gave up on the name, so that nobody knows which limits are its own; what it says.
     Undecided(String),
     /// No queue that messages leave by being consumed, or one that this version does not know.
@@ -89,6 +96,17 @@ pub fn judge(queue: &QueueInfo, reaper: &Reaper, sighting: Option<Timestamp>, no
     match why_never(queue, reaper) {
         Ok(limits) => judge_by(queue, &limits, reaper.grace, sighting, now),
         Err(why) => Verdict::Keep(why),
+    }
+}
+
+/// The same verdict for the queue of this unit: it is never deleted.
+pub fn spared(verdict: Verdict, unit: Option<&UnitName>) -> Verdict {
+    match (verdict, unit) {
+        (Verdict::Delete(reasons) | Verdict::Keep(Why::Grace { reasons, .. }), Some(unit)) => {
+            let unit = unit.clone();
+            Verdict::Keep(Why::Unit { unit, reasons })
+        }
+        (verdict, _) => verdict,
     }
 }
 
@@ -181,6 +199,7 @@ impl fmt::Display for Why {
             Why::Role(role) => write!(f, "px made it for itself ({ROLE} {role:?})"),
             Why::Exclusive => f.write_str("exclusive: it ends with its connection"),
             Why::Rule(rule) => write!(f, "the rule {rule:?} keeps it"),
+            Why::Unit { unit, reasons } => write!(f, "the queue of {unit}; {}", joined(reasons)),
             Why::Undecided(why) => f.write_str(why),
             Why::Kind(QueueKind::Stream) => f.write_str("a stream: what is read stays in it, so nothing is too much"),
             Why::Kind(QueueKind::Other(kind)) => write!(f, "of the type {kind:?}, which px does not know"),

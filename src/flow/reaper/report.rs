@@ -9,7 +9,7 @@ use crate::broker::management::QueueInfo;
 pub struct Finding {
     /// As it was when that was decided.
     pub queue: QueueInfo,
-    /// The rule whose limits counted.
+    /// The rule that is about it, with its limits or that it is kept.
     pub rule: Option<String>,
     /// What is too much, or why it stays.
     pub reason: String,
@@ -29,7 +29,7 @@ pub enum Outcome {
     /// Deleted, and so many messages are in the file; no file where there was none.
     #[allow(missing_docs)]
     Spilled { file: Option<PathBuf>, messages: u64 },
-    /// It stays, though so many messages are in the file, and no more in the queue.
+    /// It stays, though so many messages are in the file. After a failure the last of them may be in the queue too.
     #[allow(missing_docs)]
     HalfSpilled {
         why: String,

@@ -121,6 +121,11 @@ impl Batch {
         self.records == 0
     }
 
+    /// As a message to another process: a version, then the records.
+    pub fn to_message(&self) -> Vec<u8> {
+        [Version::Two.magic().as_slice(), &self.bytes].concat()
+    }
+
     /// The records of another one behind its own.
     pub fn append(&mut self, other: &Batch) {
         self.bytes.extend_from_slice(&other.bytes);
@@ -242,9 +247,13 @@ impl SeenLog {
     }
 
     /// Writes a new log with just what is alive, record by record: a copy of a large memory would be as large. The
-    /// only step that needs the memory. Blocks.
+    /// only step that needs the memory. After an error nothing of it is left, and the old log goes on. Blocks.
     pub fn write_aside(&self, seen: &Seen, now: Timestamp) -> Result<Aside, SpoolError> {
-        write_aside(&self.path, seen, self.durability, now).map_err(|err| refused("rewrite", &self.path, err))
+        write_aside(&self.path, seen, self.durability, now).map_err(|err| {
+            // On a full disk others need what it has taken. One that stays is overwritten by the next.
+            drop(std::fs::remove_file(aside_of(&self.path)));
+            refused("rewrite", &self.path, err)
+        })
     }
 
     /// Makes the new log safe and puts it in the place of the old one. Blocks.
@@ -340,6 +349,19 @@ fn load(file: &File, seen: &mut Seen, now: Timestamp) -> io::Result<(Loaded, u64
         is_older: version != Version::Two,
     };
     Ok((loaded, end))
+}
+
+/// The whole records of a message, up to the first that is not. Nothing of another version.
+pub(super) fn records_of(message: &[u8], mut each: impl FnMut(&Record<'_>)) {
+    let Some(mut rest) = message.strip_prefix(Version::Two.magic()) else {
+        return;
+    };
+    let mut payload = Vec::new();
+    while let Ok(true) = next_record(&mut rest, Version::Two, &mut payload)
+        && let Some(record) = Record::read(&payload, Version::Two)
+    {
+        each(&record);
+    }
 }
 
 /// Whether there was one; it is in `payload` then.

@@ -103,8 +103,13 @@ async fn a_queue_that_lets_all_consumers_be_active_is_not_used_for_an_election()
 
     // Who may not configure gets no answer to it.
     let user = open(&broker.user("user", "^$", "^$", ".*"), Purpose::Consume).await;
-    let warnings = user.declare(&elected("old", None)).await.expect("used as it is");
-    assert!(warnings[0].contains("it cannot be told whether"), "{warnings:?}");
+    let error = user.declare(&elected("old", None)).await.expect_err("not used");
+    assert_eq!(error.fault, Fault::Own);
+    let text = error.to_string();
+    assert!(
+        text.contains("it cannot be told whether") && text.contains("permission"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

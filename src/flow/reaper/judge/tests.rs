@@ -2,8 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::reaper::Vhosts;
-use crate::config::{Broker, BrokerUrl, Places};
+use crate::config::{Broker, BrokerUrl, Places, UnitDir};
 use crate::message::Finder;
+
+type Set = fn(&mut QueueInfo, u64);
+type Change = fn(&mut QueueInfo);
 
 const HOUR: Duration = Duration::from_secs(3600);
 const NOW: i64 = 1_800_000_000;
@@ -76,7 +79,7 @@ fn verdict(change: impl FnOnce(&mut QueueInfo)) -> Verdict {
 
 #[test]
 fn only_more_than_a_limit_is_too_much() {
-    let table: [(fn(&mut QueueInfo, u64), u64); 3] = [
+    let table: [(Set, u64); 3] = [
         (|queue, figure| queue.messages = Some(figure), 25_000),
         (|queue, figure| queue.memory = Some(figure), 50_000_000),
         (|queue, figure| queue.message_bytes = Some(figure), 50_000_000),
@@ -99,7 +102,7 @@ fn only_more_than_a_limit_is_too_much() {
 #[test]
 fn some_queues_stay_whatever_they_hold() {
     let full = |queue: &mut QueueInfo| queue.messages = Some(1_000_000);
-    let cases: [(fn(&mut QueueInfo), &str); 9] = [
+    let cases: [(Change, &str); 9] = [
         (|queue| queue.consumers = Some(1), "it has a consumer"),
         (|queue| queue.consumers = Some(2), "it has 2 consumers"),
         (|queue| queue.consumers = None, "the broker has no statistics of it"),
@@ -316,4 +319,24 @@ proptest! {
             prop_assert!(is_deleted(&judge(&queue, &reaper, sighting, at(NOW + later))));
         }
     }
+}
+
+#[test]
+fn only_what_would_go_now_or_later_is_spared_for_its_unit() {
+    let unit = UnitName::new(UnitDir::Dispatch, "urp").unwrap();
+    let reasons = vec![Excess::Messages { found: 4, limit: 3 }];
+    let until = at(NOW);
+    let grace = Verdict::Keep(Why::Grace {
+        reasons: reasons.clone(),
+        until,
+    });
+    for verdict in [Verdict::Delete(reasons.clone()), grace] {
+        assert_eq!(spared(verdict.clone(), None), verdict);
+        let Verdict::Keep(why) = spared(verdict, Some(&unit)) else {
+            panic!("deleted")
+        };
+        assert_eq!(why.to_string(), "the queue of dispatch/urp; 4 messages, more than 3");
+    }
+    let within = Verdict::Keep(Why::WithinLimits);
+    assert_eq!(spared(within.clone(), Some(&unit)), within);
 }
