@@ -153,8 +153,8 @@ pub trait Subscription: Send {
     /// connection lost. Safe to drop while waiting.
     async fn next(&mut self) -> Result<Received, BrokerError>;
 
-    /// Asks for no more deliveries; those already handed out can still be settled. Prefetched ones go back: when this
-    /// returns on a connection that stands, they are ready in the queue again.
+    /// Asks for no more deliveries; those already handed out can still be settled. Prefetched ones go back: a guarded
+    /// delete that is asked after this finds them, though a depth may not count them at once.
     async fn cancel(&mut self);
 }
 

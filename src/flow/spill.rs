@@ -10,6 +10,9 @@
 //! seconds late. They are younger than a moment when they have changed twice since: the first change may have been on
 //! its way. A queue that is asked for its depth tells its figures anew.
 //!
+//! What is published in the moment in which the queue goes was in no queue, though RabbitMQ confirms it and returns
+//! nothing: it is as lost as if it had come a moment later.
+//!
 //! For classic queues that do not go with their last consumer: others are deleted unguarded, or by our own leaving.
 //!
 //! `px replay` brings the messages back as persistent ones, without a `user_id`.

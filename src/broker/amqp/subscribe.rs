@@ -154,7 +154,8 @@ impl Subscription for Deliveries {
                 is_given_back = true;
             }
             if is_given_back && let Ok(name) = ShortString::try_new(queue.as_str()) {
-                // A nack has no answer. What the queue answers on the same channel comes after it.
+                // A nack has no answer. When this one comes, the nacks are with the queue: it does not put them off behind
+                // a delete, as it does behind a question for its depth.
                 let options = QueueDeclareOptions {
                     passive: true,
                     ..QueueDeclareOptions::default()

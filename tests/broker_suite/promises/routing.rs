@@ -4,7 +4,7 @@ use px::broker::{Confirmed, Removal, Settlement};
 use px::message::{ExchangeKind, Fault, Queue, Topology};
 
 use crate::fixture::*;
-use crate::support::within;
+use crate::support::{eventually, within};
 
 /// Pattern, key, does it match. A key is words between dots; the empty key has no words; a word may be empty.
 const TOPICS: &[(&str, &str, bool)] = &[
@@ -254,6 +254,11 @@ pub async fn a_queue_is_deleted_unless_it_is_guarded(fixture: &dyn Fixture) {
         assert_eq!(delete("q", true, false).await, Removal::InUse);
         subscription.cancel().await;
         assert_eq!(delete("q", true, true).await, Removal::NotEmpty);
+        // All of them, while the subscription still stands.
+        eventually(SOON, "what was given back is ready", async || {
+            depth(&*publisher, "q").await == Some(199)
+        })
+        .await;
         settle(first, Settlement::Requeue).await;
     }
     let mut subscription = consumer.subscribe("q", 1).await.expect("subscribe");
