@@ -379,9 +379,9 @@ async fn dispatcher(server: &RabbitServer, report: &mut Report) {
     report.figure("dispatcher, half duplicates, sync = power, msg/s in", spread(&px));
     let ratio = median(px) / median(bare);
     report.check(
-        "dispatcher / bare loop, at least 0.60",
+        "dispatcher / bare loop, at least 0.80",
         format!("{ratio:.2}"),
-        ratio >= 0.60,
+        ratio >= 0.80,
     );
 }
 
