@@ -11,7 +11,10 @@ impl TestSite {
     fn new(px: &str) -> TestSite {
         let site = TestSite(tempfile::tempdir().unwrap());
         std::fs::create_dir(site.0.path().join("etc")).unwrap();
-        std::fs::write(site.places().site_file(), px).unwrap();
+        let file = site.places().site_file();
+        std::fs::write(&file, px).unwrap();
+        // Passwords in it are nobody else's.
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
         site
     }
 
