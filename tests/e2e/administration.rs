@@ -329,7 +329,7 @@ fn is_told_of_another_policy(node: &RabbitServer, site: &TestSite) {
     let mine = json!({ "pattern": "^cmc", "priority": 5, "definition": { "max-length": 1000 } });
     api(node, "PUT", "/api/policies/%2f/mine", Some(mine));
     let told =
-        "policy ha-all in /: policy mine, of priority 5, is in force instead of it for 1 of its queues, such as cmc.x,";
+        "policy ha-all in /: policy mine, of priority 5, is in force instead of it for 2 of its queues, such as cmc.x,";
     wait_until(Duration::from_secs(60), "the queue has the other policy", || {
         site.px(&["broker", "check"]).out.starts_with(told)
     });
