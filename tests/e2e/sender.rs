@@ -478,7 +478,9 @@ fn foreign_links_and_open_files_and_large_ones() {
     writer.write_all(b"first half, ").expect("write");
     world.drop("3/2026112112/quick", "quick");
     world.wait_left(&["3/2026112112/slow"]);
-    world.site.wait_that("the other one is sent", || world.feed.depth("all") == Some(1));
+    world
+        .site
+        .wait_that("the other one is sent", || world.feed.depth("all") == Some(1));
     // It is looked at every second, and not promised.
     std::thread::sleep(Duration::from_secs(3));
     writer.write_all(b"second half").expect("write");
