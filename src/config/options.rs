@@ -61,19 +61,24 @@ pub fn exchange_at(table: &mut Table, key: &str) -> Option<Exchange> {
     read_exchange(table, key).map(|(exchange, _)| exchange)
 }
 
+/// `type` of an exchange.
+pub fn exchange_kind(table: &mut Table) -> Option<ExchangeKind> {
+    let kinds = [
+        ExchangeKind::Topic,
+        ExchangeKind::Direct,
+        ExchangeKind::Fanout,
+        ExchangeKind::Headers,
+    ];
+    table.choice("type", &kinds.map(|kind| (kind.name(), kind)))
+}
+
 /// The exchange, and whether it is a name alone.
 fn read_exchange(table: &mut Table, key: &str) -> Option<(Exchange, bool)> {
     let (exchange, is_bare) = match table.string_or_table(key)? {
         Item::Text(name) => (bare(name), true),
         Item::Table(mut spelled) => {
             let name = spelled.required_string("name");
-            let kinds = [
-                ExchangeKind::Topic,
-                ExchangeKind::Direct,
-                ExchangeKind::Fanout,
-                ExchangeKind::Headers,
-            ];
-            let kind = spelled.choice("type", &kinds.map(|kind| (kind.name(), kind)));
+            let kind = exchange_kind(&mut spelled);
             let durable = spelled.boolean("durable");
             spelled.finish();
             let plain = bare(name?);

@@ -272,13 +272,7 @@ fn exchanges(table: &mut Table, vhosts: &Vhosts) -> Vec<WantedExchange> {
             false => named(text),
         };
         let name = spelled.parsed("name", own, EXCHANGE);
-        let kinds = [
-            ExchangeKind::Topic,
-            ExchangeKind::Direct,
-            ExchangeKind::Fanout,
-            ExchangeKind::Headers,
-        ];
-        let kind = spelled.choice("type", &kinds.map(|kind| (kind.name(), kind)));
+        let kind = options::exchange_kind(&mut spelled);
         let durable = spelled.boolean("durable");
         let vhost = vhosts.read(&mut spelled);
         if let (Some(name), Some(vhost)) = (name, vhost) {
