@@ -316,7 +316,7 @@ impl Run<'_> {
     }
 
     /// How many consumers there are at this moment, by AMQP: everything that the management API tells of consumers is up
-    /// to 5 s old.
+    /// to 10 s old.
     async fn consumers_now(&mut self, queue: &QueueInfo) -> anyhow::Result<Option<u64>> {
         let connection = match self.connection.take() {
             Some((vhost, connection)) if vhost == queue.vhost => connection,
