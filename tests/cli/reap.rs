@@ -1,16 +1,13 @@
 //! `px reap` where it does not come to a broker: what is missing or wrong is said, and nothing is done.
 
-use std::net::TcpListener;
-
 use crate::Site;
+use crate::support::free_port;
 
 fn site(options: &str) -> Site {
     let site = Site::new();
     let text =
         "[brokers.b]\nurls = [\"amqp://u:p@127.0.0.1:1\"]\nmanagement = { url = \"http://u:p@127.0.0.1:PORT\" }\n";
-    // Nobody listens on a port that was just given back.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let text = text.replace("PORT", &free.port().to_string());
+    let text = text.replace("PORT", &free_port().to_string());
     site.write("px.toml", &format!("{text}{options}"));
     site
 }

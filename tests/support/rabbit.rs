@@ -1,6 +1,5 @@
 //! A RabbitMQ node of our own: in a temporary directory, on free loopback ports, dead when this process is.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::http::{Reply, request};
-use super::{spawn_kept, wait_until};
+use super::{free_port, spawn_kept, wait_until};
 
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// A node takes 2 to 3 s on an idle machine.
@@ -197,14 +196,4 @@ impl Drop for RabbitServer {
 
 fn pid(child: &Child) -> Pid {
     Pid::from_child(child)
-}
-
-/// A port nobody listens on, below the range from which the kernel gives ports to clients.
-pub fn free_port() -> u16 {
-    loop {
-        let port = fastrand::u16(12000..32000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }

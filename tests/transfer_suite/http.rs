@@ -1,5 +1,4 @@
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use px::transfer::{Credential, Fetched, Fetcher, Kind, Mismatch, Options, Transf
 
 use crate::private::is_private;
 use crate::server::{BODY, Server};
+use crate::support::free_port;
 
 const WRONG_MD5: &str = "73d64b65f3b6f2f2f8d9a1a3a0e1d2b9";
 
@@ -129,7 +129,7 @@ async fn every_misbehaviour_has_its_fault() {
 
 #[tokio::test]
 async fn nobody_there_is_the_endpoints_fault() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = free_port();
     let refused = fetch(options(), format!("http://127.0.0.1:{free}/x"), None)
         .await
         .unwrap_err();

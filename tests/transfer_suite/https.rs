@@ -1,4 +1,4 @@
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use px::transfer::{Fetched, Fetcher, Kind, Options, Wanted};
 
 use crate::private::is_private;
 use crate::server::Server;
+use crate::support::free_port;
 
 struct TlsServer {
     process: Child,
@@ -68,7 +69,7 @@ fn make_certificate(dir: &Path, name: &str, ca: Option<&str>) {
 }
 
 fn serve(dir: &Path) -> TlsServer {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let mut openssl = Command::new("openssl");
     openssl.args([
         "s_server",
