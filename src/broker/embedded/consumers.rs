@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 
 use super::messages::{self, Claimed};
 use super::reason::Reason;
-use super::request::Delivery;
 use super::routes::{QueueRow, Routes};
+use crate::message::Envelope;
 
 /// How long a consumer leaves messages to those whose turn it is.
 const GRACE: Duration = Duration::from_millis(10);
@@ -19,6 +19,13 @@ const GRACE: Duration = Duration::from_millis(10);
 const CLAIM_MAX: usize = 256;
 /// Bytes of bodies that wait in one subscription; one message may go over it.
 const BACKLOG_MAX: usize = 16 << 20;
+
+/// A claimed message on its way to its subscription.
+pub(super) struct Delivery {
+    pub message: i64,
+    pub redelivered: bool,
+    pub envelope: Envelope,
+}
 
 /// The subscription's end of a consumer.
 pub(super) struct Stream {

@@ -13,11 +13,11 @@ use rusqlite::Connection;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::{mpsc, oneshot};
 
-use super::consumers::Consumers;
+use super::consumers::{Consumers, Delivery};
 use super::messages;
 use super::presence::{self, DeadLock, Presence};
 use super::reason::Reason;
-use super::request::{Bell, Channel, Delivery, Left, Reply, Request, Subscribed};
+use super::request::{Bell, Channel, Left, Reply, Request, Subscribed};
 use super::routes::Routes;
 use super::{schema, topology};
 use crate::broker::Removal;

@@ -3,10 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::codec::Content;
-use super::reason::Reason;
+use super::reason::{Answered, Reason};
 use super::routes::{QueueRow, Routes};
 use super::schema::{CLAIMED, DELAYED, READY};
-use super::topology::Answered;
 use crate::broker::{Confirmed, Settlement};
 use crate::message::{Envelope, Headers};
 

@@ -14,6 +14,9 @@ pub(super) struct Reason {
     pub what: String,
 }
 
+/// What a call answers, inside what the file answers.
+pub(super) type Answered<T> = rusqlite::Result<Result<T, Reason>>;
+
 impl Reason {
     pub fn message(what: impl Into<String>) -> Self {
         Reason::new(Fault::Message, what)

@@ -10,7 +10,7 @@ use super::codec::Content;
 use super::consumers::Stream;
 use super::reason::Reason;
 use crate::broker::{Confirmed, Removal, Settlement};
-use crate::message::{Envelope, Topology};
+use crate::message::Topology;
 
 /// Where an answer goes, once what it speaks of is committed.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Reason>>;
@@ -69,13 +69,6 @@ pub(super) enum Request {
     Close {
         reply: oneshot::Sender<()>,
     },
-}
-
-/// A claimed message on its way to its subscription.
-pub(super) struct Delivery {
-    pub message: i64,
-    pub redelivered: bool,
-    pub envelope: Envelope,
 }
 
 /// What a new subscription works with.

@@ -5,16 +5,13 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::reason::Reason;
+use super::reason::{Answered, Reason};
 use super::routes::QueueRow;
 use crate::broker::Removal;
 use crate::message::{Binding, Exchange, ExchangeKind, Queue, Topology};
 
 /// The longest name or binding key, as on AMQP.
 const NAME_MAX: usize = 255;
-
-/// What a call answers, inside what the file answers.
-pub(super) type Answered<T> = rusqlite::Result<Result<T, Reason>>;
 
 /// Asserts a topology for `owner`; the strings are warnings.
 pub(super) fn declare(db: &Connection, topology: &Topology, owner: &str, now_ms: i64) -> Answered<Vec<String>> {
