@@ -18,8 +18,9 @@ const CHMOD: &str = "three octal digits, such as \"664\"";
 const CONNECTIONS_MAX: i64 = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-const REST_FIRST: Duration = Duration::from_secs(1);
-const REST_LONGEST: Duration = Duration::from_secs(60);
+/// The rest of the destination, of a directory of it, or of the unit, where nobody else says how long.
+pub(super) const REST_FIRST: Duration = Duration::from_secs(1);
+pub(super) const REST_LONGEST: Duration = Duration::from_secs(60);
 
 /// Where products go, and over how many connections.
 #[derive(Debug, Clone)]

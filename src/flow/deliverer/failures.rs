@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::destination::{REST_FIRST, REST_LONGEST};
 use super::refused::Refusals;
 use crate::backoff::Backoff;
 use crate::flow::attempts::{Attempts, wait_after};
@@ -16,10 +17,6 @@ use crate::metrics::Count;
 use crate::spool::inventory::Version;
 use crate::spool::queue::{Queue, Queued};
 use crate::transfer::{Kind, TransferError};
-
-/// The rest of a unit, or of a directory, where nobody else says how long.
-pub(super) const REST_FIRST: Duration = Duration::from_secs(1);
-pub(super) const REST_LONGEST: Duration = Duration::from_secs(60);
 
 /// Why a product was not delivered.
 #[derive(Debug)]

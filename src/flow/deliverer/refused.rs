@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::failures::{REST_FIRST, REST_LONGEST};
+use super::destination::{REST_FIRST, REST_LONGEST};
 use crate::backoff::Backoff;
 
 /// Directories that are remembered as refused.
