@@ -117,6 +117,7 @@ use crate::transfer::deliver::Deliverer;
 
 mod destination;
 mod failures;
+mod going;
 mod hooks;
 mod lanes;
 mod place;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::failures::{Failure, Scope};
+use super::going::{Going, Unfit};
 use super::prepare::{self, Step, Wanted};
 use super::ready::Taken;
 use super::taker::{Stopped, Taker};
@@ -16,52 +17,6 @@ use crate::message::{Fault, Scripted};
 use crate::spool::inventory::Version;
 use crate::spool::off_thread;
 use crate::spool::queue::{Look, Queued};
-
-/// Files to be removed, and to be set aside: only the version that was decided about, where that is known.
-#[derive(Default)]
-pub(super) struct Unfit {
-    pub(super) erased: Vec<(Queued, Option<Version>, Why)>,
-    pub(super) hopeless: Vec<(Queued, Option<Version>, String)>,
-}
-
-/// A file on its way to a place, which a script may have to name.
-pub(super) struct Going {
-    taken: Taken,
-    step: Step,
-}
-
-impl Unfit {
-    /// Sorts out what does not go anywhere; the rest goes on.
-    pub(super) fn sort_out(&mut self, going: &mut Vec<Going>, taken: Taken, step: Step) {
-        match step {
-            Step::Erase(why) => self.erased.push((taken.file, taken.version, why)),
-            Step::SetAside(why) => self.hopeless.push((taken.file, taken.version, why)),
-            step @ (Step::Put { .. } | Step::Ask(_)) => going.push(Going { taken, step }),
-        }
-    }
-}
-
-impl Going {
-    /// The script that has to name it.
-    fn script(&self) -> Option<&str> {
-        match &self.step {
-            Step::Ask(script) => Some(script),
-            Step::Put { .. } | Step::Erase(_) | Step::SetAside(_) => None,
-        }
-    }
-
-    /// Its name at the destination, where it has one.
-    fn destination(&self) -> &[u8] {
-        match &self.step {
-            Step::Put { name, .. } => name,
-            Step::Ask(_) | Step::Erase(_) | Step::SetAside(_) => b"",
-        }
-    }
-}
-
-fn key(one: &Going) -> (&Queued, Option<Version>) {
-    (&one.taken.file, one.taken.version)
-}
 
 impl Taker {
     /// Lets `fx_script` have its say about complete files. One with which it has failed is asked about alone.
@@ -265,6 +220,10 @@ impl Taker {
         }
         Ok(named)
     }
+}
+
+fn key(one: &Going) -> (&Queued, Option<Version>) {
+    (&one.taken.file, one.taken.version)
 }
 
 /// Whoever writes one file for two products has changed the first while it was on its way.

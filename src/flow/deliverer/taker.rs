@@ -8,10 +8,10 @@ use tokio::sync::mpsc::Sender;
 use tracing::info;
 
 use super::failures::Failures;
+use super::going::Unfit;
 use super::hooks::Hooks;
 use super::prepare::{self, Needs, Opened, Rules, Wanted};
 use super::ready::{InHand, Leftovers, Names, Ready, Taken};
-use super::scripted::Unfit;
 use crate::flow::Unit;
 use crate::flow::announcer::Announcer;
 use crate::flow::duplicates::{Duplicates, Look};
