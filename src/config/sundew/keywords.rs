@@ -1,8 +1,31 @@
 //! Every keyword of Sundew's senders and receivers, what it becomes here, or why it does nothing.
 
-use super::lines::SITE_KEYS;
 use Meaning::{Becomes, Foreign, Hook, Nothing};
 use Shape::{Boolean, Number, Switch, Word, Words};
+
+/// Keywords of `px.conf` that are no flow's: of the whole site, or of Sundew's tools. `user` is a flow's as well.
+pub(in crate::config) const SITE_KEYS: [&str; 20] = [
+    "backEndPrivKey",
+    "backEndUser",
+    "backend",
+    "clusters",
+    "daysToKeepInDB",
+    "etcdir",
+    "frontEndEnvVar",
+    "frontEndPrivKey",
+    "frontEndTempDir",
+    "frontEndUser",
+    "lang",
+    "logdir",
+    "masterConfPath",
+    "numberDBDays",
+    "resendLimit",
+    "root",
+    "similiFrontEndEnvVar",
+    "spooldir",
+    "user",
+    "waitTimeForLogEntry",
+];
 
 /// The flows that px serves from a `.conf`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

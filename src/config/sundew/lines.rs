@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::keywords::{self, Shape};
+use super::keywords::{self, SITE_KEYS, Shape};
 use crate::config::error::{is_secret_key, shown};
 use crate::config::{ConfigError, Errors, Places, file};
 
@@ -15,30 +15,6 @@ use crate::config::{ConfigError, Errors, Places, file};
 const DEEPEST: usize = 16;
 /// All files of one flow together, so that includes cannot multiply without end.
 const LARGEST: usize = 4 << 20;
-
-/// Keywords of `px.conf` that are no flow's: of the whole site, or of Sundew's tools. `user` is a flow's as well.
-pub(in crate::config) const SITE_KEYS: [&str; 20] = [
-    "backEndPrivKey",
-    "backEndUser",
-    "backend",
-    "clusters",
-    "daysToKeepInDB",
-    "etcdir",
-    "frontEndEnvVar",
-    "frontEndPrivKey",
-    "frontEndTempDir",
-    "frontEndUser",
-    "lang",
-    "logdir",
-    "masterConfPath",
-    "numberDBDays",
-    "resendLimit",
-    "root",
-    "similiFrontEndEnvVar",
-    "spooldir",
-    "user",
-    "waitTimeForLogEntry",
-];
 
 /// Keywords whose value counts something, though Sundew takes a word for them.
 const COUNTS: [&str; 2] = ["daysToKeepInDB", "logrotate"];

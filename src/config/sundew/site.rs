@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::keywords;
-use super::lines::{self, Line, SITE_KEYS};
+use super::lines::{self, Line};
 use crate::config::{ConfigError, Errors, Places};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -72,7 +72,7 @@ pub(in crate::config) fn read(places: &Places, errors: &Errors) -> PxConf {
                 Some(days) => found.keep_db = Some(DAY * days),
                 None => errors.push(line.error(DAYS)),
             },
-            keyword if !SITE_KEYS.contains(&keyword) && keywords::find(keyword).is_none() => {
+            keyword if !keywords::SITE_KEYS.contains(&keyword) && keywords::find(keyword).is_none() => {
                 // What it is nobody knows, so it may be a password.
                 let unknown = line.warning("no keyword of px.conf or of a flow: Sundew passes over it, and so does px");
                 errors.push(ConfigError {
