@@ -16,15 +16,17 @@ use jiff::Timestamp;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::db::Durability;
+use super::Durability;
 use super::dirsync::{DirSyncer, Directory, InFlight};
-use super::sweep::{is_temporary, read_only, temporary_file};
 use super::{SpoolError, make_directory, off_thread};
 use crate::message::Fault;
 
 mod link;
+mod temporary;
 
 pub use link::{FileId, Linked, Source};
+pub(super) use temporary::is_temporary;
+use temporary::{read_only, temporary_file};
 
 /// The longest file name on Linux.
 const NAME_MAX: usize = 255;
