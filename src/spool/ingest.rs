@@ -161,7 +161,7 @@ impl Ingester {
                     routing: options.routing.clone(),
                     clients,
                 },
-                recent: Recent::open(&state, options.unsettled, Arc::clone(&shared))?,
+                recent: Recent::open(&state, options.unsettled, Arc::clone(&shared.recent))?,
                 options,
                 shared,
             }),

@@ -7,12 +7,11 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::shared::Shared;
 use crate::spool::{SpoolError, make_directory};
 
 /// In the unit's state: its time is that of the last products of its last process, within [`MARKED_EVERY`].
@@ -28,7 +27,7 @@ pub struct Recent {
     /// When an earlier process was at work last.
     earlier: Option<Timestamp>,
     max: usize,
-    shared: Arc<Shared>,
+    ours: Arc<Mutex<Ours>>,
 }
 
 /// The products of this process.
@@ -41,7 +40,7 @@ pub struct Ours {
 
 impl Recent {
     /// For a receiver with its state here, which has so many messages in hand at most. Blocks.
-    pub fn open(state: &Path, unsettled: usize, shared: Arc<Shared>) -> Result<Recent, SpoolError> {
+    pub fn open(state: &Path, unsettled: usize, ours: Arc<Mutex<Ours>>) -> Result<Recent, SpoolError> {
         if unsettled > 0 {
             make_directory(state)?;
         }
@@ -56,7 +55,7 @@ impl Recent {
             earlier,
             // What came again and was known is among them too.
             max: unsettled.saturating_mul(2),
-            shared,
+            ours,
         })
     }
 
@@ -88,6 +87,6 @@ impl Recent {
 
     fn ours(&self) -> MutexGuard<'_, Ours> {
         // Every change is complete in itself.
-        self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,7 +13,7 @@ use super::turn::Turns;
 #[derive(Debug, Default)]
 pub struct Shared {
     pub turns: Turns,
-    pub recent: Mutex<Ours>,
+    pub recent: Arc<Mutex<Ours>>,
 }
 
 /// What the ingesters of the receiver with this queue share.
