@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-use super::db::{self, Durability, Schema};
+use super::sqlite::{self, Durability, Schema};
 use super::{SpoolError, with_plain_headers};
 use crate::message::{Envelope, Fault};
 
@@ -175,7 +175,7 @@ impl FailedStore {
     /// Opens or makes the store.
     pub fn open(path: &Path, limits: Limits) -> Result<FailedStore, SpoolError> {
         Ok(FailedStore {
-            db: Arc::new(Mutex::new(db::open(path, &SCHEMA, Durability::Power)?)),
+            db: Arc::new(Mutex::new(sqlite::open(path, &SCHEMA, Durability::Power)?)),
             limits,
         })
     }
@@ -193,9 +193,9 @@ impl FailedStore {
     /// answers with `store_full` and keeps nothing.
     pub fn keep(&self, failure: &Failure) -> Result<Kept, SpoolError> {
         const DOING: &str = "cannot keep a failed message";
-        let refused = |err| db::classify(err, DOING);
+        let refused = |err| sqlite::classify(err, DOING);
         let mut db = self.lock();
-        let tx = db::begin(&mut db, DOING)?;
+        let tx = sqlite::begin(&mut db, DOING)?;
         let totals = totals(&tx).map_err(refused)?;
         let bytes = failure.envelope.body.len() as u64;
         let kept = if failure.is_rubbish
@@ -308,7 +308,7 @@ impl FailedStore {
         doing: &str,
         query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
     ) -> Result<T, SpoolError> {
-        query(&self.lock()).map_err(|err| db::classify(err, doing))
+        query(&self.lock()).map_err(|err| sqlite::classify(err, doing))
     }
 
     fn write(
@@ -317,9 +317,9 @@ impl FailedStore {
         change: impl FnOnce(&Connection) -> Result<usize, rusqlite::Error>,
     ) -> Result<u64, SpoolError> {
         let mut db = self.lock();
-        let tx = db::begin(&mut db, doing)?;
-        let changed = change(&tx).map_err(|err| db::classify(err, doing))?;
-        tx.commit().map_err(|err| db::classify(err, doing))?;
+        let tx = sqlite::begin(&mut db, doing)?;
+        let changed = change(&tx).map_err(|err| sqlite::classify(err, doing))?;
+        tx.commit().map_err(|err| sqlite::classify(err, doing))?;
         Ok(changed as u64)
     }
 }

@@ -12,7 +12,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row as SqlRow, pa
 use rustix::fs::Stat;
 
 use super::SpoolError;
-use super::db::{self, Durability, Schema};
+use super::sqlite::{self, Durability, Schema};
 
 mod recorder;
 
@@ -99,14 +99,14 @@ pub struct Rows {
 impl Rows {
     /// Opens or makes the inventory and the tree's place in it.
     pub fn open(inventory: &Path, root: &Path) -> Result<Self, SpoolError> {
-        let db = db::open(inventory, &SCHEMA, Durability::Crash)?;
+        let db = sqlite::open(inventory, &SCHEMA, Durability::Crash)?;
         let doing = format!("cannot read the inventory of {}", root.display());
         let name = root.as_os_str().as_bytes();
         db.execute("INSERT OR IGNORE INTO tree(path) VALUES (?1)", [name])
-            .map_err(|err| db::classify(err, &doing))?;
+            .map_err(|err| sqlite::classify(err, &doing))?;
         let tree = db
             .query_row("SELECT id FROM tree WHERE path = ?1", [name], |row| row.get(0))
-            .map_err(|err| db::classify(err, &doing))?;
+            .map_err(|err| sqlite::classify(err, &doing))?;
         Ok(Rows {
             db,
             tree,
@@ -237,10 +237,10 @@ impl Rows {
 
     fn write(&mut self, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<(), SpoolError> {
         let doing = self.doing();
-        let tx = db::begin(&mut self.db, &doing)?;
+        let tx = sqlite::begin(&mut self.db, &doing)?;
         work(&tx)
             .and_then(|()| tx.commit())
-            .map_err(|err| db::classify(err, &doing))
+            .map_err(|err| sqlite::classify(err, &doing))
     }
 
     fn write_synced(&mut self, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<(), SpoolError> {
@@ -256,7 +256,7 @@ impl Rows {
     }
 
     fn refused(&self, err: rusqlite::Error) -> SpoolError {
-        db::classify(err, &self.doing())
+        sqlite::classify(err, &self.doing())
     }
 
     fn doing(&self) -> String {

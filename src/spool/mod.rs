@@ -10,7 +10,6 @@ use crate::message::{Envelope, Fault, Headers, Value};
 pub mod atomic;
 pub mod clean;
 pub mod database;
-pub mod db;
 pub mod dirsync;
 pub mod failed;
 pub mod ingest;
@@ -23,10 +22,11 @@ pub mod resend;
 pub mod seen;
 pub mod sightings;
 pub mod spill;
+pub mod sqlite;
 pub mod sweep;
 pub mod tree;
 
-pub use db::Durability;
+pub use sqlite::Durability;
 
 /// What the local disk refused, classified where it was born.
 #[derive(Debug, thiserror::Error)]

@@ -30,7 +30,7 @@ use rusqlite::{Connection, Transaction, params};
 use serde_json::{Map, Value as Json};
 use tokio::sync::oneshot;
 
-use super::db::{self, Durability, Schema};
+use super::sqlite::{self, Durability, Schema};
 use super::{SpoolError, with_plain_headers};
 use crate::message::{Envelope, Headers, Value};
 
@@ -137,10 +137,10 @@ impl Outbox {
     /// Opens or makes it, and starts its thread. A damaged file and one of another kind are refused and left as they
     /// are. Blocks.
     pub fn open(path: &Path, limits: Limits) -> Result<Outbox, SpoolError> {
-        let db = db::open(path, &SCHEMA, Durability::Power)?;
+        let db = sqlite::open(path, &SCHEMA, Durability::Power)?;
         let (messages, _) = totals(&db).map_err(|err| {
             let doing = format!("cannot read the outbox {}", path.display());
-            db::classify(err, &doing)
+            sqlite::classify(err, &doing)
         })?;
         let messages = Arc::new(AtomicU64::new(messages));
         let (requests, queue) = mpsc::channel();
@@ -258,8 +258,8 @@ impl Keeper {
     /// One commit for all of them; those that find no room are left out of it.
     fn commit(&mut self, changes: Vec<Change>) -> Result<Vec<Result<(), SpoolError>>, SpoolError> {
         let doing = format!("cannot write the outbox {}", self.path.display());
-        let refused = |err| db::classify(err, &doing);
-        let tx = db::begin(&mut self.db, &doing)?;
+        let refused = |err| sqlite::classify(err, &doing);
+        let tx = sqlite::begin(&mut self.db, &doing)?;
         let mut results = Vec::with_capacity(changes.len());
         for change in changes {
             results.push(match change {
@@ -297,7 +297,7 @@ impl Keeper {
     }
 
     fn unreadable(&self, err: rusqlite::Error) -> SpoolError {
-        db::classify(err, &format!("cannot read the outbox {}", self.path.display()))
+        sqlite::classify(err, &format!("cannot read the outbox {}", self.path.display()))
     }
 
     fn take(&self, after: i64, count: usize) -> Result<Vec<Posted>, SpoolError> {

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use tokio::sync::Notify;
 
-use super::db::{self, Durability, Schema};
+use super::sqlite::{self, Durability, Schema};
 use super::{SpoolError, off_thread, with_plain_headers};
 use crate::message::Envelope;
 
@@ -91,7 +91,7 @@ impl Lot {
     pub async fn open(path: &Path) -> Result<Self, SpoolError> {
         let path = path.to_owned();
         off_thread(move || {
-            let db = db::open(&path, &SCHEMA, Durability::Power)?;
+            let db = sqlite::open(&path, &SCHEMA, Durability::Power)?;
             Ok(Lot {
                 db: Arc::new(Mutex::new(db)),
                 hands: Arc::default(),
@@ -235,7 +235,7 @@ impl Lot {
         let db = Arc::clone(&self.db);
         off_thread(move || {
             let db = db.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&db).map_err(|err| db::classify(err, doing))
+            work(&db).map_err(|err| sqlite::classify(err, doing))
         })
         .await
     }

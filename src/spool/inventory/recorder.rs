@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{PUT, Row, SCHEMA, put_row};
 use crate::backoff::Backoff;
 use crate::spool::SpoolError;
-use crate::spool::db::{self, Durability};
+use crate::spool::sqlite::{self, Durability};
 
 /// Rows in one commit.
 const BATCH_ROWS: usize = 256;
@@ -41,7 +41,7 @@ pub struct Recorder {
 impl Recorder {
     /// Opens the inventory for writing.
     pub fn open(inventory: &Path) -> Result<Self, SpoolError> {
-        let db = db::open(inventory, &SCHEMA, Durability::Crash)?;
+        let db = sqlite::open(inventory, &SCHEMA, Durability::Crash)?;
         let doing = format!("cannot write the inventory {}", inventory.display());
         let (records, queue) = mpsc::channel();
         let (fault_tx, fault) = watch::channel(None);
@@ -109,8 +109,8 @@ fn gather(batch: &mut Vec<Record>, queue: &mpsc::Receiver<Record>, wait: Duratio
 }
 
 fn write_batch(db: &mut Connection, batch: &[Record], doing: &str) -> Result<(), SpoolError> {
-    let refused = |err| db::classify(err, doing);
-    let tx = db::begin(db, doing)?;
+    let refused = |err| sqlite::classify(err, doing);
+    let tx = sqlite::begin(db, doing)?;
     {
         let mut put = tx.prepare_cached(PUT).map_err(refused)?;
         for record in batch {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use md5::{Digest, Md5};
 
 use super::{Key, SOURCE_MAX, Seen};
-use crate::spool::db::Durability;
+use crate::spool::Durability;
 use crate::spool::{SpoolError, make_directory};
 
 /// The log is rewritten when it holds more than twice the living entries, and never below this many records.
