@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{broker, plain};
 use crate::config::{Broker, Places, options};
 use crate::flow::consume;
-use crate::message::{DecodeOptions, Decoded, Envelope, Exchange, Queue, decode, stamp};
+use crate::message::{DecodeOptions, Decoded, Envelope, Exchange, Queue, decode};
 
 /// What to listen to.
 #[derive(Debug, Args)]
@@ -86,7 +86,9 @@ async fn listen(places: &Places, broker: Broker, exchange: Exchange, arguments: 
 fn as_text(envelope: &Envelope) -> String {
     match decode(envelope, &DecodeOptions::default()) {
         Ok(Decoded::Product(announcement)) => {
-            let time = stamp::announced_at(&announcement, envelope).map_or("-".into(), |time| time.to_string());
+            let time = announcement
+                .announced_at(envelope)
+                .map_or("-".into(), |time| time.to_string());
             let size = announcement.size.map_or("-".into(), |size| size.to_string());
             format!("{} {time} {size} {}", envelope.key, announcement.fetch_url())
         }

@@ -69,7 +69,7 @@ use super::product::Product;
 use super::{ATTEMPTS_GONE, Cause, Outcome, Unit, chain, ingest, since, vip};
 use crate::config::options::{self, Inputs};
 use crate::config::{Broker, Site, Table};
-use crate::message::{Announcement, DecodeOptions, Decoded, Fault, Masks, decode, stamp};
+use crate::message::{Announcement, DecodeOptions, Decoded, Fault, Masks, decode};
 use crate::metrics::Count;
 use crate::spool::atomic::{Draft, Placed};
 use crate::spool::quarantine::{Quarantine, Room};
@@ -217,7 +217,9 @@ impl Worker {
             return self.skip("rejected by a mask".into());
         }
         // A clock that runs ahead at the source must not pin a file here for ever.
-        let time = stamp::time_of(&announcement, &input.envelope, input.first_seen).min(Timestamp::now());
+        let time = announcement
+            .time_or(&input.envelope, input.first_seen)
+            .min(Timestamp::now());
         let place = match self.target.place(&announcement, time, input.redelivered).await {
             Ok(place) => place,
             Err(error) => return Outcome::Park(spool_cause(&error)),

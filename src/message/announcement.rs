@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::{BaseError, Headers, base, escape};
+use super::{BaseError, Envelope, Headers, base, escape, product_name};
 
 /// A path as announced: raw bytes without a leading slash, already unescaped. Not confined to any tree.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,6 +124,19 @@ impl Announcement {
             headers: Headers::new(),
         })
     }
+
+    /// When the product was announced, as far as the message says: the format's time, else the timestamp property, else
+    /// the stamp that ends the name.
+    pub fn announced_at(&self, envelope: &Envelope) -> Option<Timestamp> {
+        let property = || Timestamp::from_second(i64::try_from(envelope.timestamp?).ok()?).ok();
+        let name = || product_name::reception_time(self.path.file_name());
+        self.time.or_else(property).or_else(name)
+    }
+
+    /// [`Announcement::announced_at`], else when it was first received, which the caller keeps when parking.
+    pub fn time_or(&self, envelope: &Envelope, first_reception: Timestamp) -> Timestamp {
+        self.announced_at(envelope).unwrap_or(first_reception)
+    }
 }
 
 /// Base and path, for a log line.
@@ -144,5 +157,39 @@ impl fmt::Debug for Announcement {
             .field("mtime", &self.mtime)
             .field("headers", &self.headers)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn utc(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_time_of_an_announcement_is_the_first_that_is_there() {
+        let first_reception = utc("2027-01-01T00:00:00Z");
+        let mut announcement = Announcement::new("http://h/", ProductPath::from("a:b:c:d:e::20150120180902")).unwrap();
+        let mut envelope = Envelope::default();
+        assert_eq!(
+            announcement.time_or(&envelope, first_reception),
+            utc("2015-01-20T18:09:02Z")
+        );
+        envelope.timestamp = Some(1_000_000_000);
+        assert_eq!(
+            announcement.time_or(&envelope, first_reception),
+            utc("2001-09-09T01:46:40Z")
+        );
+        announcement.time = Some(utc("2026-11-21T20:12:34Z"));
+        assert_eq!(
+            announcement.time_or(&envelope, first_reception),
+            utc("2026-11-21T20:12:34Z")
+        );
+        announcement.time = None;
+        envelope.timestamp = Some(u64::MAX);
+        announcement.path = ProductPath::from("a.gif");
+        assert_eq!(announcement.time_or(&envelope, first_reception), first_reception);
     }
 }

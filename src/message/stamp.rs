@@ -1,10 +1,8 @@
-//! Times as announcements write them, and when a product was announced.
+//! Times as announcements and names write them.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
-
-use super::{Announcement, Envelope, product_name};
 
 /// Digits of a fraction that are read; a nanosecond is the least that a time holds.
 const FRACTION_DIGITS_MAX: usize = 9;
@@ -92,27 +90,9 @@ pub(super) fn in_utc(time: Timestamp) -> DateTime {
     Offset::UTC.to_datetime(time)
 }
 
-/// When the product was announced, as far as the message says: the format's time, else the timestamp property, else
-/// the stamp that ends the name.
-pub fn announced_at(announcement: &Announcement, envelope: &Envelope) -> Option<Timestamp> {
-    let property = || {
-        envelope
-            .timestamp
-            .and_then(|s| Timestamp::from_second(i64::try_from(s).ok()?).ok())
-    };
-    let name = || product_name::reception_time(announcement.path.file_name());
-    announcement.time.or_else(property).or_else(name)
-}
-
-/// The time of an announcement: [`announced_at`], else when it was first received, which the caller keeps when parking.
-pub fn time_of(announcement: &Announcement, envelope: &Envelope, first_reception: Timestamp) -> Timestamp {
-    announced_at(announcement, envelope).unwrap_or(first_reception)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::ProductPath;
 
     fn utc(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -164,30 +144,5 @@ mod tests {
         assert_eq!(parse(&to_nanoseconds(finer, "T")), Some(finer));
         assert_eq!(to_milliseconds(Timestamp::MIN).len(), 18);
         assert_eq!(to_milliseconds(Timestamp::MAX).len(), 18);
-    }
-
-    #[test]
-    fn the_time_of_an_announcement_is_the_first_that_is_there() {
-        let first_reception = utc("2027-01-01T00:00:00Z");
-        let mut announcement = Announcement::new("http://h/", ProductPath::from("a:b:c:d:e::20150120180902")).unwrap();
-        let mut envelope = Envelope::default();
-        assert_eq!(
-            time_of(&announcement, &envelope, first_reception),
-            utc("2015-01-20T18:09:02Z")
-        );
-        envelope.timestamp = Some(1_000_000_000);
-        assert_eq!(
-            time_of(&announcement, &envelope, first_reception),
-            utc("2001-09-09T01:46:40Z")
-        );
-        announcement.time = Some(utc("2026-11-21T20:12:34Z"));
-        assert_eq!(
-            time_of(&announcement, &envelope, first_reception),
-            utc("2026-11-21T20:12:34Z")
-        );
-        announcement.time = None;
-        envelope.timestamp = Some(u64::MAX);
-        announcement.path = ProductPath::from("a.gif");
-        assert_eq!(time_of(&announcement, &envelope, first_reception), first_reception);
     }
 }

@@ -15,7 +15,7 @@ use crate::flow::consume::{Handle, Input, Step};
 use crate::flow::product::Product;
 use crate::flow::standby::Election;
 use crate::flow::{Cause, Outcome, Output, Unit, chain, since};
-use crate::message::{Announcement, Decoded, Envelope, SeenKey, decode, seen_key, stamp, topic};
+use crate::message::{Announcement, Decoded, Envelope, SeenKey, decode, seen_key, topic};
 use crate::metrics::Count;
 use crate::spool::seen::{Verdict, Winner};
 
@@ -160,7 +160,7 @@ impl Handle for Dispatch {
         };
         let note = Note {
             key: seen_key(&announcement, self.config.by),
-            time: stamp::announced_at(&announcement, &input.envelope),
+            time: announcement.announced_at(&input.envelope),
             announcement: Some(Arc::clone(&announcement)),
             leads: AtomicBool::new(false),
         };
