@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use url::Url;
 
-use super::decode::path_problem;
+use super::decoded::path_problem;
 use super::{AnnounceAs, Announcement, BaseError, Envelope, Format, Headers, Keyed, ProductPath, UnitHeaders, Value};
 use super::{base, exp, topic, v00, v02, v03};
 

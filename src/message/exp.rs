@@ -2,7 +2,7 @@
 //!
 //! Valid: `http://dd1.weather.gc.ca/radar/24_HR/a.gif`; invalid: `dd1.weather.gc.ca/a.gif`, `http://h/a b.gif`.
 
-use super::decode::place;
+use super::decoded::place;
 use super::{Announcement, BaseError, DecodeError, Decoded, Envelope, Format, base, escape};
 
 const FORMAT: Format = Format::Exp;

@@ -3,6 +3,7 @@
 mod announcement;
 mod base;
 mod decode;
+mod decoded;
 mod destination_name;
 mod directory;
 mod duplicate;
@@ -28,7 +29,8 @@ mod v03;
 
 pub use announcement::{Announcement, DigestOf, Identity, Method, ProductPath};
 pub use base::{BaseError, split_tree_url};
-pub use decode::{DecodeError, DecodeOptions, Decoded, Reason, decode};
+pub use decode::{DecodeOptions, decode};
+pub use decoded::{DecodeError, Decoded, Reason};
 pub use destination_name::{NAMING, NameError, Naming, NamingError, Scripted};
 pub use directory::{DIRECTORY_NAMES, DirectoryError, DirectoryTemplate};
 pub use duplicate::{By, Fingerprint, SeenKey, seen_key};

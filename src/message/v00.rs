@@ -3,7 +3,7 @@
 //! Valid: `a985c32cbdee8af2ab5d7b8f6022e781 498081 http://urp-1/ db/a:URP`; invalid: `a985c3 big http://urp-1/ a`.
 //! The path is raw, and escaped under `v00.dd`. No header is needed.
 
-use super::decode::{parse_size, place};
+use super::decoded::{parse_size, place};
 use super::exp::with_slash;
 use super::format::escapes_paths;
 use super::{

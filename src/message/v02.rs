@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::decode::{parse_size, place};
+use super::decoded::{parse_size, place};
 use super::exp::with_slash;
 use super::{Announcement, DecodeError, Decoded, DigestOf, Envelope, Format, Headers, Identity, Method, Reason, Value};
 use super::{escape, identity, stamp};

@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Number, Value as Json, json};
 
-use super::decode::{parse_size, place};
+use super::decoded::{parse_size, place};
 use super::exp::with_slash;
 use super::{Announcement, DecodeError, Decoded, DigestOf, EncodeError, Envelope, Format, Headers, Identity, Method};
 use super::{Reason, Value, identity, stamp, v02};
