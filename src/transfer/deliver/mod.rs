@@ -5,12 +5,9 @@
 //! it is. To put the same product twice does no harm.
 
 use std::fmt;
-use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use url::Url;
 
 use super::bandwidth::Bandwidth;
@@ -24,19 +21,17 @@ use crate::spool::atomic::Safety;
 mod chunks;
 mod dav;
 mod local;
+mod parcel;
 #[cfg(test)]
 mod tests;
 
 pub(super) use chunks::{Chunks, is_spoilt_content};
+pub use parcel::Parcel;
 
-/// The longest name of a file or directory on what servers run on.
-const NAME_MAX: usize = 255;
-/// A path has no more than 4096 bytes on Linux, its name included.
-const DIRECTORY_MAX: usize = 3800;
+use parcel::NAME_MAX;
+
 /// The longest suffix of a temporary name.
 const SUFFIX_MAX: usize = 64;
-/// Bytes of a directory, and of a name, that messages show.
-const SHOWN_MAX: usize = 512;
 
 /// Where products go.
 #[derive(Debug, Clone)]
@@ -94,21 +89,6 @@ pub struct Options {
     pub rest_longest: Duration,
 }
 
-/// One product to be delivered.
-#[derive(Debug)]
-pub struct Parcel {
-    /// Its bytes; read by position, so that a second try begins anew.
-    pub content: File,
-    /// So many bytes; a file that has fewer by now is a failure.
-    pub size: u64,
-    /// `a/b` from where the login or the URL begins, `/a/b` from the root of the server, empty: where it begins.
-    pub directory: Vec<u8>,
-    /// The final name.
-    pub name: Vec<u8>,
-    /// The time that the delivered file should have, where the protocol can say it.
-    pub modified: Option<Timestamp>,
-}
-
 /// What was delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Put {
@@ -151,35 +131,6 @@ impl Destination {
     /// Whether a mode can be said there.
     pub fn has_modes(&self) -> bool {
         !matches!(self, Destination::Http(_))
-    }
-}
-
-impl Parcel {
-    /// The directories on the way, one after the other.
-    pub(super) fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        let parts = self.directory.split(|byte| *byte == b'/');
-        parts.filter(|part| !part.is_empty() && *part != b".")
-    }
-
-    /// Whether the way begins at the root of the server.
-    pub(super) fn is_absolute(&self) -> bool {
-        self.directory.starts_with(b"/")
-    }
-
-    /// For messages: `a/b/name`, bounded, without control characters.
-    pub(super) fn shown(&self) -> String {
-        let mut path = self.directory[..self.directory.len().min(SHOWN_MAX)].to_vec();
-        if !path.is_empty() && !path.ends_with(b"/") {
-            path.push(b'/');
-        }
-        path.extend(&self.name[..self.name.len().min(SHOWN_MAX)]);
-        ProductPath(path).to_string()
-    }
-
-    fn hash(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (&self.directory, &self.name).hash(&mut hasher);
-        hasher.finish()
     }
 }
 
@@ -392,7 +343,7 @@ impl Lane {
     /// the future is dropped, the connection is. Two lanes must not put at the same time what has one of its
     /// [`Deliverer::written_names`] in common.
     pub async fn put(&mut self, parcel: &Parcel) -> Result<Put, TransferError> {
-        check(parcel)?;
+        parcel.check()?;
         let places = self.shared.places(parcel);
         self.shared.turn(&places, parcel)?;
         let begun = Instant::now();
@@ -425,7 +376,11 @@ impl Lane {
 
     /// Those at the beginning, at least one, up to the first that fails: it may mean a rest for the others.
     async fn put_some(&mut self, parcels: &[&Parcel]) -> Vec<Result<Put, TransferError>> {
-        let turn = |parcel: &Parcel| check(parcel).and_then(|()| self.shared.turn(&self.shared.places(parcel), parcel));
+        let turn = |parcel: &Parcel| {
+            parcel
+                .check()
+                .and_then(|()| self.shared.turn(&self.shared.places(parcel), parcel))
+        };
         let mut stopped = None;
         let is_next = |parcel: &&&Parcel| match turn(parcel) {
             Ok(()) => true,
@@ -521,30 +476,4 @@ impl Session {
             Session::File(_) | Session::Ftp(_) | Session::Http(_) => false,
         }
     }
-}
-
-/// Names that would lead elsewhere, that nothing can have, or that end a command of the protocol, are the message's
-/// fault.
-fn check(parcel: &Parcel) -> Result<(), TransferError> {
-    let has_control = |bytes: &[u8]| bytes.iter().any(|byte| byte.is_ascii_control());
-    let name = parcel.name.as_slice();
-    let why = if matches!(name, b"" | b"." | b"..") {
-        "no such name can be"
-    } else if name.contains(&b'/') {
-        "its name holds a slash"
-    } else if has_control(name) {
-        "its name holds control characters"
-    } else if name.len() > NAME_MAX {
-        "its name is longer than 255 bytes"
-    } else if has_control(&parcel.directory) {
-        "its directory holds control characters"
-    } else if parcel.parts().any(|part| part == b"..") {
-        "its directory leads upwards"
-    } else if parcel.directory.len() > DIRECTORY_MAX || parcel.parts().any(|part| part.len() > NAME_MAX) {
-        "its directory has too long a name"
-    } else {
-        return Ok(());
-    };
-    let what = format!("cannot deliver {}: {why}", parcel.shown());
-    Err(TransferError::new(Fault::Message, Kind::Rejected, what))
 }

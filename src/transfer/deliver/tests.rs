@@ -88,7 +88,7 @@ fn hostile_names_and_directories_are_refused() {
         (std::str::from_utf8(&long).unwrap(), b"x", false),
     ];
     for (directory, name, is_allowed) in table {
-        let result = check(&parcel(directory, name));
+        let result = parcel(directory, name).check();
         assert_eq!(result.is_ok(), is_allowed, "{directory} {name:?}");
         if let Err(err) = result {
             assert_eq!(err.fault, Fault::Message);
