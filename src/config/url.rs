@@ -11,6 +11,9 @@ use super::{BrokerUrl, Scheme, Secret};
 /// What a broker URL looks like, for messages.
 pub(super) const ACCEPTED: &str = "amqp://USER@HOST:PORT/VHOST, amqps://…, embedded:PATH";
 
+/// RabbitMQ hangs up without a word on who asks for less: from 4.1 on, and below 4096 always.
+const FRAME_MIN: u32 = 8192;
+
 /// Where `${NAME}` is looked up.
 pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -111,7 +114,7 @@ impl Parsed {
         };
         match key {
             "heartbeat" => self.url.heartbeat_s = within(0, 3600)? as u16,
-            "frame_max" => self.url.frame_max = within(4096, 1 << 24)?,
+            "frame_max" => self.url.frame_max = within(FRAME_MIN, 1 << 24)?,
             "connection_timeout" => {
                 self.connect_timeout = Some(Duration::from_millis(within(1, 600_000)?.into()));
             }

@@ -61,7 +61,7 @@ impl Alternates {
         let private = Queue {
             name: name.clone(),
             auto_delete: true,
-            expires: Some(Duration::from_secs(300)),
+            exclusive: true,
             role: Some("alternates"),
             ..Queue::default()
         };

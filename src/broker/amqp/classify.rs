@@ -47,10 +47,16 @@ fn classify_reply(code: u16, text: &str) -> Fault {
         404 if text.contains("is down or inaccessible") => Fault::Endpoint,
         // A limit on connections or channels: others may go.
         530 if text.contains("limit") => Fault::Endpoint,
+        541 if says_deprecated(text) => Fault::Own,
         402 | 403 | 404 | 530 | 540 => Fault::Own,
         // 312, 313, 320, 405, 406, 501..=506, 541, and what a later broker may invent.
         _ => Fault::Endpoint,
     }
+}
+
+/// RabbitMQ 4 refuses what it has given up, and ends the connection: "541 INTERNAL_ERROR - Feature `NAME` is deprecated."
+pub(super) fn says_deprecated(text: &str) -> bool {
+    text.contains("Feature `") && text.contains("` is deprecated")
 }
 
 /// The broker's reply code, if it is the broker that said no.
@@ -64,7 +70,10 @@ pub(super) fn reply_code(error: &lapin::Error) -> Option<u16> {
 /// The error in the broker's own words where it spoke, else the library's.
 pub(super) fn reason(error: &lapin::Error) -> String {
     match error.kind() {
-        lapin::ErrorKind::ProtocolError(answer) => format!("{} {}", answer.get_id(), answer.get_message()),
+        lapin::ErrorKind::ProtocolError(answer) => {
+            let lines: Vec<&str> = answer.get_message().as_str().lines().map(str::trim).collect();
+            format!("{} {}", answer.get_id(), lines.join(" "))
+        }
         lapin::ErrorKind::IOError(error) => error.to_string(),
         lapin::ErrorKind::ParsingError(error) => {
             format!("{error}; is there a message whose key or header name is not UTF-8? it has to leave the queue")
@@ -133,6 +142,11 @@ mod tests {
             (530, "NOT_ALLOWED - vhost x not found", Fault::Own),
             (530, "NOT_ALLOWED - connection limit (3) is reached", Fault::Endpoint),
             (541, "INTERNAL_ERROR", Fault::Endpoint),
+            (
+                541,
+                "INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.\nIts use is not permitted per the ...",
+                Fault::Own,
+            ),
         ];
         for (code, text, expected) in table {
             assert_eq!(classify(&answer(code, text)), expected, "{code} {text}");

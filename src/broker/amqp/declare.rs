@@ -8,7 +8,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
 
 use super::Link;
-use super::classify::{fault, reason, refused, reply_code};
+use super::classify::{fault, reason, refused, reply_code, says_deprecated};
 use super::convert::short;
 use crate::broker::BrokerError;
 use crate::message::{Binding, Exchange, Fault, Queue, Topology};
@@ -168,12 +168,15 @@ impl<'a> Declarer<'a> {
             return Err(self.not_single_active(&what, &refusal));
         }
         if !is_negotiable(&refusal) {
-            return Err(self.cannot_declare(&what, &refusal));
+            let is_given_up = says_deprecated(&reason(&refusal)) && !queue.durable;
+            let advice = match is_given_up {
+                true => " with durable = false, which this broker takes no more: say durable = true",
+                false => "",
+            };
+            return Err(self.cannot_declare(&format!("{what}{advice}"), &refusal));
         }
         match self.declare_queue(queue, true).await? {
-            Ok(_) => self
-                .warnings
-                .push(format!("{what} is used as it is: {}", reason(&refusal))),
+            Ok(_) => self.warnings.push(queue_warning(&what, &reason(&refusal))),
             Err(missing) => return Err(self.missing(&what, &refusal, &missing)),
         }
         Ok(())
@@ -339,6 +342,18 @@ pub(super) fn own_name(name: &str, what: &str) -> Result<ShortString, BrokerErro
     short(name, what).map_err(|error| fault(Fault::Own, error.what))
 }
 
+fn queue_warning(what: &str, refusal: &str) -> String {
+    let is_quorum = refusal.contains("current is 'quorum'") || refusal.contains("current is the value 'quorum'");
+    let advice = match is_quorum || refusal.contains("'x-delivery-limit'") {
+        true => {
+            "; from RabbitMQ 4 on it may drop what has come back 20 times, as while this unit is paused: set a policy \
+             with delivery-limit = -1"
+        }
+        false => "",
+    };
+    format!("{what} is used as it is: {refusal}{advice}")
+}
+
 fn exchange_warning(exchange: &Exchange, refusal: &str) -> String {
     let name = &exchange.name;
     if exchange.durable && refusal.contains("inequivalent arg 'durable'") {
@@ -372,6 +387,9 @@ fn queue_arguments(queue: &Queue) -> FieldTable {
     if queue.quorum {
         arguments.insert("x-queue-type".into(), text("quorum"));
         arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERIES_MAX));
+    } else if queue.durable {
+        // A virtual host may make quorum queues of those that say nothing, and those would have the delivery limit.
+        arguments.insert("x-queue-type".into(), text("classic"));
     }
     if queue.quorum && queue.dead_letter_exchange.is_some() {
         // Else what expires while the other queue has no leader is lost.
@@ -409,8 +427,37 @@ mod tests {
     }
 
     #[test]
+    fn the_warning_of_a_quorum_queue_says_what_is_dropped() {
+        let refusal = |arg: &str, other: &str| {
+            format!("406 PRECONDITION_FAILED - inequivalent arg '{arg}' for queue 'q' in vhost '/': received {other}")
+        };
+        for (arg, other, is_limited) in [
+            ("x-queue-type", "'classic' but current is 'quorum'", true),
+            (
+                "x-queue-type",
+                "none but current is the value 'quorum' of type 'longstr'",
+                true,
+            ),
+            ("x-delivery-limit", "'1000000000' but current is '20'", true),
+            ("x-queue-type", "'quorum' but current is 'classic'", false),
+            ("x-expires", "'1000' but current is none", false),
+        ] {
+            let warning = queue_warning("queue q", &refusal(arg, other));
+            assert_eq!(warning.contains("delivery-limit = -1"), is_limited, "{warning}");
+        }
+    }
+
+    #[test]
     fn queue_arguments_are_those_asked_for() {
         assert_eq!(queue_arguments(&Queue::default()), FieldTable::default());
+        let durable = Queue {
+            durable: true,
+            ..Queue::default()
+        };
+        assert_eq!(
+            queue_arguments(&durable).inner().get("x-queue-type"),
+            Some(&AMQPValue::LongString("classic".into()))
+        );
         let queue = Queue {
             expires: Some(Duration::from_secs(3)),
             role: Some("retry"),

@@ -190,8 +190,12 @@ impl Receipt for DeliveryReceipt {
                 life.ask("reject", channel.basic_reject(tag, options)).await
             }
             Settlement::Requeue => {
-                let options = BasicRejectOptions { requeue: true };
-                life.ask("requeue", channel.basic_reject(tag, options)).await
+                // Not a reject: from RabbitMQ 4.3 on a quorum queue counts that as a failed delivery, and has a limit.
+                let options = BasicNackOptions {
+                    multiple: false,
+                    requeue: true,
+                };
+                life.ask("requeue", channel.basic_nack(tag, options)).await
             }
             Settlement::RequeueAfter(..) => Err(fault(
                 Fault::Own,

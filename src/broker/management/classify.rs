@@ -63,7 +63,8 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)
 fn refused(status: StatusCode, reason: &str, user: &str) -> (Fault, String) {
     let code = status.as_u16();
     let text = match (code, reason) {
-        (401, "Login failed") => {
+        // The second is RabbitMQ 4's.
+        (401, "Login failed" | "Not_Authorized") => {
             format!("user {user} or its password is refused ({code} {reason}); it needs the tag \"management\" too")
         }
         (401 | 403, "Not management user") => format!("user {user} needs the tag \"management\" ({code} {reason})"),
@@ -91,6 +92,7 @@ mod tests {
     fn refusals_name_the_user_and_what_it_needs() {
         let table = [
             (401, "Login failed", Fault::Own, "user joe or its password is refused"),
+            (401, "Not_Authorized", Fault::Own, "user joe or its password is refused"),
             (
                 401,
                 "Not management user",

@@ -181,8 +181,16 @@ impl Management {
 
     /// All queues of a virtual host; an own fault where there is no such virtual host.
     pub async fn queues(&self, vhost: &str) -> Result<Vec<QueueInfo>, BrokerError> {
-        self.needed(&["queues", vhost], &[("columns", QueueInfo::COLUMNS)])
-            .await
+        let path = ["queues", vhost];
+        let found = self.get(&path, &[("columns", QueueInfo::COLUMNS)]).await?;
+        // The second from RabbitMQ 4.3 on; before, that is a refusal.
+        found.ok_or_else(|| {
+            let why = format!(
+                "Not Found: no such virtual host, or user {} has no rights in the vhost",
+                self.user
+            );
+            self.missing(&path, &why)
+        })
     }
 
     /// One queue; `None` where there is none, or no such virtual host.
@@ -236,10 +244,12 @@ impl Management {
     /// Where a 404 is no answer.
     async fn needed<T: DeserializeOwned>(&self, path: &[&str], query: &[(&str, &str)]) -> Result<T, BrokerError> {
         let found = self.get(path, query).await?;
-        found.ok_or_else(|| {
-            let missing = Trouble::Refused(StatusCode::NOT_FOUND, "Not Found".to_owned());
-            self.fail(&Method::GET, path, missing)
-        })
+        found.ok_or_else(|| self.missing(path, "Not Found"))
+    }
+
+    fn missing(&self, path: &[&str], why: &str) -> BrokerError {
+        let missing = Trouble::Refused(StatusCode::NOT_FOUND, why.to_owned());
+        self.fail(&Method::GET, path, missing)
     }
 
     async fn send(
