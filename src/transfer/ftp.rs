@@ -40,7 +40,6 @@ const PROBE_AFTER: Duration = Duration::from_secs(5);
 /// For saying good-bye.
 const FAREWELL: Duration = Duration::from_secs(1);
 const OPENED: [Status; 2] = [Status::AboutToSend, Status::AlreadyOpen];
-pub(super) const PORT: u16 = 21;
 
 type Client = AsyncRustlsFtpStream;
 type Data = TransferStream<AsyncRustlsStream>;
@@ -325,7 +324,7 @@ fn argument(name: &[u8]) -> String {
 
 /// Where a product is, as an operator writes it; without the password.
 fn shown(peer: &Peer, directory: &[u8], name: &[u8]) -> String {
-    let mut url = peer.shown("ftp", PORT);
+    let mut url = peer.ftp_url();
     for part in [directory, name].into_iter().filter(|part| !part.is_empty()) {
         url += "/";
         url += &String::from_utf8_lossy(part);

@@ -23,8 +23,18 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// For messages, of a server of FTP.
+    pub(super) fn ftp_url(&self) -> String {
+        self.url("ftp", 21)
+    }
+
+    /// For messages, of a server of SFTP.
+    pub(super) fn sftp_url(&self) -> String {
+        self.url("sftp", 22)
+    }
+
     /// `scheme://user@host`, with the port where it is not the `usual` one; without the password.
-    pub(super) fn shown(&self, scheme: &str, usual: u16) -> String {
+    fn url(&self, scheme: &str, usual: u16) -> String {
         let user = match self.login.user.as_str() {
             "" => "anonymous",
             user => user,

@@ -12,7 +12,8 @@ use russh::{ChannelMsg, Disconnect};
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::client::{Config, RawSftpSession};
 
-use super::deliver::{Context, Parcel};
+use super::deliver::options::Context;
+use super::deliver::parcel::Parcel;
 use super::peer::Peer;
 use super::{Kind, TransferError};
 use crate::message::Fault;
@@ -37,8 +38,6 @@ const PIECE_MAX: usize = 128 << 10;
 const NEVER_S: u64 = 24 * 3600;
 /// The longest packet that is taken.
 const PACKET_MAX: u32 = 256 << 10;
-/// Of SSH, where nobody says another.
-pub(super) const PORT: u16 = 22;
 /// For the words at the end of a connection.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -116,7 +115,7 @@ impl Session {
 
 /// `sftp://user@host`, with the port where it is not the usual one.
 fn place(peer: &Peer) -> String {
-    peer.shown("sftp", PORT)
+    peer.sftp_url()
 }
 
 async fn begin(peer: &Peer, place: &str) -> Result<Session, TransferError> {

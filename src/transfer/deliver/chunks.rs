@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::Parcel;
+use super::parcel::Parcel;
 use crate::message::{Fault, ProductPath};
 use crate::transfer::bandwidth::Bandwidth;
 use crate::transfer::{Kind, TransferError, joined};

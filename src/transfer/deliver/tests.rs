@@ -1,6 +1,10 @@
 //! What is decided without a connection.
 
+use url::Url;
+
 use super::*;
+use crate::spool::Durability;
+use crate::transfer::peer::Peer;
 
 fn options(lock: Lock) -> Options {
     Options {

@@ -9,7 +9,9 @@ use suppaftp::{FtpError, FtpResult, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::warn;
 
-use super::super::deliver::{Chunks, Context, Lock, Parcel};
+use super::super::deliver::chunks::Chunks;
+use super::super::deliver::options::{Context, Lock};
+use super::super::deliver::parcel::Parcel;
 use super::super::{Kind, TransferError};
 use super::{Data, Doing, OPENED, Place, Session, Work, answered, argument, is_unknown, shown, text, within};
 use crate::message::Fault;

@@ -10,7 +10,7 @@ use reqwest::header::{self, HeaderValue};
 use reqwest::{Body, Client, Method, RequestBuilder, Response};
 use url::Url;
 
-use super::super::deliver::Chunks;
+use super::super::deliver::chunks::Chunks;
 use super::super::peer::Peer;
 use super::super::{Kind, TransferError};
 use super::client::{self, Marks, builder, classify, login, retry_after};

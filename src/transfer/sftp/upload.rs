@@ -11,7 +11,8 @@ use super::pipeline::Pipeline;
 use super::{Session, text};
 use crate::message::Fault;
 use crate::spool::Durability;
-use crate::transfer::deliver::{Context, Lock, Parcel};
+use crate::transfer::deliver::options::{Context, Lock};
+use crate::transfer::deliver::parcel::Parcel;
 use crate::transfer::{Kind, TransferError};
 
 /// What a file has at the end where the configuration says nothing and it began with nothing.
