@@ -140,9 +140,6 @@ impl Remembered {
 /// Between two tries of a rewrite.
 const REWRITE_AGAIN: Duration = Duration::from_secs(60);
 
-/// Of the memory, at a time: some milliseconds.
-const SLICE: usize = 2048;
-
 /// The log, and when it is rewritten.
 struct Keeper {
     log: SeenLog,
@@ -168,37 +165,32 @@ impl Keeper {
         }
     }
 
-    /// Writes the next slice of a new log where it is time for one, after so many records were appended to the old one; as
+    /// Writes the next slice of a new log where it is time for one, after so many bytes were appended to the old one; as
     /// many more, so that it ends. One that cannot be written, as on a full disk, costs nothing: the old one is whole, and
     /// goes on. Answers whether there is more to write.
     fn rewrite(&mut self, seen: &Mutex<Seen>, appended: usize) -> bool {
-        if let Err(error) = self.try_rewrite(seen, SLICE + 2 * appended) {
+        if let Err(error) = self.try_rewrite(seen, 2 * appended) {
             warn!("the seen log grows until it can be rewritten: {}", chain(&error));
             self.not_before = Some(Instant::now() + REWRITE_AGAIN);
         }
         self.aside.is_some()
     }
 
-    fn try_rewrite(&mut self, seen: &Mutex<Seen>, count: usize) -> Result<(), SpoolError> {
-        let aside = match self.aside.take() {
+    fn try_rewrite(&mut self, seen: &Mutex<Seen>, bytes: usize) -> Result<(), SpoolError> {
+        let mut aside = match self.aside.take() {
             Some(aside) => aside,
             None if self.not_before.is_some_and(|time| time > Instant::now()) => return Ok(()),
             None if !self.log.wants_rewrite(lock(seen).len()) => return Ok(()),
-            None => {
-                lock(seen).begin_slices();
-                self.log.begin_aside()?
-            }
+            None => self.log.begin_aside()?,
         };
-        let mut slice = Batch::default();
-        // All that was ever appended was in the memory before, so the slices up to the last have it.
-        let is_more = lock(seen).slice(count, Timestamp::now(), &mut slice);
-        let aside = aside.add(&slice)?;
-        match is_more {
-            true => self.aside = Some(aside),
-            false => {
-                self.log.replace(aside)?;
-                self.not_before = None;
-            }
+        let records = aside.next(&self.log, bytes)?;
+        let still_known = lock(seen).still_known(&records, Timestamp::now());
+        aside.add(&still_known)?;
+        if aside.is_complete(&self.log) {
+            self.log.replace(aside)?;
+            self.not_before = None;
+        } else {
+            self.aside = Some(aside);
         }
         Ok(())
     }
@@ -255,11 +247,8 @@ fn keep_log(
             }
         }
         // Nobody waits for a new log, nor for more than one slice of it.
-        let mut appended = batch.len();
+        let mut appended = batch.size();
         while keeper.rewrite(seen, std::mem::take(&mut appended)) && asked.is_empty() {}
-    }
-    if let Some(unfinished) = keeper.aside.take() {
-        unfinished.discard();
     }
 }
 

@@ -18,8 +18,8 @@ use aside::{begin_aside, put_in_place};
 
 /// The log is rewritten when it holds more than twice the living entries, and never below this many records.
 pub(super) const COMPACT_MIN: usize = 10_000;
-/// Records that are written at once when nobody waits.
-const CREATE_SLICE: usize = 10_000;
+/// Bytes of a log that are read or written at a time: some 2000 records, some milliseconds.
+const SLICE: usize = 256 << 10;
 /// Bytes that begin every log; the digit is the version.
 const MAGIC_LENGTH: usize = 8;
 /// Length and check before each record.
@@ -127,9 +127,9 @@ impl Batch {
         self.records == 0
     }
 
-    /// Records in it.
-    pub fn len(&self) -> usize {
-        self.records
+    /// Bytes in it.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
     }
 
     /// As a message to another process: a version, then the records.
@@ -146,6 +146,10 @@ impl Batch {
     pub(super) fn add(&mut self, record: &Record<'_>) {
         record.write_to(&mut self.bytes);
         self.records += 1;
+    }
+
+    pub(super) fn each(&self, each: impl FnMut(&Record<'_>)) {
+        each_record(&self.bytes, each);
     }
 }
 
@@ -257,9 +261,9 @@ impl SeenLog {
         self.records > 2 * alive.max(COMPACT_MIN / 2)
     }
 
-    /// Begins a new log, for [`Seen::slice`]s up to the last and then [`SeenLog::replace`]: a copy of a large memory would
-    /// be as large, and to write it at once would hold up who waits for the memory or the log. Meanwhile the old one goes
-    /// on, and is whole. Blocks.
+    /// Begins a new log. What [`Aside::next`] reads of the old one, and is [`Seen::still_known`], is [`Aside::add`]ed until it
+    /// [`Aside::is_complete`]; then [`SeenLog::replace`]. To write the memory at once would hold up who waits for it. Meanwhile the old
+    /// log goes on, and is whole. Blocks.
     pub fn begin_aside(&self) -> Result<Aside, SpoolError> {
         begin_aside(&self.path, self.durability).map_err(|err| refused("rewrite", &self.path, err))
     }
@@ -288,11 +292,13 @@ fn refused(doing: &str, path: &Path, err: io::Error) -> SpoolError {
 }
 
 /// Written aside, synced, renamed: whatever happens, one whole log is there.
-fn create(path: &Path, seen: &mut Seen, durability: Durability, now: Timestamp) -> io::Result<SeenLog> {
+fn create(path: &Path, seen: &Seen, durability: Durability, now: Timestamp) -> io::Result<SeenLog> {
     let (mut aside, mut slice) = (begin_aside(path, durability)?, Batch::default());
-    seen.begin_slices();
-    while seen.slice(CREATE_SLICE, now, &mut slice) {
-        aside.try_add(&std::mem::take(&mut slice))?;
+    for record in seen.alive(now) {
+        slice.add(&record);
+        if slice.size() >= SLICE {
+            aside.try_add(&std::mem::take(&mut slice))?;
+        }
     }
     aside.try_add(&slice)?;
     let mut log = put_in_place(aside)?;
@@ -334,16 +340,22 @@ fn load(file: &File, seen: &mut Seen, now: Timestamp) -> io::Result<(Loaded, u64
 }
 
 /// The whole records of a message, up to the first that is not. Nothing of another version.
-pub(super) fn records_of(message: &[u8], mut each: impl FnMut(&Record<'_>)) {
-    let Some(mut rest) = message.strip_prefix(Version::Two.magic()) else {
-        return;
-    };
-    let mut payload = Vec::new();
+pub(super) fn records_of(message: &[u8], each: impl FnMut(&Record<'_>)) {
+    if let Some(records) = message.strip_prefix(Version::Two.magic()) {
+        each_record(records, each);
+    }
+}
+
+/// Records of the newest version, up to the first that is not whole; answers how many bytes they are.
+fn each_record(bytes: &[u8], mut each: impl FnMut(&Record<'_>)) -> usize {
+    let (mut rest, mut whole, mut payload) = (bytes, 0, Vec::new());
     while let Ok(true) = next_record(&mut rest, Version::Two, &mut payload)
         && let Some(record) = Record::read(&payload, Version::Two)
     {
         each(&record);
+        whole = bytes.len() - rest.len();
     }
+    whole
 }
 
 /// Whether there was one; it is in `payload` then.

@@ -213,24 +213,80 @@ fn the_log_is_rewritten_when_most_of_it_is_history() {
     }
     log.append_batch(&batch).unwrap();
     assert!(log.wants_rewrite(seen.len()));
-    let mut slice = Batch::default();
-    seen.begin_slices();
-    assert!(seen.slice(60, at(1), &mut slice), "there is more");
-    let aside = log.begin_aside().unwrap().add(&std::mem::take(&mut slice)).unwrap();
-    assert!(!seen.slice(60, at(1), &mut slice));
-    log.replace(aside.add(&slice).unwrap()).unwrap();
+    let mut aside = log.begin_aside().unwrap();
+    while !aside.is_complete(&log) {
+        let records = aside.next(&log, 0).unwrap();
+        aside.add(&seen.still_known(&records, at(1))).unwrap();
+    }
+    log.replace(aside).unwrap();
     assert!(!log.wants_rewrite(seen.len()));
     log.append_batch(&remember(&mut seen, 1, at(2))).unwrap();
     let mut again = Seen::new(memory(100));
     let (_, loaded) = SeenLog::open(&path, Durability::Power, &mut again, at(3)).unwrap();
     assert_eq!((loaded.records, again.len()), (101, 100));
-    let order = |mut seen: Seen| {
-        let mut all = Batch::default();
-        seen.begin_slices();
-        seen.slice(usize::MAX, at(3), &mut all);
-        all
+    assert_eq!(keys(&again), keys(&seen));
+}
+
+/// The newest first.
+fn keys(seen: &Seen) -> Vec<Key> {
+    seen.entries.iter().map(|(key, _)| *key).collect()
+}
+
+/// Forwards go on between the slices. What a kill leaves after any of them, and what stands there in the end, knows all.
+#[test]
+fn a_log_that_is_rewritten_is_whole_at_every_moment() {
+    const COUNT: u64 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, killed) = (dir.path().join("seen.log"), dir.path().join("killed"));
+    let mut seen = Seen::new(memory(COUNT as usize));
+    let (mut log, _) = SeenLog::open(&path, Durability::Crash, &mut seen, at(0)).unwrap();
+    let mut history = Batch::default();
+    for n in 0..3 * COUNT {
+        history.append(&remember(&mut seen, n % COUNT, at((n / COUNT) as i64)));
+    }
+    log.append_batch(&history).unwrap();
+    let (mut aside, mut slices) = (log.begin_aside().unwrap(), 0);
+    let knows_all = |seen: &Seen| {
+        std::fs::copy(&path, &killed).unwrap();
+        let mut again = Seen::new(memory(COUNT as usize));
+        SeenLog::open(&killed, Durability::Crash, &mut again, at(3)).unwrap();
+        assert!(keys(&again) == keys(seen), "all of it, in the same order");
     };
-    assert_eq!(order(again), order(seen));
+    loop {
+        let records = aside.next(&log, 0).unwrap();
+        aside.add(&seen.still_known(&records, at(3))).unwrap();
+        if aside.is_complete(&log) {
+            break;
+        }
+        slices += 1;
+        // One that is new, one that the new log may have already, and one that it has not.
+        for n in [COUNT + slices, slices, COUNT - slices] {
+            log.append_batch(&remember(&mut seen, n, at(3))).unwrap();
+        }
+        knows_all(&seen);
+    }
+    log.replace(aside).unwrap();
+    knows_all(&seen);
+    assert!(slices > 10 && path.metadata().unwrap().len() < history.size() as u64 / 2);
+    assert_eq!(dir.path().read_dir().unwrap().count(), 2, "the log and the copy");
+}
+
+/// A record that the disk has changed ends the rewrite, and nothing of the new log is left.
+#[test]
+fn a_damaged_log_is_not_rewritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seen.log");
+    let mut seen = Seen::new(memory(10));
+    let (mut log, _) = SeenLog::open(&path, Durability::Crash, &mut seen, at(0)).unwrap();
+    log.append_batch(&remember(&mut seen, 1, at(0))).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let mut aside = log.begin_aside().unwrap();
+    let error = aside.next(&log, 0).unwrap_err();
+    assert!(error.to_string().contains("cannot read the seen log"), "{error}");
+    drop(aside);
+    assert_eq!(dir.path().read_dir().unwrap().count(), 1);
 }
 
 #[test]

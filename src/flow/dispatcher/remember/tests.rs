@@ -43,52 +43,6 @@ fn a_log_that_cannot_be_rewritten_is_appended_to() {
     assert!(length() < 1000, "{}", length());
 }
 
-/// Forwards go on between the slices. What a kill leaves after any of them, and what stands there in the end, knows all.
-#[test]
-fn a_log_that_is_rewritten_is_whole_at_every_moment() {
-    let home = tempfile::tempdir().unwrap();
-    let (path, killed) = (home.path().join("seen.log"), home.path().join("killed"));
-    let memory = Memory {
-        entries: NonZeroUsize::new(20_000).unwrap(),
-        keep: Duration::from_secs(3600),
-    };
-    let (seen, log) = twice(&path, memory, Durability::Crash);
-    let (seen, mut keeper, filled) = (
-        Mutex::new(seen),
-        Keeper::new(log),
-        std::fs::metadata(&path).unwrap().len(),
-    );
-    // What the memory is, for the slices of it are in use.
-    let mut mirror = Seen::new(memory);
-    SeenLog::open(&path, Durability::Crash, &mut mirror, Timestamp::now()).unwrap();
-    let mut forward = |keeper: &mut Keeper, n: usize| {
-        let (mut batch, mut mirrored, now) = (Batch::default(), Batch::default(), Timestamp::now());
-        lock(&seen).remember(key_of(n), &FACTS, Duration::ZERO, now, &mut batch);
-        mirror.remember(key_of(n), &FACTS, Duration::ZERO, now, &mut mirrored);
-        keeper.append(&batch, true).unwrap();
-        all(&mut mirror)
-    };
-    let mut known = forward(&mut keeper, 0);
-    let mut slices = 0;
-    loop {
-        let is_more = keeper.rewrite(&seen, 3);
-        std::fs::copy(&path, &killed).unwrap();
-        let mut again = Seen::new(memory);
-        SeenLog::open(&killed, Durability::Crash, &mut again, Timestamp::now()).unwrap();
-        assert!(all(&mut again) == known, "all of it, in the same order");
-        if !is_more {
-            break;
-        }
-        slices += 1;
-        // One that is new, one that the new log has already, and one that it has not.
-        for n in [100_000 + slices, slices, 19_999 - slices] {
-            known = forward(&mut keeper, n);
-        }
-    }
-    assert!(slices > 5 && std::fs::metadata(&path).unwrap().len() < filled * 2 / 3);
-    assert!(!home.path().join("seen.log.new").exists());
-}
-
 const FACTS: Facts<'_> = Facts {
     source: "urp-1.radar.example.org:80",
     path: b"/p",
@@ -108,8 +62,10 @@ fn twice(path: &std::path::Path, memory: Memory, durability: Durability) -> (See
     let (mut seen, now) = (Seen::new(memory), Timestamp::now());
     let (mut log, _) = SeenLog::open(path, Durability::Crash, &mut seen, now).unwrap();
     let mut batch = Batch::default();
-    for n in (0..memory.entries.get()).chain(0..memory.entries.get()) {
-        seen.remember(key_of(n), &FACTS, Duration::ZERO, now, &mut batch);
+    let later = now + Duration::from_millis(1);
+    let all = |at| (0..memory.entries.get()).map(move |n| (n, at));
+    for (n, at) in all(now).chain(all(later)) {
+        seen.remember(key_of(n), &FACTS, Duration::ZERO, at, &mut batch);
         if n % 10_000 == 9_999 {
             log.append_batch(&std::mem::take(&mut batch)).unwrap();
         }
@@ -117,14 +73,6 @@ fn twice(path: &std::path::Path, memory: Memory, durability: Durability) -> (See
     drop(log);
     let (log, _) = SeenLog::open(path, durability, &mut Seen::new(memory), now).unwrap();
     (seen, log)
-}
-
-/// Everything that is remembered, the oldest first.
-fn all(seen: &mut Seen) -> Batch {
-    let mut all = Batch::default();
-    seen.begin_slices();
-    seen.slice(usize::MAX, Timestamp::now(), &mut all);
-    all
 }
 
 /// What a forward and a look into the memory wait for at most, while a million products are written anew.
@@ -137,17 +85,15 @@ fn measure_a_rewrite_of_a_million_products() {
         entries: NonZeroUsize::new(1_000_000).unwrap(),
         keep: Duration::from_secs(3600),
     };
-    let (mut seen, log) = twice(&path, memory, Durability::Power);
+    let (seen, log) = twice(&path, memory, Durability::Power);
     let filled = std::fs::metadata(&path).unwrap().len();
-    let at_once = Instant::now();
-    seen.begin_slices();
-    let (mut aside, mut slice, mut is_more) = (log.begin_aside().unwrap(), Batch::default(), true);
-    while is_more {
-        is_more = seen.slice(SLICE, Timestamp::now(), &mut slice);
-        aside = aside.add(&std::mem::take(&mut slice)).unwrap();
+    let (at_once, mut aside) = (Instant::now(), log.begin_aside().unwrap());
+    while !aside.is_complete(&log) {
+        let records = aside.next(&log, 0).unwrap();
+        aside.add(&seen.still_known(&records, Timestamp::now())).unwrap();
     }
+    drop(aside);
     let at_once = at_once.elapsed();
-    aside.discard();
     let seen = Arc::new(Mutex::new(seen));
     let metrics = Arc::new(Metrics::default());
     let (keeper, asked) = mpsc::channel(BATCH);

@@ -2,48 +2,74 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{Batch, MAGIC_LENGTH, SeenLog, Version, refused};
-use crate::spool::SpoolError;
-use crate::spool::db::Durability;
+use super::{Batch, MAGIC_LENGTH, SLICE, SeenLog, Version, each_record, refused};
+use crate::spool::{Durability, SpoolError};
 
 /// A new log is synced so often, or its end would take a second and hold up every other sync of the disk.
 const SYNC_EVERY: u64 = 256 << 10;
 
-/// A new log beside the old one, not yet in its place.
+/// A new log beside the old one, not yet in its place. Dropped, nothing of it is left.
 #[derive(Debug)]
 pub struct Aside {
     log: SeenLog,
+    /// Where in the old log it goes on.
+    next: u64,
     unsynced: u64,
+    _file: Unfinished,
+}
+
+/// On a full disk others need what it has taken.
+#[derive(Debug)]
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // There is none once it has its place; and one that stays is overwritten by the next.
+        drop(std::fs::remove_file(&self.0));
+    }
 }
 
 impl Aside {
-    /// Adds a slice. After an error nothing of the new log is left. Blocks, not for long: what is written is synced as it
-    /// grows.
-    pub fn add(mut self, slice: &Batch) -> Result<Aside, SpoolError> {
-        match self.try_add(slice) {
-            Ok(()) => Ok(self),
-            Err(err) => {
-                let error = refused("rewrite", &self.log.path, err);
-                self.discard();
-                Err(error)
-            }
+    /// The next records of the old log, so many bytes of them and a slice; none behind the last. Blocks.
+    pub fn next(&mut self, old: &SeenLog, bytes: usize) -> Result<Batch, SpoolError> {
+        self.try_next(old, bytes).map_err(|err| refused("read", &old.path, err))
+    }
+
+    fn try_next(&mut self, old: &SeenLog, bytes: usize) -> io::Result<Batch> {
+        let left = usize::try_from(old.end - self.next).unwrap_or(usize::MAX);
+        let mut batch = Batch {
+            bytes: vec![0; left.min(SLICE.saturating_add(bytes))],
+            records: 0,
+        };
+        old.file.read_exact_at(&mut batch.bytes, self.next)?;
+        let whole = each_record(&batch.bytes, |_| batch.records += 1);
+        if whole == 0 && left > 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a record is damaged"));
         }
+        batch.bytes.truncate(whole);
+        self.next += whole as u64;
+        Ok(batch)
     }
 
-    /// Gives it up.
-    pub fn discard(self) {
-        // On a full disk others need what it has taken. One that stays is overwritten by the next.
-        drop(std::fs::remove_file(aside_of(&self.log.path)));
+    /// The old log has been read to its end, as it is now.
+    pub fn is_complete(&self, old: &SeenLog) -> bool {
+        self.next == old.end
     }
 
-    pub(super) fn try_add(&mut self, slice: &Batch) -> io::Result<()> {
-        self.log.file.write_all(&slice.bytes)?;
-        self.log.records += slice.records;
-        self.log.end += slice.bytes.len() as u64;
-        self.unsynced += slice.bytes.len() as u64;
+    /// Adds records. Blocks, not for long: what is written is synced as it grows.
+    pub fn add(&mut self, records: &Batch) -> Result<(), SpoolError> {
+        self.try_add(records)
+            .map_err(|err| refused("rewrite", &self.log.path, err))
+    }
+
+    pub(super) fn try_add(&mut self, records: &Batch) -> io::Result<()> {
+        self.log.file.write_all(&records.bytes)?;
+        self.log.records += records.records;
+        self.log.end += records.bytes.len() as u64;
+        self.unsynced += records.bytes.len() as u64;
         if self.log.durability == Durability::Power && self.unsynced >= SYNC_EVERY {
             self.log.file.sync_data()?;
             self.unsynced = 0;
@@ -55,11 +81,13 @@ impl Aside {
 /// Nothing but a beginning.
 pub(super) fn begin_aside(path: &Path, durability: Durability) -> io::Result<Aside> {
     let mut file = File::options()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o644)
         .open(aside_of(path))?;
+    let unfinished = Unfinished(aside_of(path));
     file.write_all(Version::Two.magic())?;
     let log = SeenLog {
         file,
@@ -70,24 +98,26 @@ pub(super) fn begin_aside(path: &Path, durability: Durability) -> io::Result<Asi
         is_unsure: false,
         owes_directory: false,
     };
-    Ok(Aside { log, unsynced: 0 })
+    Ok(Aside {
+        log,
+        next: MAGIC_LENGTH as u64,
+        unsynced: 0,
+        _file: unfinished,
+    })
 }
 
-/// After an error nothing of the new log is left.
+/// It takes the old log's place.
 pub(super) fn put_in_place(aside: Aside) -> io::Result<SeenLog> {
-    let log = &aside.log;
+    let log = aside.log;
     let is_power = log.durability == Durability::Power;
-    let synced = if is_power { log.file.sync_data() } else { Ok(()) };
-    match synced.and_then(|()| std::fs::rename(aside_of(&log.path), &log.path)) {
-        Ok(()) => Ok(SeenLog {
-            owes_directory: is_power,
-            ..aside.log
-        }),
-        Err(err) => {
-            aside.discard();
-            Err(err)
-        }
+    if is_power {
+        log.file.sync_data()?;
     }
+    std::fs::rename(aside_of(&log.path), &log.path)?;
+    Ok(SeenLog {
+        owes_directory: is_power,
+        ..log
+    })
 }
 
 fn aside_of(path: &Path) -> PathBuf {
