@@ -15,6 +15,7 @@ pub mod dirsync;
 pub mod failed;
 pub mod ingest;
 pub mod inventory;
+mod line;
 pub mod outbox;
 pub mod parked;
 pub mod quarantine;
