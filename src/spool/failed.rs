@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::sqlite::{self, Durability, Schema};
-use super::{SpoolError, with_plain_headers};
+use super::{SpoolError, line};
 use crate::message::{Envelope, Fault};
 
 const SCHEMA: Schema = Schema {
@@ -194,6 +194,7 @@ impl FailedStore {
     pub fn keep(&self, failure: &Failure) -> Result<Kept, SpoolError> {
         const DOING: &str = "cannot keep a failed message";
         let refused = |err| sqlite::classify(err, DOING);
+        let text = line::without_body(&failure.envelope)?;
         let mut db = self.lock();
         let tx = sqlite::begin(&mut db, DOING)?;
         let totals = totals(&tx).map_err(refused)?;
@@ -211,7 +212,7 @@ impl FailedStore {
                 totals.products, totals.product_bytes
             )));
         } else {
-            Kept::Stored(insert(&tx, failure).map_err(refused)?)
+            Kept::Stored(insert(&tx, failure, &text).map_err(refused)?)
         };
         tx.commit().map_err(refused)?;
         Ok(kept)
@@ -331,7 +332,8 @@ const ENTRIES: &str =
     "SELECT id, queue, routing_key, reason, fault, attempts, first_ms, last_ms, rubbish, replay, bytes,
     envelope, body FROM failed";
 
-fn insert(tx: &Connection, failure: &Failure) -> Result<i64, rusqlite::Error> {
+/// `text`: the envelope, its body aside.
+fn insert(tx: &Connection, failure: &Failure, text: &str) -> Result<i64, rusqlite::Error> {
     let mut statement = tx.prepare_cached(
         "INSERT INTO failed(queue, routing_key, reason, fault, attempts, first_ms, last_ms, rubbish, bytes, envelope,
              body)
@@ -347,7 +349,7 @@ fn insert(tx: &Connection, failure: &Failure) -> Result<i64, rusqlite::Error> {
         ":last": failure.last.as_millisecond(),
         ":rubbish": failure.is_rubbish,
         ":bytes": failure.envelope.body.len() as i64,
-        ":envelope": without_body(&failure.envelope),
+        ":envelope": text,
         ":body": failure.envelope.body,
     })
 }
@@ -400,7 +402,7 @@ fn listed(row: &Row<'_>) -> Result<Listed, rusqlite::Error> {
 fn entry(row: &Row<'_>) -> Result<(i64, Failure), rusqlite::Error> {
     let listed = listed(row)?;
     let text: String = row.get(11)?;
-    let mut envelope: Envelope = serde_json::from_str(&text).map_err(|err| unreadable(11, err))?;
+    let mut envelope = line::read_envelope(&text).map_err(|err| unreadable(11, err))?;
     envelope.body = row.get(12)?;
     let failure = Failure {
         envelope,
@@ -413,15 +415,6 @@ fn entry(row: &Row<'_>) -> Result<(i64, Failure), rusqlite::Error> {
         is_rubbish: listed.rubbish,
     };
     Ok((listed.id, failure))
-}
-
-/// The envelope as JSON, its body aside.
-fn without_body(envelope: &Envelope) -> String {
-    let aside = Envelope {
-        body: Vec::new(),
-        ..with_plain_headers(envelope)
-    };
-    serde_json::to_string(&aside).unwrap_or_else(|_| unreachable!("strings, numbers and checked headers are JSON"))
 }
 
 /// RFC 3339, as everywhere in px's JSON.

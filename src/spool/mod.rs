@@ -14,6 +14,7 @@ pub mod dirsync;
 pub mod failed;
 pub mod ingest;
 pub mod inventory;
+mod line;
 pub mod outbox;
 pub mod parked;
 pub mod quarantine;

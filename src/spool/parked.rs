@@ -14,7 +14,7 @@ use rusqlite::{Connection, params};
 use tokio::sync::Notify;
 
 use super::sqlite::{self, Durability, Schema};
-use super::{SpoolError, off_thread, with_plain_headers};
+use super::{SpoolError, line, off_thread};
 use crate::message::Envelope;
 
 const SCHEMA: Schema = Schema {
@@ -126,7 +126,7 @@ impl Lot {
         due: Timestamp,
     ) -> Result<Held, SpoolError> {
         let doing = "cannot park a delivery in the spool";
-        let text = serde_json::to_vec(&with_plain_headers(envelope)).map_err(|err| SpoolError::own(doing, err))?;
+        let text = line::of_envelope(envelope)?.into_bytes();
         let hands = Arc::clone(&self.hands);
         self.with(doing, move |db| {
             db.execute(
@@ -149,8 +149,8 @@ impl Lot {
             let held = hands.take(id);
             let mut read = db.prepare_cached("SELECT envelope, attempts, first_ms FROM parked WHERE id = ?1")?;
             let row = read.query_row([id], |row| {
-                let envelope: Vec<u8> = row.get(0)?;
-                let envelope = serde_json::from_slice(&envelope).map_err(|err| {
+                let text: Vec<u8> = row.get(0)?;
+                let envelope = line::read_envelope(&String::from_utf8_lossy(&text)).map_err(|err| {
                     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, err.into())
                 })?;
                 Ok((envelope, row.get(1)?, row.get(2)?))
@@ -269,6 +269,24 @@ mod tests {
 
     async fn lot(dir: &tempfile::TempDir) -> Lot {
         Lot::open(&dir.path().join("parked.db")).await.unwrap()
+    }
+
+    /// The file is never written again: it is what px wrote before messages were lines of JSON here.
+    #[tokio::test]
+    async fn what_the_first_px_parked_is_read() {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/spool/parked-1.db");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(sample, dir.path().join("parked.db")).unwrap();
+        let lot = lot(&dir).await;
+        let full = lot.take_due(Timestamp::MAX).await.unwrap().unwrap();
+        let today = crate::spool::line::tests::full(3).envelope;
+        // It kept a word in place of a header that its form could not hold.
+        let expected = crate::spool::with_plain_headers(&today);
+        assert_eq!((full.envelope, full.attempts), (expected, 2));
+        let plain = lot.take_due(Timestamp::MAX).await.unwrap().unwrap();
+        assert_eq!((&*plain.envelope.key, plain.envelope.body.len()), ("4", 0));
+        lot.keep(&today, 2, at(0), at(0)).await.unwrap();
+        assert_eq!(lot.take_due(at(1)).await.unwrap().unwrap().envelope, today);
     }
 
     #[tokio::test]

@@ -22,10 +22,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{SpoolError, make_directory};
+use super::{SpoolError, line, make_directory};
 use crate::message::{Envelope, identity};
 
-mod line;
 #[cfg(test)]
 mod tests;
 

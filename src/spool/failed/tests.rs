@@ -52,8 +52,8 @@ fn what_is_kept_comes_back_whole_also_in_another_process() {
     let other = FailedStore::open(&dir.path().join("state/rx_pull/failed.db"), Limits::default()).unwrap();
     assert_eq!(other.show(1).unwrap().unwrap(), failure(b"\0\xffbody"));
     let shown = other.show(2).unwrap().unwrap().envelope;
-    assert_eq!(shown.headers["nan"], Value::from("unrepresentable"));
-    assert_eq!(shown.headers["deep"], Value::from("unrepresentable"));
+    assert!(matches!(shown.headers["nan"], Value::F64(number) if number.is_nan()));
+    assert_eq!(shown.headers["deep"], odd.envelope.headers["deep"]);
     assert_eq!(shown.headers["raw"], Value::Bytes(vec![0, 255]));
     assert_eq!(other.show(3).unwrap(), None);
     let list = other.list(10).unwrap();
@@ -161,4 +161,31 @@ fn looking_at_a_unit_without_failures_makes_no_file() {
     let path = dir.path().join("state/rx_pull/failed.db");
     assert!(FailedStore::open_existing(&path, Limits::default()).unwrap().is_none());
     assert!(!dir.path().join("state").exists());
+}
+
+/// The file is never written again: it is what px wrote before messages were lines of JSON here.
+#[test]
+fn a_store_of_the_first_px_is_read() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/spool/failed-1.db");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("failed.db");
+    std::fs::copy(sample, &path).unwrap();
+    let store = FailedStore::open(&path, Limits::default()).unwrap();
+    let first = store.show(1).unwrap().unwrap();
+    // It kept a word in place of a header that its form could not hold.
+    let expected = crate::spool::with_plain_headers(&crate::spool::line::tests::full(3).envelope);
+    assert_eq!(first.envelope, expected);
+    assert_eq!((first.queue.as_str(), first.attempts), ("cmc.pull", 3));
+    let plain = Envelope {
+        key: "4".into(),
+        ..Envelope::default()
+    };
+    assert_eq!(store.show(2).unwrap().unwrap().envelope, plain);
+    // A line of today stands beside them.
+    let today = Failure {
+        envelope: crate::spool::line::tests::full(3).envelope,
+        ..first
+    };
+    store.keep(&today).unwrap();
+    assert_eq!(store.show(3).unwrap().unwrap(), today);
 }

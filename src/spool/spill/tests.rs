@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::message::{Headers, Value};
+use crate::spool::line::tests::full as message;
 
 fn source(queue: &str) -> Source {
     let arguments = serde_json::json!({ "x-expires": 5, "x-px": "é" });
@@ -16,57 +17,6 @@ fn source(queue: &str) -> Source {
 
 fn now() -> Timestamp {
     "2026-11-21T21:03:37.5Z".parse().unwrap()
-}
-
-fn every_kind() -> Headers {
-    let mut headers = Headers::from([
-        ("bool".into(), Value::Bool(true)),
-        ("i8".into(), Value::I8(-8)),
-        ("u8".into(), Value::U8(200)),
-        ("i16".into(), Value::I16(-1600)),
-        ("u16".into(), Value::U16(60000)),
-        ("i32".into(), Value::I32(-320000)),
-        ("u32".into(), Value::U32(4_000_000_000)),
-        ("i64".into(), Value::I64(i64::MIN)),
-        ("f32".into(), Value::F32(0.1)),
-        ("f32 max".into(), Value::F32(f32::INFINITY)),
-        ("f64".into(), Value::F64(0.1 + 0.2)),
-        ("f64 -0".into(), Value::F64(-0.0)),
-        ("f64 max".into(), Value::F64(f64::NEG_INFINITY)),
-        ("decimal".into(), Value::Decimal(2, 31415)),
-        ("text".into(), Value::from("été\n\u{0}\u{2028}")),
-        ("not utf-8".into(), Value::Str(vec![0xff, 0, 0x80])),
-        ("bytes".into(), Value::Bytes(vec![0, 1, 0xfe])),
-        ("time".into(), Value::Timestamp(u64::MAX)),
-        ("void \r\n\u{0}\"".into(), Value::Void),
-    ]);
-    let all = headers.values().cloned().collect();
-    headers.insert("table".into(), Value::Table(headers.clone()));
-    headers.insert("array".into(), Value::Array(all));
-    headers
-}
-
-fn message(number: u64) -> Message {
-    let text = |name: &str| Some(format!("{name} {number} \r\n\"é\u{0}"));
-    Message {
-        exchange: text("exchange"),
-        redelivered: number.is_multiple_of(2),
-        envelope: Envelope {
-            key: format!("a.{number}"),
-            headers: every_kind(),
-            content_type: text("content type"),
-            content_encoding: text("encoding"),
-            priority: Some(number as u8),
-            message_id: text("id"),
-            correlation_id: text("correlation"),
-            reply_to: text("reply"),
-            expiration: text("expiration"),
-            timestamp: Some(number),
-            kind: text("kind"),
-            app_id: text("app"),
-            body: (0..=255).collect(),
-        },
-    }
 }
 
 fn plain(number: u64) -> Message {
@@ -275,4 +225,12 @@ fn every_queue_has_a_name_of_its_own_and_no_file_is_written_over() {
     std::os::unix::fs::symlink(directory.path().join("elsewhere"), &planted).unwrap();
     SpillFile::create(directory.path(), &source("s"), now()).unwrap();
     assert!(!directory.path().join("elsewhere").exists());
+}
+
+/// The file is never written again: it is what the first px spilled.
+#[test]
+fn a_file_of_the_first_px_is_read() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/spool/spill-1.jsonl.gz");
+    let messages = vec![message(0), plain(1), plain(2), message(3)];
+    assert_eq!(read(&sample), (messages, vec![], Some(4)));
 }

@@ -1,8 +1,12 @@
-//! A message as a line of JSON. Nothing is lost: headers keep their types, and what is no text is base64.
+//! A message as a line of JSON, wherever one is kept on disk: spill files, the failed store, parked deliveries. Nothing
+//! is lost: headers keep their types, and what is no text is base64.
 //!
 //! ```text
 //! {"exchange":"xs","key":"v02.post","headers":{"n":{"i32":-5}},"body":"aHR0cA=="}
 //! ```
+//!
+//! The first px kept failed and parked messages in another form, with all names of types in capitals and bodies as lists
+//! of numbers; that is read still.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +14,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::Message;
+use super::SpoolError;
+use super::spill::Message;
 use crate::message::{Envelope, Headers, Value};
-use crate::spool::SpoolError;
 
 /// Headers nested deeper than this are a JSON text within the JSON: parsers have a limit.
 const NESTING: usize = 30;
@@ -94,10 +98,28 @@ pub(super) enum LineError {
 
 /// One line, without its end.
 pub(super) fn of(message: &Message) -> Result<String, SpoolError> {
-    let envelope = &message.envelope;
-    json(&Line {
-        exchange: message.exchange.clone(),
-        redelivered: message.redelivered,
+    let Message {
+        exchange,
+        redelivered,
+        envelope,
+    } = message;
+    json(&line(exchange.clone(), *redelivered, envelope, &envelope.body)?)
+}
+
+/// A message of which nothing more is known.
+pub(super) fn of_envelope(envelope: &Envelope) -> Result<String, SpoolError> {
+    json(&line(None, false, envelope, &envelope.body)?)
+}
+
+/// The same, its body aside.
+pub(super) fn without_body(envelope: &Envelope) -> Result<String, SpoolError> {
+    json(&line(None, false, envelope, &[])?)
+}
+
+fn line(exchange: Option<String>, redelivered: bool, envelope: &Envelope, body: &[u8]) -> Result<Line, SpoolError> {
+    Ok(Line {
+        exchange,
+        redelivered,
         key: envelope.key.clone(),
         headers: fields(&envelope.headers, 0)?,
         content_type: envelope.content_type.clone(),
@@ -110,7 +132,7 @@ pub(super) fn of(message: &Message) -> Result<String, SpoolError> {
         timestamp: envelope.timestamp,
         kind: envelope.kind.clone(),
         app_id: envelope.app_id.clone(),
-        body: STANDARD.encode(&envelope.body),
+        body: STANDARD.encode(body),
     })
 }
 
@@ -180,6 +202,15 @@ pub(super) fn read(line: &str) -> Result<Message, LineError> {
     })
 }
 
+/// What [`of_envelope`], [`without_body`] or the first px has written.
+pub(super) fn read_envelope(text: &str) -> Result<Envelope, LineError> {
+    // A body that is a list is no line, and one that is text is nothing else.
+    match read(text) {
+        Ok(message) => Ok(message.envelope),
+        Err(error) => serde_json::from_str(text).map_err(|_| error),
+    }
+}
+
 fn headers(fields: BTreeMap<String, Field>) -> Result<Headers, LineError> {
     let value = |(name, field)| Ok((name, value(field)?));
     fields.into_iter().map(value).collect()
@@ -210,4 +241,76 @@ fn value(field: Field) -> Result<Value, LineError> {
         Field::Void => Value::Void,
         Field::Nested(text) => value(serde_json::from_str(&text)?)?,
     })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    fn every_kind() -> Headers {
+        let mut headers = Headers::from([
+            ("bool".into(), Value::Bool(true)),
+            ("i8".into(), Value::I8(-8)),
+            ("u8".into(), Value::U8(200)),
+            ("i16".into(), Value::I16(-1600)),
+            ("u16".into(), Value::U16(60000)),
+            ("i32".into(), Value::I32(-320000)),
+            ("u32".into(), Value::U32(4_000_000_000)),
+            ("i64".into(), Value::I64(i64::MIN)),
+            ("f32".into(), Value::F32(0.1)),
+            ("f32 max".into(), Value::F32(f32::INFINITY)),
+            ("f64".into(), Value::F64(0.1 + 0.2)),
+            ("f64 -0".into(), Value::F64(-0.0)),
+            ("f64 max".into(), Value::F64(f64::NEG_INFINITY)),
+            ("decimal".into(), Value::Decimal(2, 31415)),
+            ("text".into(), Value::from("été\n\u{0}\u{2028}")),
+            ("not utf-8".into(), Value::Str(vec![0xff, 0, 0x80])),
+            ("bytes".into(), Value::Bytes(vec![0, 1, 0xfe])),
+            ("time".into(), Value::Timestamp(u64::MAX)),
+            ("void \r\n\u{0}\"".into(), Value::Void),
+        ]);
+        let all = headers.values().cloned().collect();
+        headers.insert("table".into(), Value::Table(headers.clone()));
+        headers.insert("array".into(), Value::Array(all));
+        headers
+    }
+
+    /// Every property, every type of header, every byte.
+    pub(in crate::spool) fn full(number: u64) -> Message {
+        let text = |name: &str| Some(format!("{name} {number} \r\n\"é\u{0}"));
+        Message {
+            exchange: text("exchange"),
+            redelivered: number.is_multiple_of(2),
+            envelope: Envelope {
+                key: format!("a.{number}"),
+                headers: every_kind(),
+                content_type: text("content type"),
+                content_encoding: text("encoding"),
+                priority: Some(number as u8),
+                message_id: text("id"),
+                correlation_id: text("correlation"),
+                reply_to: text("reply"),
+                expiration: text("expiration"),
+                timestamp: Some(number),
+                kind: text("kind"),
+                app_id: text("app"),
+                body: (0..=255).collect(),
+            },
+        }
+    }
+
+    #[test]
+    fn a_line_of_either_form_is_read_and_nothing_else() {
+        let envelope = full(1).envelope;
+        assert_eq!(read_envelope(&of_envelope(&envelope).unwrap()).unwrap(), envelope);
+        let aside = read_envelope(&without_body(&envelope).unwrap()).unwrap();
+        assert_eq!((aside.body.len(), aside.headers), (0, envelope.headers));
+        for bad in [
+            r#"{"key":"k"}"#,
+            r#"{"key":"k","body":"aHR0cA==","headers":{"n":{"I32":-5}}}"#,
+            "{",
+        ] {
+            assert!(read_envelope(bad).is_err(), "{bad}");
+        }
+    }
 }
