@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lru::LruCache;
 use md5::{Digest, Md5};
 
 use crate::message::Fingerprint;
 
+mod entries;
 mod log;
 mod sources;
 
 pub use log::{Aside, Batch, Loaded, SeenLog};
 
+use entries::Entries;
 use log::{Record, records_of};
 use sources::{SourceId, Sources};
 
@@ -106,7 +107,7 @@ struct Forwarded {
 /// The memory. Pure: it knows no clock and no disk.
 #[derive(Debug)]
 pub struct Seen {
-    entries: LruCache<Key, Forwarded>,
+    entries: Entries,
     keep_ms: i64,
     evicted_early: u64,
     sources: Sources,
@@ -116,7 +117,7 @@ impl Seen {
     /// An empty memory; it grows as it is used.
     pub fn new(memory: Memory) -> Seen {
         Seen {
-            entries: LruCache::sparse(memory.entries),
+            entries: Entries::new(memory.entries),
             keep_ms: i64::try_from(memory.keep.as_millis()).unwrap_or(i64::MAX),
             evicted_early: 0,
             sources: Sources::default(),
@@ -125,7 +126,7 @@ impl Seen {
 
     /// Decides, and changes nothing. What one of the two does not carry is no difference.
     pub fn verdict(&self, key: &Key, facts: &Facts<'_>, now: Timestamp) -> Verdict {
-        let Some(winner) = self.entries.peek(key).filter(|winner| self.is_alive(winner, now)) else {
+        let Some(winner) = self.entries.get(key).filter(|winner| self.is_alive(winner, now)) else {
             return Verdict::First;
         };
         let source = self.sources.name(winner.source);
@@ -169,7 +170,7 @@ impl Seen {
                 at_ms: told.at_ms.min(now.as_millisecond()),
                 ..*told
             };
-            let known = self.entries.peek(&record.key).filter(|known| self.is_alive(known, now));
+            let known = self.entries.get(&record.key).filter(|known| self.is_alive(known, now));
             // Another record of the same product is a new issue of it, and remembered as who forwarded it does.
             let is_known = known.is_some_and(|known| {
                 (known.path, known.size, known.time_ms) == (record.path, record.size, record.time_ms)
@@ -197,15 +198,25 @@ impl Seen {
 
     /// Nothing is remembered.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.len() == 0
     }
 
-    /// Everything that is alive, oldest forward first.
-    fn alive(&self, now: Timestamp) -> impl Iterator<Item = Record<'_>> {
-        let alive = self.entries.iter().rev();
-        alive
-            .filter(move |(_, forwarded)| self.is_alive(forwarded, now))
-            .map(|(key, forwarded)| Record {
+    /// The next [`Seen::slice`] begins with the oldest forward.
+    pub fn begin_slices(&mut self) {
+        self.entries.begin_walk();
+    }
+
+    /// Adds to `batch` the next `count` of what is remembered, without what has expired, and answers whether anything is
+    /// left. The slices up to the last are everything: what is remembered meanwhile comes at their end.
+    pub fn slice(&mut self, count: usize, now: Timestamp, batch: &mut Batch) -> bool {
+        for _ in 0..count {
+            let Some((key, forwarded)) = self.entries.walk() else {
+                return false;
+            };
+            if !is_fresh(forwarded.at_ms, self.keep_ms, now) {
+                continue;
+            }
+            batch.add(&Record {
                 key: *key,
                 at_ms: forwarded.at_ms,
                 path: forwarded.path,
@@ -215,7 +226,9 @@ impl Seen {
                 method: forwarded.method,
                 held_ms: forwarded.held_ms,
                 source: self.sources.name(forwarded.source),
-            })
+            });
+        }
+        true
     }
 
     /// Takes a record of the log. What `entries` has no room for now is no news from the broker.
@@ -229,10 +242,10 @@ impl Seen {
 
     fn put(&mut self, record: &Record<'_>, now: Timestamp) {
         // The expired are at the end, for hits do not move entries.
-        while let Some((_, oldest)) = self.entries.peek_lru()
+        while let Some(oldest) = self.entries.oldest()
             && !self.is_alive(oldest, now)
         {
-            if let Some((_, expired)) = self.entries.pop_lru() {
+            if let Some(expired) = self.entries.pop_oldest() {
                 self.sources.release(expired.source);
             }
         }
@@ -257,8 +270,12 @@ impl Seen {
     }
 
     fn is_fresh(&self, at_ms: i64, now: Timestamp) -> bool {
-        now.as_millisecond().saturating_sub(at_ms) < self.keep_ms
+        is_fresh(at_ms, self.keep_ms, now)
     }
+}
+
+fn is_fresh(at_ms: i64, keep_ms: i64, now: Timestamp) -> bool {
+    now.as_millisecond().saturating_sub(at_ms) < keep_ms
 }
 
 impl Forwarded {

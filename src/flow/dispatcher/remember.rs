@@ -140,45 +140,67 @@ impl Remembered {
 /// Between two tries of a rewrite.
 const REWRITE_AGAIN: Duration = Duration::from_secs(60);
 
+/// Of the memory, at a time: some milliseconds.
+const SLICE: usize = 2048;
+
 /// The log, and when it is rewritten.
 struct Keeper {
     log: SeenLog,
+    /// The new log, as far as it is written.
+    aside: Option<Aside>,
     /// The last rewrite had no room: not before then.
     not_before: Option<Instant>,
 }
 
 impl Keeper {
     fn new(log: SeenLog) -> Keeper {
-        let not_before = None;
-        Keeper { log, not_before }
+        Keeper {
+            log,
+            aside: None,
+            not_before: None,
+        }
     }
 
-    /// A new log where it is time for one. One that cannot be written, as on a full disk, costs nothing: the old one is
-    /// whole, and goes on.
-    fn write_aside(&mut self, memory: &Seen, now: Timestamp) -> Option<Aside> {
-        let is_time = self.not_before.is_none_or(|time| time <= Instant::now());
-        if !is_time || !self.log.wants_rewrite(memory.len()) {
-            return None;
+    fn append(&mut self, batch: &Batch, is_awaited: bool) -> Result<(), SpoolError> {
+        match is_awaited {
+            true => self.log.append_batch(batch),
+            false => self.log.append_soft(batch),
         }
-        match self.log.write_aside(memory, now) {
-            Ok(aside) => {
+    }
+
+    /// Writes the next slice of a new log where it is time for one, after so many records were appended to the old one; as
+    /// many more, so that it ends. One that cannot be written, as on a full disk, costs nothing: the old one is whole, and
+    /// goes on. Answers whether there is more to write.
+    fn rewrite(&mut self, seen: &Mutex<Seen>, appended: usize) -> bool {
+        if let Err(error) = self.try_rewrite(seen, SLICE + 2 * appended) {
+            warn!("the seen log grows until it can be rewritten: {}", chain(&error));
+            self.not_before = Some(Instant::now() + REWRITE_AGAIN);
+        }
+        self.aside.is_some()
+    }
+
+    fn try_rewrite(&mut self, seen: &Mutex<Seen>, count: usize) -> Result<(), SpoolError> {
+        let aside = match self.aside.take() {
+            Some(aside) => aside,
+            None if self.not_before.is_some_and(|time| time > Instant::now()) => return Ok(()),
+            None if !self.log.wants_rewrite(lock(seen).len()) => return Ok(()),
+            None => {
+                lock(seen).begin_slices();
+                self.log.begin_aside()?
+            }
+        };
+        let mut slice = Batch::default();
+        // All that was ever appended was in the memory before, so the slices up to the last have it.
+        let is_more = lock(seen).slice(count, Timestamp::now(), &mut slice);
+        let aside = aside.add(&slice)?;
+        match is_more {
+            true => self.aside = Some(aside),
+            false => {
+                self.log.replace(aside)?;
                 self.not_before = None;
-                Some(aside)
-            }
-            Err(error) => {
-                warn!("the seen log grows until it can be rewritten: {}", chain(&error));
-                self.not_before = Some(Instant::now() + REWRITE_AGAIN);
-                None
             }
         }
-    }
-
-    fn write(&mut self, aside: Option<Aside>, batch: &Batch, is_awaited: bool) -> Result<(), SpoolError> {
-        match aside {
-            Some(aside) => self.log.replace(aside),
-            None if is_awaited => self.log.append_batch(batch),
-            None => self.log.append_soft(batch),
-        }
+        Ok(())
     }
 }
 
@@ -213,10 +235,8 @@ fn keep_log(
         batch.append(&forwarded);
         let is_awaited = !forwarded.is_empty();
         metrics.add(Count::EvictedEarly, memory.evicted_early() - evicted_before);
-        // What is new is in the memory, so a rewritten log has it.
-        let aside = keeper.write_aside(&memory, now);
         drop(memory);
-        let written = keeper.write(aside, &batch, is_awaited).map_err(|error| chain(&error));
+        let written = keeper.append(&batch, is_awaited).map_err(|error| chain(&error));
         if let Err(error) = &written
             && is_well
             && !is_awaited
@@ -234,6 +254,12 @@ fn keep_log(
                 drop(forward.safe.send(written.clone()));
             }
         }
+        // Nobody waits for a new log, nor for more than one slice of it.
+        let mut appended = batch.len();
+        while keeper.rewrite(seen, std::mem::take(&mut appended)) && asked.is_empty() {}
+    }
+    if let Some(unfinished) = keeper.aside.take() {
+        unfinished.discard();
     }
 }
 
@@ -252,49 +278,4 @@ fn facts<'a>(announcement: &'a Announcement, source: &'a str, time: Option<Times
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroUsize;
-
-    use super::*;
-
-    #[test]
-    fn a_log_that_cannot_be_rewritten_is_appended_to() {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("seen.log");
-        let memory = Memory {
-            entries: NonZeroUsize::MIN,
-            keep: Duration::from_secs(3600),
-        };
-        let (mut seen, now) = (Seen::new(memory), Timestamp::now());
-        let (log, _) = SeenLog::open(&path, Durability::Crash, &mut seen, now).unwrap();
-        let mut keeper = Keeper::new(log);
-        let facts = Facts {
-            source: "h:80",
-            path: b"/p",
-            size: None,
-            time: None,
-            content: None,
-        };
-        let mut batch = Batch::default();
-        for n in 0..20_000_u128 {
-            seen.remember(n.to_be_bytes(), &facts, Duration::ZERO, now, &mut batch);
-        }
-        keeper.write(None, &batch, true).unwrap();
-        // What stands in the way: no room for a second log.
-        std::fs::create_dir(home.path().join("seen.log.new")).unwrap();
-        let length = || std::fs::metadata(&path).unwrap().len();
-        for _ in 0..2 {
-            let (before, mut one) = (length(), Batch::default());
-            seen.remember([7; 16], &facts, Duration::ZERO, now, &mut one);
-            let aside = keeper.write_aside(&seen, now);
-            keeper.write(aside, &one, true).unwrap();
-            assert!(length() > before);
-        }
-        std::fs::remove_dir(home.path().join("seen.log.new")).unwrap();
-        assert!(keeper.write_aside(&seen, now).is_none(), "not at once");
-        keeper.not_before = None;
-        let aside = keeper.write_aside(&seen, now);
-        keeper.write(aside, &Batch::default(), true).unwrap();
-        assert!(length() < 1000, "{}", length());
-    }
-}
+mod tests;

@@ -1,8 +1,7 @@
 //! The memory's trace on disk: records behind each other, each with its length and a check.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -12,8 +11,15 @@ use super::{Key, SOURCE_MAX, Seen};
 use crate::spool::Durability;
 use crate::spool::{SpoolError, make_directory};
 
+mod aside;
+
+pub use aside::Aside;
+use aside::{begin_aside, put_in_place};
+
 /// The log is rewritten when it holds more than twice the living entries, and never below this many records.
 pub(super) const COMPACT_MIN: usize = 10_000;
+/// Records that are written at once when nobody waits.
+const CREATE_SLICE: usize = 10_000;
 /// Bytes that begin every log; the digit is the version.
 const MAGIC_LENGTH: usize = 8;
 /// Length and check before each record.
@@ -121,6 +127,11 @@ impl Batch {
         self.records == 0
     }
 
+    /// Records in it.
+    pub fn len(&self) -> usize {
+        self.records
+    }
+
     /// As a message to another process: a version, then the records.
     pub fn to_message(&self) -> Vec<u8> {
         [Version::Two.magic().as_slice(), &self.bytes].concat()
@@ -160,11 +171,9 @@ pub struct SeenLog {
     end: u64,
     /// A write failed half-way; what follows `end` has to go before the next one.
     is_unsure: bool,
+    /// It has taken the old log's name, and nobody knows yet whether that is on disk.
+    owes_directory: bool,
 }
-
-/// A new log beside the old one, not yet in its place.
-#[derive(Debug)]
-pub struct Aside(SeenLog);
 
 impl SeenLog {
     /// Opens or makes the log and reads it into `seen`. Blocks.
@@ -202,6 +211,7 @@ impl SeenLog {
             records: loaded.records,
             end,
             is_unsure: false,
+            owes_directory: false,
         };
         Ok((log, loaded))
     }
@@ -235,30 +245,40 @@ impl SeenLog {
         self.file.write_all(&batch.bytes)?;
         if durability == Durability::Power {
             self.file.sync_data()?;
+            self.settle_directory()?;
         }
         self.is_unsure = false;
         self.end += batch.bytes.len() as u64;
         Ok(())
     }
 
-    /// More than half of the log is history: time to [`SeenLog::write_aside`] and [`SeenLog::replace`].
+    /// More than half of the log is history: time to [`SeenLog::begin_aside`].
     pub fn wants_rewrite(&self, alive: usize) -> bool {
         self.records > 2 * alive.max(COMPACT_MIN / 2)
     }
 
-    /// Writes a new log with just what is alive, record by record: a copy of a large memory would be as large. The
-    /// only step that needs the memory. After an error nothing of it is left, and the old log goes on. Blocks.
-    pub fn write_aside(&self, seen: &Seen, now: Timestamp) -> Result<Aside, SpoolError> {
-        write_aside(&self.path, seen, self.durability, now).map_err(|err| {
-            // On a full disk others need what it has taken. One that stays is overwritten by the next.
-            drop(std::fs::remove_file(aside_of(&self.path)));
-            refused("rewrite", &self.path, err)
-        })
+    /// Begins a new log, for [`Seen::slice`]s up to the last and then [`SeenLog::replace`]: a copy of a large memory would
+    /// be as large, and to write it at once would hold up who waits for the memory or the log. Meanwhile the old one goes
+    /// on, and is whole. Blocks.
+    pub fn begin_aside(&self) -> Result<Aside, SpoolError> {
+        begin_aside(&self.path, self.durability).map_err(|err| refused("rewrite", &self.path, err))
     }
 
-    /// Makes the new log safe and puts it in the place of the old one. Blocks.
+    /// Makes the new log safe and puts it in the place of the old one, which goes on after an error. Blocks.
     pub fn replace(&mut self, aside: Aside) -> Result<(), SpoolError> {
-        *self = put_in_place(aside).map_err(|err| refused("rewrite", &self.path, err))?;
+        let path = self.path.clone();
+        *self = put_in_place(aside).map_err(|err| refused("rewrite", &path, err))?;
+        // Until that is known, nothing that is appended is safe.
+        self.settle_directory().map_err(|err| refused("rewrite", &path, err))
+    }
+
+    fn settle_directory(&mut self) -> io::Result<()> {
+        if self.owes_directory
+            && let Some(parent) = self.path.parent()
+        {
+            File::open(parent)?.sync_all()?;
+        }
+        self.owes_directory = false;
         Ok(())
     }
 }
@@ -268,54 +288,16 @@ fn refused(doing: &str, path: &Path, err: io::Error) -> SpoolError {
 }
 
 /// Written aside, synced, renamed: whatever happens, one whole log is there.
-fn create(path: &Path, seen: &Seen, durability: Durability, now: Timestamp) -> io::Result<SeenLog> {
-    put_in_place(write_aside(path, seen, durability, now)?)
-}
-
-fn write_aside(path: &Path, seen: &Seen, durability: Durability, now: Timestamp) -> io::Result<Aside> {
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(aside_of(path))?;
-    let mut writer = BufWriter::with_capacity(64 << 10, file);
-    writer.write_all(Version::Two.magic())?;
-    let (mut bytes, mut records, mut end) = (Vec::new(), 0, MAGIC_LENGTH as u64);
-    for record in seen.alive(now) {
-        bytes.clear();
-        record.write_to(&mut bytes);
-        writer.write_all(&bytes)?;
-        records += 1;
-        end += bytes.len() as u64;
+fn create(path: &Path, seen: &mut Seen, durability: Durability, now: Timestamp) -> io::Result<SeenLog> {
+    let (mut aside, mut slice) = (begin_aside(path, durability)?, Batch::default());
+    seen.begin_slices();
+    while seen.slice(CREATE_SLICE, now, &mut slice) {
+        aside.try_add(&std::mem::take(&mut slice))?;
     }
-    Ok(Aside(SeenLog {
-        file: writer.into_inner().map_err(io::IntoInnerError::into_error)?,
-        path: path.to_owned(),
-        durability,
-        records,
-        end,
-        is_unsure: false,
-    }))
-}
-
-fn put_in_place(Aside(log): Aside) -> io::Result<SeenLog> {
-    if log.durability == Durability::Power {
-        log.file.sync_data()?;
-    }
-    std::fs::rename(aside_of(&log.path), &log.path)?;
-    if log.durability == Durability::Power
-        && let Some(parent) = log.path.parent()
-    {
-        File::open(parent)?.sync_all()?;
-    }
+    aside.try_add(&slice)?;
+    let mut log = put_in_place(aside)?;
+    log.settle_directory()?;
     Ok(log)
-}
-
-fn aside_of(path: &Path) -> PathBuf {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    aside.into()
 }
 
 /// Reads whole records up to the first that is not; answers where that is.

@@ -213,15 +213,24 @@ fn the_log_is_rewritten_when_most_of_it_is_history() {
     }
     log.append_batch(&batch).unwrap();
     assert!(log.wants_rewrite(seen.len()));
-    let aside = log.write_aside(&seen, at(1)).unwrap();
-    log.replace(aside).unwrap();
+    let mut slice = Batch::default();
+    seen.begin_slices();
+    assert!(seen.slice(60, at(1), &mut slice), "there is more");
+    let aside = log.begin_aside().unwrap().add(&std::mem::take(&mut slice)).unwrap();
+    assert!(!seen.slice(60, at(1), &mut slice));
+    log.replace(aside.add(&slice).unwrap()).unwrap();
     assert!(!log.wants_rewrite(seen.len()));
     log.append_batch(&remember(&mut seen, 1, at(2))).unwrap();
     let mut again = Seen::new(memory(100));
     let (_, loaded) = SeenLog::open(&path, Durability::Power, &mut again, at(3)).unwrap();
     assert_eq!((loaded.records, again.len()), (101, 100));
-    let order = |seen: &Seen| seen.entries.iter().map(|(key, _)| *key).collect::<Vec<_>>();
-    assert_eq!(order(&again), order(&seen));
+    let order = |mut seen: Seen| {
+        let mut all = Batch::default();
+        seen.begin_slices();
+        seen.slice(usize::MAX, at(3), &mut all);
+        all
+    };
+    assert_eq!(order(again), order(seen));
 }
 
 #[test]

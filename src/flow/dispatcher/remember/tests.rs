@@ -1,0 +1,213 @@
+use std::num::NonZeroUsize;
+
+use super::*;
+
+#[test]
+fn a_log_that_cannot_be_rewritten_is_appended_to() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("seen.log");
+    let memory = Memory {
+        entries: NonZeroUsize::MIN,
+        keep: Duration::from_secs(3600),
+    };
+    let (mut seen, now) = (Seen::new(memory), Timestamp::now());
+    let (log, _) = SeenLog::open(&path, Durability::Crash, &mut seen, now).unwrap();
+    let mut keeper = Keeper::new(log);
+    let facts = Facts {
+        source: "h:80",
+        path: b"/p",
+        size: None,
+        time: None,
+        content: None,
+    };
+    let mut batch = Batch::default();
+    for n in 0..20_000_u128 {
+        seen.remember(n.to_be_bytes(), &facts, Duration::ZERO, now, &mut batch);
+    }
+    keeper.append(&batch, true).unwrap();
+    let seen = Mutex::new(seen);
+    // What stands in the way: no room for a second log.
+    std::fs::create_dir(home.path().join("seen.log.new")).unwrap();
+    let length = || std::fs::metadata(&path).unwrap().len();
+    for _ in 0..2 {
+        let (before, mut one) = (length(), Batch::default());
+        lock(&seen).remember([7; 16], &facts, Duration::ZERO, now, &mut one);
+        keeper.append(&one, true).unwrap();
+        assert!(!keeper.rewrite(&seen, 1) && length() > before);
+    }
+    std::fs::remove_dir(home.path().join("seen.log.new")).unwrap();
+    let before = length();
+    assert!(!keeper.rewrite(&seen, 0) && length() == before, "not at once");
+    keeper.not_before = None;
+    while keeper.rewrite(&seen, 0) {}
+    assert!(length() < 1000, "{}", length());
+}
+
+/// Forwards go on between the slices. What a kill leaves after any of them, and what stands there in the end, knows all.
+#[test]
+fn a_log_that_is_rewritten_is_whole_at_every_moment() {
+    let home = tempfile::tempdir().unwrap();
+    let (path, killed) = (home.path().join("seen.log"), home.path().join("killed"));
+    let memory = Memory {
+        entries: NonZeroUsize::new(20_000).unwrap(),
+        keep: Duration::from_secs(3600),
+    };
+    let (seen, log) = twice(&path, memory, Durability::Crash);
+    let (seen, mut keeper, filled) = (
+        Mutex::new(seen),
+        Keeper::new(log),
+        std::fs::metadata(&path).unwrap().len(),
+    );
+    // What the memory is, for the slices of it are in use.
+    let mut mirror = Seen::new(memory);
+    SeenLog::open(&path, Durability::Crash, &mut mirror, Timestamp::now()).unwrap();
+    let mut forward = |keeper: &mut Keeper, n: usize| {
+        let (mut batch, mut mirrored, now) = (Batch::default(), Batch::default(), Timestamp::now());
+        lock(&seen).remember(key_of(n), &FACTS, Duration::ZERO, now, &mut batch);
+        mirror.remember(key_of(n), &FACTS, Duration::ZERO, now, &mut mirrored);
+        keeper.append(&batch, true).unwrap();
+        all(&mut mirror)
+    };
+    let mut known = forward(&mut keeper, 0);
+    let mut slices = 0;
+    loop {
+        let is_more = keeper.rewrite(&seen, 3);
+        std::fs::copy(&path, &killed).unwrap();
+        let mut again = Seen::new(memory);
+        SeenLog::open(&killed, Durability::Crash, &mut again, Timestamp::now()).unwrap();
+        assert!(all(&mut again) == known, "all of it, in the same order");
+        if !is_more {
+            break;
+        }
+        slices += 1;
+        // One that is new, one that the new log has already, and one that it has not.
+        for n in [100_000 + slices, slices, 19_999 - slices] {
+            known = forward(&mut keeper, n);
+        }
+    }
+    assert!(slices > 5 && std::fs::metadata(&path).unwrap().len() < filled * 2 / 3);
+    assert!(!home.path().join("seen.log.new").exists());
+}
+
+const FACTS: Facts<'_> = Facts {
+    source: "urp-1.radar.example.org:80",
+    path: b"/p",
+    size: None,
+    time: None,
+    content: None,
+};
+
+fn key_of(n: usize) -> [u8; 16] {
+    (n as u128)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+        .to_be_bytes()
+}
+
+/// A log in which everything stands twice, and its memory: time for a new log.
+fn twice(path: &std::path::Path, memory: Memory, durability: Durability) -> (Seen, SeenLog) {
+    let (mut seen, now) = (Seen::new(memory), Timestamp::now());
+    let (mut log, _) = SeenLog::open(path, Durability::Crash, &mut seen, now).unwrap();
+    let mut batch = Batch::default();
+    for n in (0..memory.entries.get()).chain(0..memory.entries.get()) {
+        seen.remember(key_of(n), &FACTS, Duration::ZERO, now, &mut batch);
+        if n % 10_000 == 9_999 {
+            log.append_batch(&std::mem::take(&mut batch)).unwrap();
+        }
+    }
+    drop(log);
+    let (log, _) = SeenLog::open(path, durability, &mut Seen::new(memory), now).unwrap();
+    (seen, log)
+}
+
+/// Everything that is remembered, the oldest first.
+fn all(seen: &mut Seen) -> Batch {
+    let mut all = Batch::default();
+    seen.begin_slices();
+    seen.slice(usize::MAX, Timestamp::now(), &mut all);
+    all
+}
+
+/// What a forward and a look into the memory wait for at most, while a million products are written anew.
+#[test]
+#[ignore = "measures"]
+fn measure_a_rewrite_of_a_million_products() {
+    let home = tempfile::tempdir_in(std::env::current_dir().unwrap().join("target")).unwrap();
+    let path = home.path().join("seen.log");
+    let memory = Memory {
+        entries: NonZeroUsize::new(1_000_000).unwrap(),
+        keep: Duration::from_secs(3600),
+    };
+    let (mut seen, log) = twice(&path, memory, Durability::Power);
+    let filled = std::fs::metadata(&path).unwrap().len();
+    let at_once = Instant::now();
+    seen.begin_slices();
+    let (mut aside, mut slice, mut is_more) = (log.begin_aside().unwrap(), Batch::default(), true);
+    while is_more {
+        is_more = seen.slice(SLICE, Timestamp::now(), &mut slice);
+        aside = aside.add(&std::mem::take(&mut slice)).unwrap();
+    }
+    let at_once = at_once.elapsed();
+    aside.discard();
+    let seen = Arc::new(Mutex::new(seen));
+    let metrics = Arc::new(Metrics::default());
+    let (keeper, asked) = mpsc::channel(BATCH);
+    let (shared, counts) = (Arc::clone(&seen), Arc::clone(&metrics));
+    let thread = std::thread::spawn(move || keep_log(&mut Keeper::new(log), &shared, &counts, asked, None));
+    let remembered = Arc::new(Remembered {
+        seen,
+        keeper,
+        metrics,
+        samples: Sampler::default(),
+    });
+    let announcement = Announcement::new("http://h/", crate::message::ProductPath(b"p".to_vec())).unwrap();
+    let announcement = Arc::new(announcement);
+    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let looker = {
+        let (remembered, announcement, is_over) =
+            (Arc::clone(&remembered), Arc::clone(&announcement), Arc::clone(&is_over));
+        std::thread::spawn(move || {
+            let mut longest = Duration::ZERO;
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let begun = Instant::now();
+                remembered.verdict(SeenKey([1; 16]), &announcement, None);
+                longest = longest.max(begun.elapsed());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            longest
+        })
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (mut meanwhile, mut after) = (Vec::new(), Vec::new());
+    for n in 0_u128.. {
+        let is_rewritten = std::fs::metadata(&path).unwrap().len() < filled;
+        if after.len() == 1000 {
+            break;
+        }
+        let begun = Instant::now();
+        let key = SeenKey((u128::MAX - n).to_be_bytes());
+        let written = remembered.remember(key, &announcement, None, Timestamp::now());
+        runtime.block_on(written).unwrap();
+        let waits = if is_rewritten { &mut after } else { &mut meanwhile };
+        waits.push(begun.elapsed());
+    }
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    let looked = looker.join().unwrap();
+    let said = |waits: &mut Vec<Duration>| {
+        waits.sort_unstable();
+        let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
+        format!(
+            "{} forwards, p50 {:?}, p99 {:?}, max {:?}",
+            waits.len(),
+            at(50),
+            at(99),
+            at(100)
+        )
+    };
+    eprintln!("meanwhile {}", said(&mut meanwhile));
+    eprintln!("afterwards {}", said(&mut after));
+    let longest = meanwhile.last().unwrap();
+    let ratio = at_once.as_secs_f64() / longest.as_secs_f64();
+    eprintln!("a look {looked:?} at most; at once {at_once:?}, {ratio:.0} times the longest wait");
+    drop(remembered);
+    thread.join().unwrap();
+}
