@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::io::Errno;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::duplicates;
 use super::sample::Sampler;
@@ -260,6 +260,7 @@ impl Passes {
     pub fn leave_to_its_writer(&mut self, file: &Queued) {
         let now = Instant::now();
         self.queue.hold_while_written(file, now + WRITTEN_PAUSE);
+        debug!("{} is left to its writer", self.queue.shown(file));
         if self.written.is_overdue(file.path(), now) {
             self.warn(
                 "a writer has not closed a file for ten minutes; it is not sent",

@@ -57,7 +57,8 @@
 //! send them again, correct the cause and move them to `txq/NAME/3/HOUR`, as in `txq/NAME/3/2026112117`; px failed does
 //! not know them.
 //!
-//! With `level = "debug"` the log also has the key of every message and the name of every file that was sent and removed.
+//! With `level = "debug"` the log also has the key of every message, the name of every file that was sent and removed, and
+//! each time that one is left to its writer.
 
 use std::sync::{Arc, Mutex};
 

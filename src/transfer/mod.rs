@@ -28,6 +28,10 @@ pub mod peer;
 pub mod policy;
 mod sftp;
 
+#[cfg(test)]
+#[path = "../../tests/support/ports.rs"]
+mod ports;
+
 pub use credential::Credential;
 pub use intake::{Facts, Fetched, Mismatch};
 

@@ -118,7 +118,7 @@ fn a_killed_dispatcher_loses_nothing_and_repeats_only_what_was_in_flight() {
     dispatcher(&site, &feed, "");
     feed.announce_all(from_both(0..PRODUCTS));
     let mut out = feed.reader("out");
-    let mut copies: HashMap<String, u64> = HashMap::new();
+    let mut copies: HashMap<String, usize> = HashMap::new();
     for kill in 0..KILLS {
         let mut unit = site.run(UNIT);
         // In the middle: after so many forwards of this life, and a moment more.
@@ -139,12 +139,10 @@ fn a_killed_dispatcher_loses_nothing_and_repeats_only_what_was_in_flight() {
         assert!(unit.terminate().success());
         is_empty = feed.depth("in") == Some(0);
     }
-    while let Some(envelope) = out.next(Duration::from_millis(200)) {
-        *copies.entry(envelope.key).or_default() += 1;
-    }
+    let copies = out.count_keys(copies, PRODUCTS);
     assert_eq!(copies.len(), PRODUCTS);
-    let repeats: u64 = copies.values().map(|count| count - 1).sum();
-    assert!(repeats <= KILLS as u64 * PREFETCH, "{repeats} repeats");
+    let repeats: usize = copies.values().map(|count| count - 1).sum();
+    assert!(repeats <= KILLS * PREFETCH as usize, "{repeats} repeats");
     println!("{repeats} repeats after {KILLS} kills");
 }
 

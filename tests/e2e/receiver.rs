@@ -273,7 +273,8 @@ fn a_product_is_on_its_way_to_a_client_at_once() {
         times.push(begun.elapsed());
     }
     times.sort();
-    assert!(times[COUNT / 2] < Duration::from_millis(200), "{times:?}");
+    // A sender that finds a writer looks again after a second.
+    assert!(times[COUNT / 2] < Duration::from_secs(1), "{times:?}");
 }
 
 /// The disk refuses half-way: the unit waits for a person, and then every link is made once.

@@ -443,7 +443,7 @@ fn what_the_rules_and_masks_reject_is_removed_and_told_of() {
 /// A sender removes its own name of a file; the database's and a foreign queue's stay.
 #[test]
 fn foreign_links_and_open_files_and_large_ones() {
-    let world = world("links", PLAIN);
+    let world = world("links", &format!("{PLAIN}log = {{ level = \"debug\" }}\n"));
     let _unit = world.site.run_ready(UNIT);
     let (hour, large) = (world.queued("3/2026112112"), vec![b'l'; 20 << 20]);
     std::fs::create_dir_all(&hour).expect("hour");
@@ -481,8 +481,10 @@ fn foreign_links_and_open_files_and_large_ones() {
     world
         .site
         .wait_that("the other one is sent", || world.feed.depth("all") == Some(1));
-    // It is looked at every second, and not promised.
-    std::thread::sleep(Duration::from_secs(3));
+    // It is looked at again and again, and not promised.
+    world.site.wait_that("it is left to its writer three times", || {
+        world.site.said(UNIT).matches("/slow is left to its writer").count() >= 3
+    });
     writer.write_all(b"second half").expect("write");
     drop(writer);
     world.wait_left(&[]);

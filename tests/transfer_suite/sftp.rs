@@ -493,14 +493,14 @@ async fn a_connection_that_ended_is_made_anew() {
 async fn a_server_that_says_nothing_is_not_waited_for() {
     let server = SshServer::start();
     let mut peer = server.peer();
-    peer.read_timeout = Duration::from_secs(1);
-    peer.connect_timeout = Duration::from_secs(1);
+    peer.read_timeout = Duration::from_secs(3);
     let mut slow = options(peer.clone());
     slow.bandwidth = Some(500_000);
     let putting = put_until_half(&server, lane(slow)).await;
     server.freeze();
     let err = within(SOON, "the end of the put", putting).await.unwrap().unwrap_err();
     assert_class(&err, Fault::Endpoint, Kind::TimedOut);
+    peer.connect_timeout = Duration::from_secs(1);
     assert_class(&put_once(peer, "y").await.unwrap_err(), Fault::Endpoint, Kind::TimedOut);
 }
 

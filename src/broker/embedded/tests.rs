@@ -16,7 +16,7 @@ use crate::config::{BrokerUrl, Scheme, Secret};
 use crate::message::{Binding, Envelope, Exchange, ExchangeKind, Fault, Headers, Queue, Topology};
 
 /// For what must happen.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 /// For what must not happen.
 const A_WHILE: Duration = Duration::from_millis(300);
 

@@ -169,15 +169,17 @@ pub async fn consuming_a_missing_queue_is_our_own_fault(fixture: &dyn Fixture) {
 }
 
 pub async fn an_unused_queue_expires(fixture: &dyn Fixture) {
+    // Long enough that the one that is used is so in time, on a machine that is busy.
+    const EXPIRES: Duration = Duration::from_secs(4);
     let connection = publisher(fixture).await;
     let topology = Topology {
         queues: vec![
             Queue {
-                expires: Some(Duration::from_millis(500)),
+                expires: Some(EXPIRES),
                 ..queue("brief")
             },
             Queue {
-                expires: Some(Duration::from_millis(500)),
+                expires: Some(EXPIRES),
                 ..queue("used")
             },
             queue("lasting"),

@@ -93,8 +93,9 @@ async fn a_frozen_broker_hangs_nobody() {
     let server = RabbitServer::start();
     let broker = TestBroker::on(&server, "frozen");
     let mut config = broker.config();
-    config.connect_timeout = Duration::from_secs(2);
-    config.reply_timeout = Duration::from_secs(2);
+    // What is asked before the broker freezes is answered in this time too, on a machine that is busy.
+    config.connect_timeout = Duration::from_secs(5);
+    config.reply_timeout = Duration::from_secs(5);
     let publishing = open(&config, Purpose::Publish).await;
     let consuming = open(&config, Purpose::Consume).await;
     declare(&*publishing, &only_queue("q")).await;
@@ -108,16 +109,16 @@ async fn a_frozen_broker_hangs_nobody() {
     let before = Instant::now();
     let (fault, text) = refusal(&config).await;
     assert_eq!(fault, Fault::Endpoint);
-    assert!(text.contains("no answer within 2s"), "{text}");
+    assert!(text.contains("no answer within 5s"), "{text}");
     let confirm = publish().await.expect("on its way");
     let error = confirm.await.expect_err("nobody answers");
     assert_eq!(error.fault, Fault::Endpoint);
-    assert!(error.to_string().contains("no answer within 2s"), "{error}");
+    assert!(error.to_string().contains("no answer within 5s"), "{error}");
     within(SOON, "ended", publishing.closed()).await;
     assert!(consuming.depth("q").await.is_err());
     within(SOON, "ended", consuming.closed()).await;
     assert!(subscription.next().await.is_err());
-    assert!(before.elapsed() < SOON);
+    assert!(before.elapsed() < 2 * SOON);
     wait_until(SOON, "the threads are gone", || io_threads() == 0);
     server.thaw();
 }
@@ -128,7 +129,7 @@ async fn a_blocking_broker_hangs_nobody() {
     let server = RabbitServer::start();
     let broker = TestBroker::on(&server, "blocked");
     let mut config = broker.config();
-    config.reply_timeout = Duration::from_secs(2);
+    config.reply_timeout = Duration::from_secs(5);
     let publishing = open(&config, Purpose::Publish).await;
     let consuming = open(&config, Purpose::Consume).await;
     declare(&*publishing, &only_queue("q")).await;

@@ -29,7 +29,8 @@ fn impatient(row: &dyn Row) -> Options {
     let mut options = row.options();
     if let Some(peer) = peer(&mut options.destination) {
         peer.read_timeout = SILENCE;
-        peer.connect_timeout = SILENCE;
+        // A log-in that nobody freezes must be done in this time, on a machine that is busy.
+        peer.connect_timeout = 3 * SILENCE;
     }
     options
 }
@@ -71,7 +72,11 @@ async fn a_server_that_says_nothing_is_given_up_in_time() {
         let mut warm = lane(impatient(&*row));
         warm.put(&row.parcel("", b"first", b"x")).await.unwrap();
         row.server().unwrap().freeze();
-        let mut cold = lane(impatient(&*row));
+        let mut options = impatient(&*row);
+        if let Some(peer) = peer(&mut options.destination) {
+            peer.connect_timeout = SILENCE;
+        }
+        let mut cold = lane(options);
         for (lane, of) in [(&mut warm, "an old connection"), (&mut cold, "a new one")] {
             let begun = Instant::now();
             let err = lane.put(&row.parcel("", b"never", b"x")).await.unwrap_err();
@@ -82,7 +87,7 @@ async fn a_server_that_says_nothing_is_given_up_in_time() {
                 row.name()
             );
             assert!(
-                begun.elapsed() < 4 * SILENCE,
+                begun.elapsed() < 6 * SILENCE,
                 "{} {of}: {:?}",
                 row.name(),
                 begun.elapsed()

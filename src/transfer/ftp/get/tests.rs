@@ -1,6 +1,6 @@
 //! Against a private pyftpdlib.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use super::*;
 use crate::config::Secret;
 use crate::transfer::Wanted;
 use crate::transfer::peer::{Login, Trust};
+use crate::transfer::ports::free_port;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -23,7 +24,7 @@ impl Server {
         let directory = tempfile::tempdir().unwrap();
         let home = directory.path().join("home");
         std::fs::create_dir_all(home.join("a/b")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "/usr/bin/python3"]);
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/ftpd.py"));

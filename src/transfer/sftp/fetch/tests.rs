@@ -1,13 +1,14 @@
 //! Against a private sshd: only root may start one, who logs in with a key.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::*;
 use crate::transfer::Wanted;
 use crate::transfer::peer::{Login, Trust};
+use crate::transfer::ports::free_port;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -28,7 +29,7 @@ impl Server {
                 .arg(path.join(key));
             assert!(command.status().expect("Debian package openssh-client").success());
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nPidFile none\nAuthorizedKeysFile {0}/user.pub\n\
              StrictModes no\nUsePAM no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\n",
