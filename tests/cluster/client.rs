@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::hosts::{BUNNIES, VIP, address_of};
-use crate::support::{broker_of, wait_until};
+use crate::support::{broker_of, rabbitmq_mirrors, wait_until};
 
 /// 250 announcements a second.
 const TICK: Duration = Duration::from_millis(40);
@@ -68,6 +68,7 @@ impl Client {
         let queue = Queue {
             name: name.into(),
             durable: true,
+            quorum: !rabbitmq_mirrors(),
             ..Queue::default()
         };
         let binding = Binding {

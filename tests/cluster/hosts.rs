@@ -9,12 +9,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The two that run brokers.
 pub const BUNNIES: [&str; 2] = ["bunny1", "bunny2"];
+/// The third host.
+pub const CLIENT: &str = "client";
 /// The one that moves.
 pub const VIP: &str = "142.135.12.59";
 const HOSTS: [(&str, &str); 3] = [
     ("bunny1", "142.135.12.57"),
     ("bunny2", "142.135.12.58"),
-    ("client", "142.135.12.60"),
+    (CLIENT, "142.135.12.60"),
 ];
 const SWITCH: &str = "sw";
 

@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::hosts::{self, BUNNIES, VIP};
 use crate::keepalived::Keepalived;
 use crate::node::Node;
-use crate::support::{Process, TestSite, recipe, recipe_with};
+use crate::support::{Process, TestSite, rabbitmq_mirrors, recipe, recipe_with};
 
 pub const UNIT: &str = "dispatch/urp";
 /// The unit's, in the document.
@@ -37,6 +37,8 @@ pub struct Bunny {
 /// Both, and who talks to them.
 pub struct Pair {
     pub bunnies: [Bunny; 2],
+    /// Where nothing mirrors: quorum queues want a third node, which has no dispatcher and never the address.
+    _third: Option<Node>,
     pub client: Client,
 }
 
@@ -48,17 +50,31 @@ impl Pair {
         for node in &mut nodes {
             node.start();
         }
-        let policy = r#"{"pattern": "^cmc\\.", "apply-to": "queues",
-            "definition": {"ha-mode": "all", "ha-sync-mode": "automatic"}}"#;
-        let reply = nodes[0].api("PUT", "/api/policies/%2F/ha-all", Some(policy));
-        assert!(reply.is_some(), "the policy");
+        let third = match rabbitmq_mirrors() {
+            true => {
+                let policy = r#"{"pattern": "^cmc\\.", "apply-to": "queues",
+                    "definition": {"ha-mode": "all", "ha-sync-mode": "automatic"}}"#;
+                let reply = nodes[0].api("PUT", "/api/policies/%2F/ha-all", Some(policy));
+                assert!(reply.is_some(), "the policy");
+                None
+            }
+            false => {
+                let mut third = Node::new(hosts::CLIENT, conf);
+                third.start();
+                Some(third)
+            }
+        };
         let client = Client::new();
         for queue in [RECORD, LIVE] {
             client.queue(queue, "v00.urp.notify.#");
         }
         let mut hosts = BUNNIES.into_iter();
         let bunnies = nodes.map(|node| Bunny::new(hosts.next().expect("a host for each"), node));
-        let mut pair = Pair { bunnies, client };
+        let mut pair = Pair {
+            bunnies,
+            _third: third,
+            client,
+        };
         // One after the other: of two that begin at once both may take the address for a moment.
         pair.bunnies[0].keepalived.start();
         pair.wait("the first has the address, and works", |pair| {
@@ -143,7 +159,10 @@ impl Bunny {
             "/etc/px/px.toml: on each of the two brokers",
             &[("feeder@", "admin:admin@")],
         ));
-        let unit = recipe("/etc/px/dispatch/urp.toml: by the address");
+        let mut unit = recipe("/etc/px/dispatch/urp.toml: by the address");
+        if !rabbitmq_mirrors() {
+            unit += "queue_type = \"quorum\"\n";
+        }
         assert!(unit.contains(VIP) && unit.contains(QUEUE), "{unit}");
         site.unit(UNIT, &unit);
         let unit = site.run_as(UNIT, &hosts::on(host), &[]);
@@ -167,14 +186,18 @@ impl Bunny {
         });
         let queues = self.node.api("GET", "/api/queues/%2F", None)?.json();
         // Not what one process holds for itself alone: that lives with its connection.
-        let is_mirrored = [QUEUE, RECORD, LIVE].iter().all(|name| {
+        let is_on_all = [QUEUE, RECORD, LIVE].iter().all(|name| {
             let queue = queues
                 .as_array()
                 .and_then(|all| all.iter().find(|queue| queue["name"] == *name));
-            let mirrors = queue.and_then(|queue| queue["synchronised_slave_nodes"].as_array());
-            mirrors.is_some_and(|mirrors| mirrors.len() == 1)
+            let (others, count) = match rabbitmq_mirrors() {
+                true => ("synchronised_slave_nodes", 1),
+                false => ("online", 3),
+            };
+            let others = queue.and_then(|queue| queue[others].as_array());
+            others.is_some_and(|others| others.len() == count)
         });
-        Some(is_one && is_mirrored)
+        Some(is_one && is_on_all)
     }
 
     /// The times of its unit's product lines.

@@ -304,12 +304,12 @@ fn a_product_goes_from_a_sender_through_a_receiver_to_px_and_to_foreign_clients(
             "{}",
             path.display()
         );
-        assert_eq!(
-            std::fs::metadata(path).expect("product").nlink(),
-            3,
-            "db, sink, other: {}",
-            path.display()
-        );
+        // The receiver's own goes last.
+        sundew
+            .site
+            .wait_that(&format!("db, sink, other: {}", path.display()), || {
+                std::fs::metadata(path).expect("product").nlink() == 3
+            });
     }
     // The columns that latency tools join.
     let log = sundew.log("rx_back");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Answer, Feed, ProductServer, RabbitServer, SOON, TestBroker, TestSite, v02};
+use crate::support::{Answer, Feed, ProductServer, RabbitServer, SOON, TestBroker, TestSite, rabbitmq_version, v02};
 use crate::{UNIT, World};
 
 /// A fetch goes on while the broker's consumer_timeout passes: the delivery has been taken over, nothing is delivered
@@ -14,11 +14,14 @@ fn outlast(timeout_ms: u64, tick_ms: u64, adopt_after: &str) {
     );
     let broker = TestBroker::on(&node, "patience");
     let feed = Feed::new(&broker.config());
-    feed.queue("pull", &["v02.post.#"]);
-    feed.queue("held", &["v02.post.#"]);
+    // From 4.3 on only quorum queues have that patience.
+    let quorum = rabbitmq_version() >= (4, 3);
+    feed.queue_of("pull", &["v02.post.#"], quorum);
+    feed.queue_of("held", &["v02.post.#"], quorum);
     let server = ProductServer::start();
     let site = TestSite::new(&broker);
-    let options = format!("adopt_after = \"{adopt_after}\"\nread_timeout = \"10m\"\n");
+    let kind = if quorum { "quorum" } else { "classic" };
+    let options = format!("adopt_after = \"{adopt_after}\"\nread_timeout = \"10m\"\nqueue_type = \"{kind}\"\n");
     site.puller(UNIT, &options);
     let _unit = site.run_ready(UNIT);
     let bytes = vec![b'x'; 400_000];
@@ -28,7 +31,7 @@ fn outlast(timeout_ms: u64, tick_ms: u64, adopt_after: &str) {
     for _ in 0..3 {
         let patience = Duration::from_millis(2 * timeout_ms + 2 * tick_ms) + SOON;
         let why = feed.hold_one("held", patience);
-        assert!(why.contains("timed out"), "{why}");
+        assert!(why.contains("consumer_timeout"), "{why}");
     }
     assert_eq!(site.count(UNIT, "adopted"), 1, "{}", site.logs());
     assert_eq!(feed.depth("pull"), Some(0));

@@ -39,11 +39,16 @@ fn keepalived_takes_the_configuration() {
             ("script_user px", "script_user nobody"),
         ],
     );
-    assert_eq!(said(&text), (None, String::new()));
+    let as_nobody = said(&text);
     let text = text.replace("script_user nobody", "script_user root");
     let (code, told) = said(&text);
     let own = "(bunny-op) Ignoring track_interface eth0 since own interface";
     assert_eq!((code, told.trim()), (Some(5), own));
+    // Mended in 2.3.
+    assert!(
+        [(None, String::new()), (code, told)].contains(&as_nobody),
+        "{as_nobody:?}"
+    );
     let lines = "    track_interface {\n        eth0\n    }\n";
     assert!(text.contains(lines), "{text}");
     assert_eq!(said(&text.replace(lines, "")), (Some(0), String::new()));

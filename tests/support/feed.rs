@@ -50,11 +50,17 @@ impl Feed {
 
     /// A durable queue bound to `xp` under these keys.
     pub fn queue(&self, name: &str, keys: &[&str]) {
+        self.queue_of(name, keys, false);
+    }
+
+    /// The same as a quorum queue, or not.
+    pub fn queue_of(&self, name: &str, keys: &[&str], quorum: bool) {
         self.declare(&Topology {
             exchanges: vec![xp()],
             queues: vec![Queue {
                 name: name.into(),
                 durable: true,
+                quorum,
                 ..Queue::default()
             }],
             bindings: keys
@@ -125,7 +131,7 @@ impl Feed {
             let error = end
                 .expect("the broker's patience ends")
                 .err()
-                .expect("it closes the channel");
+                .expect("it ends the subscription");
             format!("{error}: {:?}", error.source)
         })
     }

@@ -30,7 +30,7 @@ pub use keeper::spawn_kept;
 pub use network::enter_own_network;
 pub use ports::free_port;
 pub use products::{Answer, ProductServer};
-pub use rabbit::RabbitServer;
+pub use rabbit::{RabbitServer, rabbitmq_mirrors, rabbitmq_version};
 pub use recipe::{blocks, recipe, recipe_with};
 pub use site::{PX, Process, SOON, Said, TestSite};
 pub use ssh::{SSH_UID, SshAgent, SshServer, make_key};

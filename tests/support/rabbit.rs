@@ -10,8 +10,26 @@ use super::http::{Reply, request};
 use super::{free_port, spawn_kept, wait_until};
 
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+/// One directory below, named after the version.
+const LIBRARIES: &str = "/usr/lib/rabbitmq/lib";
 /// A node takes 2 to 3 s on an idle machine.
 const START_DEADLINE: Duration = Duration::from_secs(90);
+
+/// Major and minor version of the RabbitMQ that is installed here, which all nodes of the tests are.
+pub fn rabbitmq_version() -> (u32, u32) {
+    let entries = std::fs::read_dir(LIBRARIES).expect(LIBRARIES);
+    let names = entries.map(|entry| entry.expect(LIBRARIES).file_name().to_string_lossy().into_owned());
+    let version = |name: String| {
+        let (major, rest) = name.strip_prefix("rabbitmq_server-")?.split_once('.')?;
+        Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
+    };
+    names.filter_map(version).max().expect("rabbitmq_server-VERSION")
+}
+
+/// Whether policies mirror classic queues: until RabbitMQ 4.
+pub fn rabbitmq_mirrors() -> bool {
+    rabbitmq_version() < (4, 0)
+}
 
 /// One private node.
 pub struct RabbitServer {

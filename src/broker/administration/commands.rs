@@ -21,6 +21,14 @@ exec 3<&0 </dev/null
 ask() {
     IFS= read -rsp \"Password of $1: \" password <&3 && echo >&2 && printf '%s\\n' \"$password\"
 }
+# From a file that its user may read: rabbitmqctl of RabbitMQ 4.0 waits for ever where it is to read standard input.
+definitions() {
+    local file code=0
+    file=$(mktemp) && chmod 644 \"$file\" && printf '%s\\n' \"$1\" >\"$file\" || return 1
+    rabbitmqctl import_definitions \"$file\" || code=$?
+    rm -f \"$file\"
+    return $code
+}
 ";
 const TAIL: &str = "\nexit $failed\n";
 
@@ -76,11 +84,7 @@ impl Action {
                 definition["name"] = exchange.name.as_str().into();
                 definition["vhost"] = exchange.vhost.as_str().into();
                 let definitions = json!({ "exchanges": [definition] }).to_string();
-                vec![format!(
-                    "printf '%s\\n' {} | {}",
-                    quoted(&definitions),
-                    ctl(&["import_definitions"])
-                )]
+                vec![format!("definitions {}", quoted(&definitions))]
             }
             Action::SetPolicy {
                 policy,
@@ -111,12 +115,20 @@ impl Action {
 
 fn password_commands(name: &str, is_new: bool, password: &NewPassword) -> Vec<String> {
     let asked = format!("ask {}", quoted(name));
+    // From RabbitMQ 4.0 on rabbitmqctl reads a password only where the name is the one argument.
+    let reading = |command: &str| match name.starts_with('-') {
+        true => format!("{asked} | {}", ctl(&[command, "--", name])),
+        false => format!("{asked} | {}", ctl(&[command, name])),
+    };
     match (password, is_new) {
-        (NewPassword::Set(_), true) => vec![format!("{asked} | {}", ctl(&["add_user", "--", name]))],
-        (NewPassword::Set(_), false) => vec![format!("{asked} | {}", ctl(&["change_password", "--", name]))],
+        (NewPassword::Set(_), true) => vec![reading("add_user")],
+        (NewPassword::Set(_), false) => vec![reading("change_password")],
         (NewPassword::None | NewPassword::Kept(..), true) => vec![
-            // It must begin with one.
-            format!("head -c 24 /dev/urandom | base64 | {}", ctl(&["add_user", "--", name])),
+            // It must begin with one; while it has it, it may do nothing.
+            format!(
+                "{} \"$(head -c 24 /dev/urandom | base64)\"",
+                ctl(&["add_user", "--", name])
+            ),
             ctl(&["clear_password", "--", name]),
         ],
         (NewPassword::None, false) => vec![ctl(&["clear_password", "--", name])],

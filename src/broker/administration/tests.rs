@@ -402,23 +402,23 @@ fn commands_hold_no_password_and_survive_any_name() {
          [[replicated]]\nname = \"ha-all\"\npattern = '^cmc\\.'\n"
     );
     let script = script(&wanted(&text));
-    let commands: Vec<&str> = script
-        .lines()
-        .filter(|line| line.contains("rabbitmqctl ") && !line.starts_with('#'))
-        .collect();
+    let (head, steps) = script.split_once("\n\n").unwrap();
+    assert!(head.contains("rabbitmqctl import_definitions \"$file\""), "{head}");
+    let is_command = |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("exit");
+    let commands: Vec<&str> = steps.lines().filter(is_command).collect();
     assert_eq!(
         commands,
         [
-            "ask root | rabbitmqctl add_user -- root",
+            "ask root | rabbitmqctl add_user root",
             "rabbitmqctl set_user_tags -- root administrator",
             r"rabbitmqctl add_vhost -- 'it'\''s $(x) `y`'",
             "rabbitmqctl set_permissions -p / -- root '.*' '.*' '.*'",
-            r"ask 'a '\''b' | rabbitmqctl add_user -- 'a '\''b'",
-            "head -c 24 /dev/urandom | base64 | rabbitmqctl add_user -- -alice",
+            r"ask 'a '\''b' | rabbitmqctl add_user 'a '\''b'",
+            r#"rabbitmqctl add_user -- -alice "$(head -c 24 /dev/urandom | base64)""#,
             "rabbitmqctl clear_password -- -alice",
             concat!(
-                r#"printf '%s\n' '{"exchanges":[{"type":"fanout","durable":false,"auto_delete":false,"internal":false,"#,
-                r#""arguments":{},"name":"x y","vhost":"/"}]}' | rabbitmqctl import_definitions"#
+                r#"definitions '{"exchanges":[{"type":"fanout","durable":false,"auto_delete":false,"internal":false,"#,
+                r#""arguments":{},"name":"x y","vhost":"/"}]}'"#
             ),
             concat!(
                 "case $(rabbitmqctl version) in [0-3].*) rabbitmqctl set_policy -p / --apply-to all --priority 0 -- ",

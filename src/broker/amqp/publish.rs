@@ -155,7 +155,7 @@ impl Sent {
             Ok(Confirmation::Nack(_)) => Err(fault(
                 Fault::Endpoint,
                 format!(
-                    "{} does not take {}: its queue is full, or the broker could not store it",
+                    "{} does not take {}: a queue is full or was just deleted, or the broker could not store it",
                     self.url(),
                     self.key
                 ),

@@ -100,7 +100,8 @@ impl Deliveries {
         let why = if self.is_cancelled {
             "it was cancelled"
         } else if self.channel.status().connected() {
-            "the queue was deleted, or its node went down"
+            "the queue was deleted, its node went down, or a delivery was not settled within the broker's \
+             consumer_timeout"
         } else {
             "its channel is closed"
         };

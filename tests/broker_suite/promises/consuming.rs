@@ -189,7 +189,8 @@ pub async fn an_unused_queue_expires(fixture: &dyn Fixture) {
     declare(&*connection, &topology).await;
     let _using = connection.subscribe("used", 1).await.expect("subscribe");
     // Not by its depth: to ask for that is to use it.
-    let is_gone = async || publish(&*connection, "", &message("brief", "")).await == Confirmed::Returned;
+    let brief = message("brief", "");
+    let is_gone = async || publish_to_fleeting(&*connection, "", &brief).await == Some(Confirmed::Returned);
     eventually(SOON, "expired", is_gone).await;
     assert_eq!(depth(&*connection, "brief").await, None);
     assert_eq!(depth(&*connection, "used").await, Some(0));

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use px::broker::management::Management;
 use px::broker::{Purpose, Returns, Settlement, connect};
 use px::config::{BrokerUrl, Scheme, Secret};
-use px::message::Fault;
+use px::message::{Fault, Queue, Topology};
 
 use crate::fixture::*;
-use crate::support::{RabbitServer, TestBroker, broker_of, free_port, wait_until, within};
+use crate::support::{RabbitServer, TestBroker, broker_of, free_port, rabbitmq_version, wait_until, within};
 
 /// What `connect` says, in full: its text and its cause.
 async fn refusal(broker: &px::config::Broker) -> (Fault, String) {
@@ -194,13 +194,41 @@ async fn a_forced_close_gives_its_reason() {
     assert!(format!("{error:?}").contains("maintenance at noon"), "{error:?}");
 }
 
-/// consumer_timeout closes the channel, not the connection, and the error names it.
+/// From RabbitMQ 4 on a broker may have given up transient queues that are not exclusive: it ends the connection.
+#[tokio::test]
+async fn a_transient_queue_that_the_broker_has_given_up_is_our_own_fault() {
+    let transient = Topology {
+        queues: vec![Queue {
+            durable: false,
+            ..queue("q")
+        }],
+        ..Topology::default()
+    };
+    if rabbitmq_version() < (4, 0) {
+        // It takes them, and does not know the option.
+        let broker = TestBroker::new("transient");
+        declare(&*open(&broker.config(), Purpose::Consume).await, &transient).await;
+        return;
+    }
+    let server = RabbitServer::start_with("deprecated_features.permit.transient_nonexcl_queues = false", "[].");
+    let broker = TestBroker::on(&server, "transient");
+    let connection = open(&broker.config(), Purpose::Consume).await;
+    let error = connection.declare(&transient).await.expect_err("given up");
+    assert_eq!(error.fault, Fault::Own, "{error:?}");
+    assert!(error.to_string().contains("say durable = true"), "{error}");
+}
+
+/// consumer_timeout ends the subscription, not the connection, and the error names it.
 #[tokio::test]
 async fn a_delivery_held_too_long_ends_its_subscription() {
     let server = RabbitServer::start_with("consumer_timeout = 1000", "[{rabbit, [{channel_tick_interval, 500}]}].");
     let broker = TestBroker::on(&server, "timeout");
     let connection = open(&broker.config(), Purpose::Consume).await;
-    declare(&*connection, &only_queue("q")).await;
+    // From 4.3 on only quorum queues have that patience, and the channel stays.
+    let stays = rabbitmq_version() >= (4, 3);
+    let mut topology = only_queue("q");
+    topology.queues[0].quorum = stays;
+    declare(&*connection, &topology).await;
     fill(&*connection, "q", &["slow", "next"]).await;
     let mut subscription = connection.subscribe("q", 1).await.expect("subscribe");
     let held = take(&mut subscription).await;
@@ -210,11 +238,9 @@ async fn a_delivery_held_too_long_ends_its_subscription() {
         .expect("timed out");
     assert_eq!(error.fault, Fault::Endpoint);
     assert!(error.to_string().contains("consumer_timeout"), "{error}");
-    assert!(
-        within(SOON, "refused", held.receipt.settle(Settlement::Ack))
-            .await
-            .is_err()
-    );
+    // Too late, whether it is told or not.
+    let late = within(SOON, "answered", held.receipt.settle(Settlement::Ack)).await;
+    assert_eq!(late.is_ok(), stays, "{late:?}");
     let mut subscription = connection.subscribe("q", 1).await.expect("the connection lives");
     let again = take(&mut subscription).await;
     assert!(again.redelivered);

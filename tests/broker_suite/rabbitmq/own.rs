@@ -112,6 +112,24 @@ async fn a_queue_that_lets_all_consumers_be_active_is_not_used_for_an_election()
     );
 }
 
+/// From RabbitMQ 4 on a virtual host may make quorum queues of those that name no type, and those drop what has come back
+/// 20 times.
+#[tokio::test]
+async fn a_queue_is_classic_whatever_the_virtual_host_prefers() {
+    let broker = TestBroker::new("default-type");
+    let vhost = format!("/api/vhosts/{}", broker.vhost);
+    broker
+        .api("PUT", &vhost, Some(r#"{"default_queue_type": "quorum"}"#))
+        .ok();
+    let connection = open(&broker.config(), Purpose::Consume).await;
+    declare(&*connection, &only_queue("q")).await;
+    declare(&*connection, &only_queue("q")).await;
+    let found = broker
+        .api("GET", &format!("/api/queues/{}/q", broker.vhost), None)
+        .json();
+    assert_eq!(found["type"], "classic");
+}
+
 #[tokio::test]
 async fn a_quorum_queue_is_one() {
     let broker = TestBroker::new("quorum");
