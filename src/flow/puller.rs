@@ -7,7 +7,7 @@
 //! | `exchange` | the broker's | where the announcements come in |
 //! | `queue` | | the shared queue, durable unless `durable = false`; `auto_delete`, `expires` |
 //! | `queue_type` | `"classic"` | `"quorum"`: kept on several nodes of a cluster; one that is there keeps its type |
-//! | `bind` | | patterns, or `{ exchange, key }` |
+//! | `bind` | | patterns, or `{ exchange, key }`; `[]` where somebody else binds the queue |
 //! | `prefetch` | 1 | announcements in hand per worker |
 //! | `workers` | 1 | fetches at once in this process |
 //! | `directory` | none: ingested | where products go; `${YYYYMMDD}` and its kin are the announcement's time, UTC |

@@ -8,7 +8,7 @@
 //! | `exchange` | the broker's | where the messages come in |
 //! | `queue` | | the queue, durable unless `durable = false`; `auto_delete`, `expires`; `""`: see below |
 //! | `queue_type` | `"classic"` | `"quorum"`: kept on several nodes of a cluster; one that is there keeps its type |
-//! | `bind` | | patterns, or `{ exchange, key }` |
+//! | `bind` | | patterns, or `{ exchange, key }`; `[]` where somebody else binds the queue |
 //! | `prefetch` | 25 | messages in hand at once, and with them in memory: see below |
 //! | `extension` | `"MISSING:MISSING:MISSING:MISSING:"` | the fields that a name lacks; `-NAME` is the unit's name |
 //! | `route` | `"masks"` | who gets a product: every client whose own masks accept it; `"table"`: those of the routing table |
