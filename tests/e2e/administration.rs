@@ -112,7 +112,7 @@ fn declares(node: &RabbitServer, login: (&str, &str), topology: &Topology) -> Re
         match declared.map_err(|error| error.to_string())?.as_slice() {
             [] => Ok(()),
             // A refused binding does not end a unit: the queue may be bound by others.
-            warnings => Err(warnings.join("\n")),
+            warnings => Err(warnings.iter().map(|warning| format!("{warning}\n")).collect()),
         }
     })
 }
