@@ -153,6 +153,13 @@ impl Config {
         &self.inputs.broker
     }
 
+    /// The exchanges that it declares there.
+    pub fn exchanges(&self) -> Vec<&Exchange> {
+        let mut all: Vec<&Exchange> = self.inputs.topology.exchanges.iter().collect();
+        all.push(&self.publish_exchange);
+        all
+    }
+
     /// What makes the forwards of two processes the same: where they go, and what is one product.
     fn forwards(&self) -> String {
         let exchange = &self.publish_exchange.name;

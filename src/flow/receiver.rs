@@ -61,7 +61,7 @@ use super::consume::{self, Handle, Input, Intake, Step};
 use super::{Cause, Outcome, Unit, ingest, since, vip};
 use crate::config::options::{self, Inputs};
 use crate::config::{Broker, Site, Table};
-use crate::message::{Envelope, Value};
+use crate::message::{Envelope, Exchange, Value};
 use crate::metrics::Count;
 use crate::spool::atomic::Draft;
 use crate::spool::ingest::{Ingester, Turn};
@@ -85,6 +85,11 @@ impl Config {
     /// The broker it works on.
     pub fn broker(&self) -> &Broker {
         &self.inputs.broker
+    }
+
+    /// The exchanges that it declares there.
+    pub fn exchanges(&self) -> Vec<&Exchange> {
+        self.inputs.topology.exchanges.iter().collect()
     }
 
     /// Reads the table of the unit `rx/NAME`; what is wrong is noted in it.
