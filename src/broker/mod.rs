@@ -2,10 +2,12 @@
 //!
 //! A [`Connection`] is one generation: it is made once, and when it breaks it stays broken. Reconnecting is `flow`'s.
 
+use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use serde::Serialize;
 
 use crate::config::{Broker, Scheme};
 use crate::message::{Envelope, Fault, Headers, Topology};
@@ -35,6 +37,33 @@ pub struct Capabilities {
     pub delayed_redelivery: bool,
     /// Queue arguments (`x-message-ttl`, dead-letter exchange) work, so parking rungs can be built.
     pub dead_lettering: bool,
+}
+
+/// What a broker did otherwise than it was asked, when something was declared that a unit can work with all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    #[allow(missing_docs)]
+    pub refusal: Refusal,
+    /// One line.
+    pub what: String,
+}
+
+/// In which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// It is there, and we may not make it: as it is for a user with few rights.
+    Foreign,
+    /// It is there with other options.
+    Differs,
+    /// We may not bind a queue: it gets what somebody else has bound.
+    Unbound,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
 }
 
 /// What the caller must learn about routing.
@@ -110,7 +139,7 @@ pub trait Connection: Send + Sync {
     ///
     /// An exclusive queue whose name is empty gets one for as long as this connection stands; in the bindings, and in later calls,
     /// the empty name is that queue.
-    async fn declare(&self, topology: &Topology) -> Result<Vec<String>, BrokerError>;
+    async fn declare(&self, topology: &Topology) -> Result<Vec<Warning>, BrokerError>;
 
     /// Hands one message to the broker. Returns as soon as it is on its way, in the order of the calls; the `Confirm`
     /// resolves when the broker has it durable. The caller bounds how many confirms are open. A publish whose confirm

@@ -94,9 +94,18 @@ is the same unit, for systemd's `px@rx-NAME`.
 left out; `--json` has everything. Under a dispatcher there is a line for each source that races with others, and one for
 each two that disagree, see px-dispatcher(5). A paused unit is running, exit code 0.
 
-For alarms look at `--json`: `state` begins with `paused: ` where a unit waits for an operator, and in `links` each
-connection has `connected` and, while it does not stand, its `error`: a unit whose broker is down is `running` and tries
-again by itself. A queue that it may not bind is told only in its log.
+The first word is `running`; `standby`, of a dispatcher that stands by; `starting`, until it has begun its work for the
+first time; or what keeps it from its work:
+
+| state | meaning |
+| --- | --- |
+| `paused: REASON` | it waits for an operator, and goes on by itself when that is mended |
+| `waiting for broker NAME since TIME: REASON` | a connection does not stand; it tries again by itself |
+| `impaired: REASON` | it may not bind its queue, and gets only what somebody else has bound; it asks again within 5 minutes. `bind = []` is for a unit that leaves it to others |
+
+For alarms look at `state` of `--json`; in `links` each connection has `connected`, `since` and, while it does not stand,
+its `error`. `warnings` are what the broker has refused: `foreign`, used as it is, for the user may not make it; `differs`,
+used as it is, with other options than the file has; `unbound`.
 
 ## Since the start
 

@@ -188,7 +188,10 @@ impl Target {
         let warnings = connection.declare(&self.topology()).await.map_err(refused);
         let trouble = match warnings {
             Ok(warnings) if warnings.is_empty() => return Ok(()),
-            Ok(warnings) => anyhow::anyhow!("{}; nothing was published", warnings.join("; ")),
+            Ok(warnings) => {
+                let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+                anyhow::anyhow!("{}; nothing was published", warnings.join("; "))
+            }
             Err(error) => error,
         };
         self.clean_up_on(connection).await;

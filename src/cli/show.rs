@@ -10,7 +10,7 @@ use crate::config::{Places, Service, UnitName, service};
 use crate::daemon::lock;
 use crate::daemon::status::{self, Status};
 use crate::daemon::sundew_lock::{self, Holder};
-use crate::flow::state::Role;
+use crate::flow::state::{Role, moment};
 
 /// Counters worth a place on the line, in this order.
 const ON_THE_LINE: [&str; 21] = [
@@ -161,9 +161,15 @@ fn running(status: &Status, pid: u32) -> String {
         }
     }
     for (purpose, link) in status.links.as_object().into_iter().flatten() {
-        // A pause names the error already.
-        if let Some(error) = link["error"].as_str().filter(|error| !status.state.contains(error)) {
-            line.push_str(&format!("; {purpose}: {error}"));
+        // The state names it already, or there are more of its kind.
+        let warnings = link["warnings"].as_array().into_iter().flatten();
+        let warnings = warnings
+            .filter(|warning| warning["refusal"] != "foreign")
+            .filter(|warning| warning["refusal"] != "unbound" || !status.state.starts_with("impaired"))
+            .filter_map(|warning| warning["what"].as_str());
+        let said = link["error"].as_str().into_iter().chain(warnings);
+        for what in said.filter(|what| !status.state.contains(what)) {
+            line.push_str(&format!("; {purpose}: {what}"));
         }
     }
     line
@@ -204,7 +210,7 @@ fn lead(seconds: f64) -> String {
 
 /// Since when, and why.
 fn role_words(role: &Role) -> String {
-    format!(" since {}: {}", role.since.strftime("%Y-%m-%d %H:%M:%S UTC"), role.why)
+    format!(" since {}: {}", moment(role.since), role.why)
 }
 
 #[cfg(test)]
@@ -264,6 +270,31 @@ mod tests {
         assert_eq!(
             running(&status, 7),
             "paused: refused by b (pid 7) parked=2; publish: away"
+        );
+    }
+
+    #[test]
+    fn what_a_broker_refused_is_behind_and_what_the_state_names_is_not() {
+        let of = |state: &str| -> Status {
+            let warnings = json!([{"refusal": "foreign", "what": "exchange x is used as it is: 403"},
+                {"refusal": "differs", "what": "queue q is used as it is: 406"},
+                {"refusal": "unbound", "what": "may not bind a"}, {"refusal": "unbound", "what": "may not bind b"}]);
+            serde_json::from_value(json!({
+                "unit": "rx/a", "version": "1", "pid": 7, "started": "", "updated": "", "ready": true,
+                "state": state, "gauges": {}, "counts": {}, "latency_s": {},
+                "links": {"consume": {"error": null, "warnings": warnings}},
+            }))
+            .unwrap()
+        };
+        let impaired = "impaired: may not bind a (and 1 more)";
+        assert_eq!(
+            running(&of(impaired), 7),
+            format!("{impaired} (pid 7); consume: queue q is used as it is: 406")
+        );
+        assert_eq!(
+            running(&of("paused: full"), 7),
+            "paused: full (pid 7); consume: queue q is used as it is: 406; consume: may not bind a; consume: may not \
+             bind b"
         );
     }
 

@@ -1,4 +1,4 @@
-//! What a broker is to have before any unit comes: users, their rights, exchanges, policies. `px broker apply` makes it
+//! What a broker is to have before any unit comes: users, their rights and limits, exchanges, bindings, policies. `px broker apply` makes it
 //! so, `px broker check` says what differs, and `px check` reads the file where there is one. It is `broker.toml`, next
 //! to `px.toml`; another is named with `--file`.
 //!
@@ -28,8 +28,10 @@
 //! | `vhosts` | `["/"]` | virtual hosts; what names no `vhost` is for the first |
 //! | `users` | none | a table `[users.NAME]` each, see below |
 //! | `exchanges` | none | a table `[[exchanges]]` each |
+//! | `bindings` | none | a table `[[bindings]]` each |
 //! | `policies` | none | a table `[[policies]]` each |
 //! | `replicated` | none | a table `[[replicated]]` each: queues that are to live on all nodes of a cluster |
+//! | `vhost_limits` | none | a table `[[vhost_limits]]` each: `max_connections`, `max_queues`, -1 for none; `vhost` |
 //!
 //! # Users
 //!
@@ -38,6 +40,10 @@
 //! | `password` | the secrets' | `"external"`: none is kept in the broker, for another place such as LDAP checks it |
 //! | `tags` | none | `administrator`, `monitoring`, `policymaker`, `management`, `impersonator` |
 //! | `permissions` | none | `{ vhost, configure, write, read }`, or a list of these; regular expressions of RabbitMQ |
+//! | `topic_permissions` | none | `{ vhost, exchange, write, read }`, or a list of these: which keys, on a topic exchange; who has none there may use all |
+//! | `limits` | none | `{ max_connections, max_channels }`: of all connections of this user; -1 for none |
+//!
+//! A limit that is taken out of the file stays on the broker: -1 takes it away.
 //!
 //! Passwords stand where those of the URLs stand, see px.toml(5): in `secrets.toml` under the broker and the user, or
 //! in the credentials directory. Whether the broker has the same is told by its salted hash: an unchanged password is
@@ -50,9 +56,25 @@
 //! | `name` | | of at most 255 bytes |
 //! | `type` | `"topic"` | `"direct"`, `"fanout"`, `"headers"` |
 //! | `durable` | true | whether it outlives the broker |
+//! | `auto_delete` | false | whether it goes with its last binding |
+//! | `internal` | false | whether nobody publishes to it, and messages come by bindings alone |
+//! | `arguments` | none | a table of what RabbitMQ knows, as `{ alternate-exchange = "lost" }` |
 //! | `vhost` | the first | its virtual host |
 //!
-//! One that exists with another type or durability cannot be changed: it is named, with what to do.
+//! One that exists with other options cannot be changed: it is named, with what to do.
+//!
+//! # Bindings
+//!
+//! | option | default | meaning |
+//! | --- | --- | --- |
+//! | `exchange` | | where messages come from |
+//! | `to_exchange`, or `queue` | | where they go |
+//! | `key` | | a routing key, or a pattern of a topic exchange |
+//! | `arguments` | none | what a headers exchange compares |
+//! | `vhost` | the first | the virtual host of both |
+//!
+//! Queues are made by their units, which bind them too. One is bound here for a unit that may not, and has `bind = []`;
+//! while there is no such queue, that is said and nothing done. Other bindings are left.
 //!
 //! # Policies
 //!
@@ -84,16 +106,15 @@
 //! after the other has logged in.
 //!
 //! Without the management API, `px broker apply --as rabbitmqctl` prints the same as commands for a new node, to be
-//! saved and run there with bash. They ask for the passwords. Exchanges are in them as definitions to import.
-//!
-//! Limits of users and virtual hosts, topic permissions, bindings, and arguments of exchanges are not covered.
+//! saved and run there with bash. They ask for the passwords, and end at the first that fails. Exchanges and bindings
+//! are in them as definitions to import, which RabbitMQ does a moment later.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
 use super::{Broker, ConfigError, Errors, Scheme, Secret, Site, Table, file, options};
-use crate::message::{ExchangeKind, Masks, Verdict};
+use crate::message::{Exchange, ExchangeKind, Masks, Verdict};
 
 mod read;
 
@@ -128,6 +149,22 @@ pub struct Permission {
     pub read: String,
 }
 
+/// Which keys a user may use on a topic exchange: regular expressions of RabbitMQ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct TopicPermission {
+    pub vhost: String,
+    pub exchange: String,
+    pub write: String,
+    pub read: String,
+}
+
+/// Limits by the API's names; [`NO_LIMIT`] for none.
+pub type Limits = Vec<(&'static str, i64)>;
+
+/// What a limit is that limits nothing.
+pub const NO_LIMIT: i64 = -1;
+
 /// `[users.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -138,6 +175,9 @@ pub struct User {
     pub tags: Vec<String>,
     /// One for a virtual host.
     pub permissions: Vec<Permission>,
+    /// One for a virtual host and an exchange.
+    pub topic_permissions: Vec<TopicPermission>,
+    pub limits: Limits,
 }
 
 /// The tag of who may do everything.
@@ -158,6 +198,48 @@ pub struct WantedExchange {
     pub name: String,
     pub kind: ExchangeKind,
     pub durable: bool,
+    pub auto_delete: bool,
+    pub internal: bool,
+    pub arguments: Map<String, Json>,
+}
+
+impl WantedExchange {
+    /// As a unit would declare it.
+    pub fn as_declared(&self) -> Exchange {
+        Exchange {
+            name: self.name.clone(),
+            kind: self.kind,
+            durable: self.durable,
+            auto_delete: self.auto_delete,
+        }
+    }
+}
+
+/// Where a binding leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Destination {
+    Exchange(String),
+    Queue(String),
+}
+
+/// `[[bindings]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct WantedBinding {
+    pub vhost: String,
+    pub exchange: String,
+    pub to: Destination,
+    pub key: String,
+    pub arguments: Map<String, Json>,
+}
+
+/// `[[vhost_limits]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct VhostLimits {
+    pub vhost: String,
+    pub limits: Limits,
 }
 
 /// `[[policies]]`.
@@ -213,8 +295,10 @@ pub struct Administration {
     /// In the order of the file.
     pub users: Vec<User>,
     pub exchanges: Vec<WantedExchange>,
+    pub bindings: Vec<WantedBinding>,
     pub policies: Vec<Policy>,
     pub replicated: Vec<Replicated>,
+    pub vhost_limits: Vec<VhostLimits>,
 }
 
 impl Administration {

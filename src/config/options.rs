@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::value::{Entry, Value};
 use super::{Broker, Item, Log, Site, Table, quantity};
 
 use crate::message::{
@@ -153,6 +154,21 @@ pub fn binds(table: &mut Table) -> Option<Vec<Bind>> {
     (count > 0 && binds.len() == count).then_some(binds)
 }
 
+/// `bind = []`: somebody else binds the queue, which therefore has a name.
+fn is_bound_elsewhere(table: &mut Table) -> bool {
+    let is = |entry: &Entry, key| entry.key == key;
+    let is_empty = |value: &Value| matches!(value, Value::List(list) if list.is_empty());
+    let entries = table.entries();
+    let is_bound_elsewhere = entries.iter().any(|entry| is(entry, "bind") && is_empty(&entry.value))
+        && !entries
+            .iter()
+            .any(|entry| is(entry, "queue") && matches!(&entry.value, Value::Text(name) if name.is_empty()));
+    if is_bound_elsewhere {
+        table.know("bind");
+    }
+    is_bound_elsewhere
+}
+
 /// Where a unit's deliveries come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -168,7 +184,10 @@ pub struct Inputs {
 pub fn inputs(table: &mut Table, site: &Site) -> Option<Inputs> {
     let broker = broker(table, site);
     let queue = queue(table, broker.as_ref());
-    let binds = binds(table);
+    let binds = match is_bound_elsewhere(table) {
+        true => Some(Vec::new()),
+        false => binds(table),
+    };
     let exchange = match &broker {
         Some(broker) => exchange(table, broker),
         None => exchange_at(table, "exchange"),

@@ -31,7 +31,8 @@ pub struct Status {
     pub started: String,
     /// When this was written, RFC 3339 UTC.
     pub updated: String,
-    /// `starting`, `running`, `standby`, `paused: REASON` or `stopped`.
+    /// `starting`, `running`, `standby`, `waiting for broker NAME since TIME: REASON`, `impaired: REASON`, `paused: REASON`
+    /// or `stopped`.
     pub state: String,
     /// Of a unit that works only where its address is, or when it is chosen: whether it does, since when, and why.
     #[serde(default)]

@@ -37,6 +37,13 @@ impl Config {
             keep,
         })
     }
+
+    /// The exchanges that it binds to; `inputs` where it names none.
+    pub fn exchanges<'a>(&'a self, inputs: &'a Exchange) -> impl Iterator<Item = &'a Exchange> {
+        self.binds
+            .iter()
+            .map(move |bind| bind.exchange.as_ref().unwrap_or(inputs))
+    }
 }
 
 /// Who announced what, lately.

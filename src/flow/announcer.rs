@@ -146,6 +146,11 @@ impl Config {
     pub fn broker(&self) -> Option<&Broker> {
         self.messages.as_ref().map(|messages| &messages.broker)
     }
+
+    /// The exchange that messages go to, if there are any.
+    pub fn exchange(&self) -> Option<&Exchange> {
+        self.messages.as_ref().map(|messages| &messages.exchange)
+    }
 }
 
 fn read_messages(table: &mut Table, site: &Site) -> Option<Messages> {

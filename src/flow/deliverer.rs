@@ -112,6 +112,7 @@ use super::queued::{self, Passes};
 use super::removal::Remover;
 use super::{Unit, announcer, script};
 use crate::config::{Broker, Site, Table};
+use crate::message::Exchange;
 use crate::spool::queue::{Queue, Queued};
 use crate::transfer::deliver::Deliverer;
 
@@ -155,6 +156,11 @@ impl Config {
     /// The broker that it announces on, if it does.
     pub fn broker(&self) -> Option<&Broker> {
         self.announcer.as_ref()?.broker()
+    }
+
+    /// The exchange that it announces on, if it does.
+    pub fn exchange(&self) -> Option<&Exchange> {
+        self.announcer.as_ref()?.exchange()
     }
 
     /// Its `type`, as Sundew names it.

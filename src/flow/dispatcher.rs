@@ -10,7 +10,7 @@
 //! | `exchange` | the broker's | where the announcements come in |
 //! | `queue` | | a queue, durable unless `durable = false`; `auto_delete`, `expires` |
 //! | `queue_type` | `"classic"` | `"quorum"`: kept on several nodes of a cluster; one that is there keeps its type |
-//! | `bind` | | patterns, or `{ exchange, key }` |
+//! | `bind` | | patterns, or `{ exchange, key }`; `[]` where somebody else binds the queue |
 //! | `rekey` | | `{ from = "v00.urp.input", to = "v00.urp.notify" }` or `{ key = "v00.urp.notify" }` |
 //! | `publish_exchange` | the input's | where the first announcements go |
 //! | `seen` | | `{ by = "auto", entries = 125000, keep = "24h" }`; by: auto, identity, name, path |
@@ -151,6 +151,13 @@ impl Config {
     /// The broker it works on.
     pub fn broker(&self) -> &Broker {
         &self.inputs.broker
+    }
+
+    /// The exchanges that it declares there.
+    pub fn exchanges(&self) -> Vec<&Exchange> {
+        let mut all: Vec<&Exchange> = self.inputs.topology.exchanges.iter().collect();
+        all.push(&self.publish_exchange);
+        all
     }
 
     /// What makes the forwards of two processes the same: where they go, and what is one product.

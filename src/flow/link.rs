@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use jiff::Timestamp;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info, warn};
 
 use super::state::LinkState;
 use super::{Unit, chain};
 use crate::backoff::Backoff;
-use crate::broker::{self, BrokerError, Connection, Purpose};
+use crate::broker::{self, BrokerError, Connection, Purpose, Refusal, Warning};
 use crate::config::Broker;
 use crate::message::{Fault, Topology};
 use crate::metrics::Count;
@@ -31,6 +33,10 @@ pub struct Link {
     /// When the last connection was made.
     stood_since: Option<Instant>,
     last_error: Option<String>,
+    /// Since when it stands, or does not.
+    since: Option<Timestamp>,
+    /// Asks again for the bindings that were refused.
+    mending: Option<AbortOnDropHandle<()>>,
 }
 
 impl Link {
@@ -44,6 +50,8 @@ impl Link {
             generation: 0,
             stood_since: None,
             last_error: None,
+            since: None,
+            mending: None,
         }
     }
 
@@ -61,8 +69,8 @@ impl Link {
             }
             let attempt = until.run_until_cancelled(self.attempt(topology)).await?;
             match attempt {
-                Ok(connection) => {
-                    self.stands();
+                Ok((connection, warnings)) => {
+                    self.stands(&connection, topology, warnings);
                     return Some(connection);
                 }
                 Err(error) => self.broken(&error),
@@ -83,8 +91,12 @@ impl Link {
         } else if self.last_error.as_ref() != Some(&text) {
             warn!(broker = %self.broker.name, "no connection: {text}; will be tried again until it stands");
         }
-        self.last_error = Some(text.clone());
-        self.show(false, Some(text));
+        if self.last_error.is_none() {
+            self.since = Some(Timestamp::now());
+        }
+        self.mending = None;
+        self.last_error = Some(text);
+        self.show(Vec::new());
     }
 
     /// How often it was made.
@@ -92,33 +104,42 @@ impl Link {
         self.generation
     }
 
-    async fn attempt(&self, topology: &Topology) -> Result<Arc<dyn Connection>, BrokerError> {
+    async fn attempt(&self, topology: &Topology) -> Result<(Arc<dyn Connection>, Vec<Warning>), BrokerError> {
         let name = format!("px {} {}", self.unit.name, self.part());
         let connection: Arc<dyn Connection> = Arc::from(broker::connect(&self.broker, self.purpose, &name).await?);
-        for warning in connection.declare(topology).await? {
+        let warnings = connection.declare(topology).await?;
+        for warning in &warnings {
             warn!(broker = %self.broker.name, "{warning}");
         }
-        Ok(connection)
+        Ok((connection, warnings))
     }
 
-    fn stands(&mut self) {
+    fn stands(&mut self, connection: &Arc<dyn Connection>, topology: &Topology, warnings: Vec<Warning>) {
         self.generation += 1;
         self.stood_since = Some(Instant::now());
         if self.generation > 1 {
             self.unit.metrics.count(Count::Reconnects);
         }
         self.last_error = None;
+        self.since = Some(Timestamp::now());
         self.unit.state.resume(self.part());
-        self.show(true, None);
+        let is_unbound = is_unbound(&warnings);
+        self.show(warnings);
+        self.mending = is_unbound.then(|| {
+            let mend = mend(self.unit.clone(), self.part(), Arc::clone(connection), topology.clone());
+            AbortOnDropHandle::new(tokio::spawn(mend))
+        });
         info!(broker = %self.broker.name, purpose = self.part(), "connected");
     }
 
-    fn show(&self, connected: bool, error: Option<String>) {
+    fn show(&self, warnings: Vec<Warning>) {
         let link = LinkState {
             broker: self.broker.name.clone(),
-            connected,
+            connected: self.last_error.is_none(),
+            since: self.since.unwrap_or_default(),
             generation: self.generation,
-            error,
+            error: self.last_error.clone(),
+            warnings,
         };
         self.unit.state.set_link(self.part(), link);
     }
@@ -129,6 +150,33 @@ impl Link {
             Purpose::Consume => "consume",
             Purpose::Follow => "follow",
             Purpose::Tell => "tell",
+        }
+    }
+}
+
+fn is_unbound(warnings: &[Warning]) -> bool {
+    warnings.iter().any(|warning| warning.refusal == Refusal::Unbound)
+}
+
+/// Asks again until no binding is refused, for as long as the connection stands: a permission comes without a word.
+async fn mend(unit: Unit, part: &'static str, connection: Arc<dyn Connection>, topology: Topology) {
+    let mut waits = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
+    loop {
+        tokio::select! {
+            () = unit.stop.cancelled() => return,
+            _ = connection.closed() => return, // whoever uses it is told as well
+            () = tokio::time::sleep(waits.next_wait()) => {}
+        }
+        match connection.declare(&topology).await {
+            Ok(warnings) => {
+                let is_mended = !is_unbound(&warnings);
+                unit.state.set_warnings(part, warnings);
+                if is_mended {
+                    info!("bound, as was refused before");
+                    return;
+                }
+            }
+            Err(error) => debug!("{}", chain(&error)), // a broken connection says so itself
         }
     }
 }

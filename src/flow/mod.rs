@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Broker, ConfigError, Places, Report, Site, Table, UnitDir, UnitName, options};
-use crate::message::{DecodeOptions, DigestOf, Envelope, Fault, Format};
+use crate::message::{DecodeOptions, DigestOf, Envelope, Exchange, Fault, Format};
 use crate::metrics::Metrics;
 
 pub mod alternates;
@@ -22,6 +22,7 @@ pub mod deliverer;
 pub mod dispatcher;
 pub mod dropped;
 pub mod duplicates;
+pub mod exchanges;
 pub mod ingest;
 pub mod link;
 pub mod park;
@@ -44,6 +45,7 @@ pub mod watcher;
 pub mod words;
 mod written;
 
+use exchanges::Declared;
 pub use state::State;
 pub use words::Words;
 
@@ -221,6 +223,19 @@ impl Component {
         })
     }
 
+    /// The exchanges that it declares there.
+    fn exchanges(&self) -> Vec<&Exchange> {
+        match self {
+            Component::Watcher(config) => config.exchanges(),
+            Component::Dispatcher(config) => config.exchanges(),
+            Component::Puller(config) => config.exchanges(),
+            Component::Sender(config) => config.exchanges(),
+            Component::Receiver(config) => config.exchanges(),
+            Component::Deliverer(config) => config.exchange().into_iter().collect(),
+            Component::Dropped(_) => Vec::new(),
+        }
+    }
+
     /// The `type` of a sender or a receiver: it has a queue in the spool, and the log tells of its life in certain words.
     pub fn queue_type(&self) -> Option<&'static str> {
         match self {
@@ -332,13 +347,24 @@ pub fn load(places: &Places, name: &UnitName, file: &Path) -> Result<Loaded, Vec
 /// Checks every file of a site with everything that reads it.
 pub fn check(places: &Places) -> Report {
     let (served, mut report) = config::check(places);
+    let mut declared = exchanges::of_site(places);
     for (name, table, site) in served {
-        let (_, errors) = table.read_whole(|table| {
+        let file = table.file().to_path_buf();
+        let (component, errors) = table.read_whole(|table| {
             options::log(table, &site.log);
             Component::read(&name, table, &site)
         });
         report.add(errors);
+        if let Some((component, broker)) = component.as_ref().and_then(|unit| Some((unit, unit.broker()?))) {
+            declared.extend(
+                component
+                    .exchanges()
+                    .into_iter()
+                    .map(|exchange| Declared::new(&file, broker, exchange)),
+            );
+        }
     }
+    report.add(exchanges::differing(&declared));
     report
 }
 

@@ -7,7 +7,7 @@
 //! | `exchange` | the broker's | where the announcements come in |
 //! | `queue` | | the shared queue, durable unless `durable = false`; `auto_delete`, `expires` |
 //! | `queue_type` | `"classic"` | `"quorum"`: kept on several nodes of a cluster; one that is there keeps its type |
-//! | `bind` | | patterns, or `{ exchange, key }` |
+//! | `bind` | | patterns, or `{ exchange, key }`; `[]` where somebody else binds the queue |
 //! | `prefetch` | 1 | announcements in hand per worker |
 //! | `workers` | 1 | fetches at once in this process |
 //! | `directory` | none: ingested | where products go; `${YYYYMMDD}` and its kin are the announcement's time, UTC |
@@ -69,7 +69,7 @@ use super::product::Product;
 use super::{ATTEMPTS_GONE, Cause, Outcome, Unit, chain, ingest, since, vip};
 use crate::config::options::{self, Inputs};
 use crate::config::{Broker, Site, Table};
-use crate::message::{Announcement, DecodeOptions, Decoded, Fault, Masks, decode};
+use crate::message::{Announcement, DecodeOptions, Decoded, Exchange, Fault, Masks, decode};
 use crate::metrics::Count;
 use crate::spool::atomic::{Draft, Placed};
 use crate::spool::quarantine::{Quarantine, Room};
@@ -107,6 +107,13 @@ impl Config {
     /// The broker it works on.
     pub fn broker(&self) -> &Broker {
         &self.inputs.broker
+    }
+
+    /// The exchanges that it declares there.
+    pub fn exchanges(&self) -> Vec<&Exchange> {
+        let alternates = self.alternates.iter();
+        let alternates = alternates.flat_map(|alternates| alternates.exchanges(&self.inputs.exchange));
+        self.inputs.topology.exchanges.iter().chain(alternates).collect()
     }
 
     /// Reads the table of the unit `rx/NAME`; what is wrong is noted in it.

@@ -8,7 +8,7 @@
 //! | `exchange` | the broker's | where the messages come in |
 //! | `queue` | | the queue, durable unless `durable = false`; `auto_delete`, `expires`; `""`: see below |
 //! | `queue_type` | `"classic"` | `"quorum"`: kept on several nodes of a cluster; one that is there keeps its type |
-//! | `bind` | | patterns, or `{ exchange, key }` |
+//! | `bind` | | patterns, or `{ exchange, key }`; `[]` where somebody else binds the queue |
 //! | `prefetch` | 25 | messages in hand at once, and with them in memory: see below |
 //! | `extension` | `"MISSING:MISSING:MISSING:MISSING:"` | the fields that a name lacks; `-NAME` is the unit's name |
 //! | `route` | `"masks"` | who gets a product: every client whose own masks accept it; `"table"`: those of the routing table |
@@ -61,7 +61,7 @@ use super::consume::{self, Handle, Input, Intake, Step};
 use super::{Cause, Outcome, Unit, ingest, since, vip};
 use crate::config::options::{self, Inputs};
 use crate::config::{Broker, Site, Table};
-use crate::message::{Envelope, Value};
+use crate::message::{Envelope, Exchange, Value};
 use crate::metrics::Count;
 use crate::spool::atomic::Draft;
 use crate::spool::ingest::{Ingester, Turn};
@@ -85,6 +85,11 @@ impl Config {
     /// The broker it works on.
     pub fn broker(&self) -> &Broker {
         &self.inputs.broker
+    }
+
+    /// The exchanges that it declares there.
+    pub fn exchanges(&self) -> Vec<&Exchange> {
+        self.inputs.topology.exchanges.iter().collect()
     }
 
     /// Reads the table of the unit `rx/NAME`; what is wrong is noted in it.

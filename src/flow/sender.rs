@@ -106,6 +106,11 @@ impl Config {
         &self.broker
     }
 
+    /// The exchanges that it declares there.
+    pub fn exchanges(&self) -> Vec<&Exchange> {
+        vec![&self.exchange]
+    }
+
     /// Reads the unit's table; what is wrong is noted in it.
     pub fn read(table: &mut Table, site: &Site) -> Option<Config> {
         let broker = options::broker(table, site);

@@ -7,17 +7,24 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::broker::{Refusal, Warning};
+
 /// One broker connection of a unit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct LinkState {
     /// The broker's name in `px.toml`.
     pub broker: String,
     /// Whether it stands now.
     pub connected: bool,
+    /// Since when it does, or does not, UTC; RFC 3339 as text.
+    #[serde(with = "text")]
+    pub since: Timestamp,
     /// How often it was made.
     pub generation: u64,
     /// Why it does not stand.
     pub error: Option<String>,
+    /// What the broker refused when exchanges, the queue and its bindings were declared.
+    pub warnings: Vec<Warning>,
 }
 
 /// Whether this one of several works, or stands by for another.
@@ -61,20 +68,63 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// `starting`, `running`, `standby` or `paused: REASON`.
+    /// `paused: REASON`, `waiting for broker NAME since TIME: REASON`, `standby`, `impaired: REASON`, `running` or
+    /// `starting`: the first that is so.
     pub fn word(&self) -> String {
-        match self.paused.values().next() {
-            Some(_) => {
-                // Several parts often have one reason.
-                let reasons: BTreeSet<&str> = self.paused.values().map(String::as_str).collect();
-                let reasons: Vec<&str> = reasons.into_iter().collect();
-                format!("paused: {}", reasons.join("; "))
-            }
-            None if self.role.as_ref().is_some_and(|role| !role.active) => "standby".into(),
+        if !self.paused.is_empty() {
+            // Several parts often have one reason.
+            let reasons: BTreeSet<&str> = self.paused.values().map(String::as_str).collect();
+            let reasons: Vec<&str> = reasons.into_iter().collect();
+            return format!("paused: {}", reasons.join("; "));
+        }
+        if let Some((link, error)) = self.away().filter(|_| self.ready || self.role.is_some()) {
+            return format!(
+                "waiting for broker {} since {}: {error}",
+                link.broker,
+                moment(link.since)
+            );
+        }
+        if self.role.as_ref().is_some_and(|role| !role.active) {
+            return "standby".into();
+        }
+        match self.unbound() {
+            Some(reason) => format!("impaired: {reason}"),
             None if self.ready => "running".into(),
             None => "starting".into(),
         }
     }
+
+    /// The needed connection that is missed for the longest time, and why it does not stand.
+    fn away(&self) -> Option<(&LinkState, &str)> {
+        let errors = self.needed().filter(|link| !link.connected);
+        let errors = errors.filter_map(|link| Some((link, link.error.as_deref()?)));
+        errors.min_by_key(|(link, _)| link.since)
+    }
+
+    /// What is not bound, on one line.
+    fn unbound(&self) -> Option<String> {
+        let mut refused = self.needed().flat_map(|link| &link.warnings);
+        let is_unbound = |warning: &&Warning| warning.refusal == Refusal::Unbound;
+        let first = refused.by_ref().find(is_unbound)?;
+        Some(match refused.filter(is_unbound).count() {
+            0 => first.to_string(),
+            more => format!("{first} (and {more} more)"),
+        })
+    }
+
+    /// Without what it reads along or tells, a unit does its work all the same.
+    fn needed(&self) -> impl Iterator<Item = &LinkState> {
+        let needed = self
+            .links
+            .iter()
+            .filter(|(purpose, _)| !matches!(**purpose, "follow" | "tell"));
+        needed.map(|(_, link)| link)
+    }
+}
+
+/// A time as operators read it.
+pub fn moment(time: Timestamp) -> impl std::fmt::Display {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC")
 }
 
 /// The shared state of a unit. Cheap to clone; every change wakes the status writer.
@@ -139,6 +189,15 @@ impl State {
         });
     }
 
+    /// What the broker refuses on a connection that stands, asked again.
+    pub fn set_warnings(&self, purpose: &'static str, warnings: Vec<Warning>) {
+        self.change(|s| {
+            if let Some(link) = s.links.get_mut(purpose).filter(|link| link.connected) {
+                link.warnings = warnings;
+            }
+        });
+    }
+
     /// A present amount.
     pub fn set_gauge(&self, name: &'static str, amount: u64) {
         self.change(|s| {
@@ -176,5 +235,61 @@ impl State {
             edit(snapshot);
             before != *snapshot
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warning(refusal: Refusal, what: &str) -> Warning {
+        let what = what.to_owned();
+        Warning { refusal, what }
+    }
+
+    fn link(error: Option<&str>, warnings: Vec<Warning>) -> LinkState {
+        LinkState {
+            broker: "bunny".into(),
+            connected: error.is_none(),
+            error: error.map(str::to_owned),
+            warnings,
+            ..LinkState::default()
+        }
+    }
+
+    #[test]
+    fn the_word_is_what_keeps_the_unit_most_from_its_work() {
+        let mut unit = Snapshot::default();
+        assert_eq!(unit.word(), "starting");
+        unit.links.insert("publish", link(Some("refused"), Vec::new()));
+        assert_eq!(unit.word(), "starting"); // it never was at work
+        unit.ready = true;
+        let waiting = "waiting for broker bunny since 1970-01-01 00:00:00 UTC: refused";
+        assert_eq!(unit.word(), waiting);
+        unit.role = Some(Role {
+            active: false,
+            since: Timestamp::default(),
+            why: String::new(),
+        });
+        assert_eq!(unit.word(), waiting); // who cannot reach the broker cannot take over
+        unit.paused.insert("publishing", "full".into());
+        assert_eq!(unit.word(), "paused: full");
+        unit.paused.clear();
+
+        let refused = vec![
+            warning(Refusal::Foreign, "as it is"),
+            warning(Refusal::Unbound, "may not bind a"),
+            warning(Refusal::Unbound, "may not bind b"),
+        ];
+        unit.links.insert("publish", link(None, Vec::new()));
+        unit.links.insert("consume", link(None, refused));
+        assert_eq!(unit.word(), "standby");
+        unit.role = None;
+        assert_eq!(unit.word(), "impaired: may not bind a (and 1 more)");
+        unit.links
+            .insert("consume", link(None, vec![warning(Refusal::Differs, "as it is")]));
+        assert_eq!(unit.word(), "running");
+        unit.links.insert("follow", link(Some("refused"), Vec::new()));
+        assert_eq!(unit.word(), "running"); // it works all the same
     }
 }

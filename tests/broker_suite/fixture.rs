@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use px::broker::{Confirmed, Connection, Purpose, Received, Returns, Settlement, Subscription, connect};
+use px::broker::{Confirmed, Connection, Purpose, Received, Returns, Settlement, Subscription, Warning, connect};
 use px::config::Broker;
 use px::message::{Binding, Envelope, Exchange, ExchangeKind, Queue, Topology};
 
@@ -82,7 +82,7 @@ pub fn message(key: &str, body: &str) -> Envelope {
 /// Asserts a topology that must go without a warning.
 pub async fn declare(connection: &dyn Connection, topology: &Topology) {
     let warnings = within(SOON, "declared", connection.declare(topology)).await;
-    assert_eq!(warnings.expect("declare"), Vec::<String>::new());
+    assert_eq!(warnings.expect("declare"), Vec::<Warning>::new());
 }
 
 /// Publishes and waits for the confirm.

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use crate::support::{RabbitServer, Reply, Said, TestSite, broker_of, rabbitmq_mirrors, request, wait_until};
 
+mod routing;
+
 /// As installed: what the tests' other nodes are configured with is overridden.
 const AS_INSTALLED: &str = "default_user = guest\ndefault_pass = guest";
 const SECRETS: [(&str, &str); 3] = [
@@ -114,7 +116,7 @@ fn declares(node: &RabbitServer, login: (&str, &str), topology: &Topology) -> Re
         match declared.map_err(|error| error.to_string())?.as_slice() {
             [] => Ok(()),
             // A refused binding does not end a unit: the queue may be bound by others.
-            warnings => Err(warnings.join("\n")),
+            warnings => Err(warnings.iter().map(|warning| format!("{warning}\n")).collect()),
         }
     })
 }
@@ -146,6 +148,7 @@ fn a_new_broker_is_set_up_and_every_drift_is_found_and_mended() {
     has_the_rights_of_the_file(&node, &site);
     is_mended(&node, &site);
     goes_on_after_a_failed_step(&node, &site);
+    routing::is_made_and_mended(&node, &site);
     node.kill();
     for command in ["apply", "check"] {
         let said = px(&site, 1, &["broker", command]);
@@ -388,6 +391,8 @@ permissions = [
 [users."a 'b\" `/ü"]
 tags = ["monitoring", "policymaker"]
 permissions = { vhost = "it's $(touch x) / ü", configure = "^it's \"$HOME\" \\.", write = "", read = "-.*" }
+topic_permissions = { vhost = "it's $(touch x) / ü", exchange = "it's \"T\" %2f", write = "^it's", read = "$(touch x)" }
+limits = { max_connections = 7, max_channels = 0 }
 [users.-alice]
 password = "external"
 permissions = { configure = "", write = "", read = "x|y" }
@@ -397,7 +402,21 @@ type = "fanout"
 durable = false
 vhost = "it's $(touch x) / ü"
 [[exchanges]]
+name = "it's \"T\" %2f"
+internal = true
+arguments = { alternate-exchange = "it's $(touch x)" }
+vhost = "it's $(touch x) / ü"
+[[exchanges]]
 name = "xpublic"
+[[bindings]]
+exchange = "x 'y' \"z\" %2f"
+to_exchange = "it's \"T\" %2f"
+key = "it's.$(touch x).#"
+arguments = { a = "it's" }
+vhost = "it's $(touch x) / ü"
+[[vhost_limits]]
+max_connections = 1000
+vhost = "it's $(touch x) / ü"
 [[policies]]
 name = "-max 'x'"
 pattern = "^it's"
@@ -429,16 +448,26 @@ fn the_printed_commands_make_a_node_without_drift() {
 
     let path = site.path("script");
     std::fs::write(&path, &script).unwrap();
-    let mut bash = Command::new("bash");
-    bash.args(["-c", r#". "$0/env"; cd "$0"; exec bash "$1""#])
-        .arg(node.directory())
-        .arg(&path);
-    bash.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut bash = bash.spawn().unwrap();
+    let run = |passwords: &[&str]| {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", r#". "$0/env"; cd "$0"; exec bash "$1""#])
+            .arg(node.directory())
+            .arg(&path);
+        bash.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut bash = bash.spawn().unwrap();
+        let passwords: String = passwords.iter().map(|password| format!("{password}\n")).collect();
+        bash.stdin.take().unwrap().write_all(passwords.as_bytes()).unwrap();
+        bash.wait_with_output().unwrap()
+    };
+    // Somebody gives up half way: nothing that comes later is done, and it can be done again.
+    let ended = run(&[SECRETS[0].1]);
+    assert!(
+        !ended.status.success() && String::from_utf8_lossy(&ended.stderr).contains("ended here"),
+        "{ended:?}"
+    );
+    api_as(&node, "guest:guest", "GET", "/api/whoami", None).ok();
     // In the order in which they are asked for.
-    let passwords = format!("{}\n{}\n", SECRETS[0].1, odd.1);
-    bash.stdin.take().unwrap().write_all(passwords.as_bytes()).unwrap();
-    let ended = bash.wait_with_output().unwrap();
+    let ended = run(&[SECRETS[0].1, odd.1]);
     assert!(ended.status.success(), "{ended:?}\n{script}");
     assert!(!node.directory().join("x").exists(), "a name was run");
 
@@ -467,7 +496,7 @@ fn the_printed_commands_make_a_node_without_drift() {
     );
     api(&node, "DELETE", &format!("/api/users/{}", encoded(odd.0)), None);
     let said = px(&site, 0, &["broker", "apply"]);
-    assert_eq!(said.out.lines().count(), 9, "{said:?}");
+    assert_eq!(said.out.lines().count(), 14, "{said:?}");
     assert_eq!(px(&site, 0, &["broker", "apply"]).out, "nothing to do\n");
 }
 

@@ -69,7 +69,10 @@ fn a_unit_survives_forced_closes_kills_and_restarts_of_its_broker() {
         status["links"]["consume"]["connected"] == false && !status["links"]["consume"]["error"].is_null()
     });
     let said = site.px_ends(0, &["status", UNIT]);
-    assert!(said.out.contains("; consume: "), "{said:?}");
+    assert!(
+        said.out.contains("  waiting for broker main since 2") && said.out.contains(" UTC: "),
+        "{said:?}"
+    );
     unit.assert_runs();
     node.start_again();
     site.wait(UNIT, "is connected again", |status| {

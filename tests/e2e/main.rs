@@ -13,6 +13,7 @@ mod election;
 mod life;
 mod parking;
 mod receiver;
+mod refused;
 mod scripts;
 mod sender;
 mod sources;

@@ -2,24 +2,31 @@
 //!
 //! Passwords are never arguments, for everybody sees those: the commands read them from standard input.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::found::Found;
 use super::plan::plan;
-use super::step::{Action, NewPassword, exchange_body};
+use super::step::{Action, Limited, NewPassword, exchange_body, limits_body};
 use crate::config::Administration;
 
 const HEAD: &str = "\
-# For a new RabbitMQ node that has none of these yet: save it on the broker's host and run it there with bash, as root
-# or rabbitmq. It asks for a password per user. What fails is said, the rest is done, and the exit code is 1; a user
-# that exists keeps its password. `px broker check` compares afterwards.
-set -o pipefail
-failed=0
-trap 'failed=1' ERR
+# For a new RabbitMQ node: save it on the broker's host and run it there with bash, as root or rabbitmq. It asks for a
+# password per user. It ends at the first command that fails, and may be run again: a user that exists keeps its
+# password. `px broker check` compares afterwards.
+set -e -o pipefail
+trap 'echo \"ended here, the rest is not done: $BASH_COMMAND\" >&2' ERR
 # rabbitmqctl would read on where the next password stands.
 exec 3<&0 </dev/null
 ask() {
     IFS= read -rsp \"Password of $1: \" password <&3 && echo >&2 && printf '%s\\n' \"$password\"
+}
+add_user() { # NAME [PASSWORD], else it is read; where there is a -- too, rabbitmqctl of RabbitMQ 4.0 waits for ever
+    local words=(\"$@\") said
+    [[ $# = 1 && $1 != -* ]] || words=(-- \"$@\")
+    said=$(rabbitmqctl add_user \"${words[@]}\" 2>&1) || case $said in
+        *\"already exists\"*) printf '%s exists, and keeps its password\\n' \"$1\" >&2 ;;
+        *) printf '%s\\n' \"$said\" >&2; return 1 ;;
+    esac
 }
 # From a file that its user may read: rabbitmqctl of RabbitMQ 4.0 waits for ever where it is to read standard input.
 definitions() {
@@ -30,21 +37,41 @@ definitions() {
     return $code
 }
 ";
-const TAIL: &str = "\nexit $failed\n";
 
 /// A script that makes a new node what the file wants. It needs no connection and holds no password.
 pub fn script(wanted: &Administration) -> String {
     let plan = plan(wanted, &Found::new_node());
     let mut text = HEAD.to_string();
+    let mut definitions = Map::new();
     for step in plan.all() {
+        let definition = step.action.definition();
+        if definition.is_none() && !definitions.is_empty() {
+            text.push_str(&import(std::mem::take(&mut definitions)));
+        }
         text.push_str(&format!("\n# {}\n", step.action.words()));
         for line in step.action.commands() {
             text.push_str(&line);
             text.push('\n');
         }
+        // In one, for RabbitMQ imports in the background, and exchanges have to be there before what binds them.
+        if let Some((kind, definition)) = definition
+            && let Value::Array(list) = definitions.entry(kind).or_insert(json!([]))
+        {
+            list.push(definition);
+        }
     }
-    text.push_str(TAIL);
+    if !definitions.is_empty() {
+        text.push_str(&import(definitions));
+    }
+    for stuck in &plan.stuck {
+        text.push_str(&format!("\n# Not done here: {stuck}\n"));
+    }
     text
+}
+
+fn import(definitions: Map<String, Value>) -> String {
+    let definitions = quoted(&Value::Object(definitions).to_string());
+    format!("definitions {definitions}\n")
 }
 
 impl Action {
@@ -79,13 +106,25 @@ impl Action {
                 &may.read,
             ])],
             Action::ClearPermission { user, vhost } => vec![ctl(&["clear_permissions", "-p", vhost, "--", user])],
-            Action::Declare(exchange) => {
-                let mut definition = exchange_body(exchange);
-                definition["name"] = exchange.name.as_str().into();
-                definition["vhost"] = exchange.vhost.as_str().into();
-                let definitions = json!({ "exchanges": [definition] }).to_string();
-                vec![format!("definitions {}", quoted(&definitions))]
+            Action::SetTopicPermission { user, permission: may } => vec![ctl(&[
+                "set_topic_permissions",
+                "-p",
+                &may.vhost,
+                "--",
+                user,
+                &may.exchange,
+                &may.write,
+                &may.read,
+            ])],
+            Action::SetLimits { of, limits } => {
+                let limits = limits_body(limits).to_string();
+                vec![match of {
+                    Limited::User(name) => ctl(&["set_user_limits", "--", name, &limits]),
+                    Limited::Vhost(name) => ctl(&["set_vhost_limits", "-p", name, "--", &limits]),
+                }]
             }
+            // No command declares: they are imported.
+            Action::Declare(_) | Action::Bind(_) => Vec::new(),
             Action::SetPolicy {
                 policy,
                 is_for_mirroring,
@@ -103,32 +142,54 @@ impl Action {
                     &policy.pattern,
                     &Value::Object(policy.definition.clone()).to_string(),
                 ]);
-                vec![match is_for_mirroring {
+                match is_for_mirroring {
                     // Later brokers refuse it: their queues are quorum queues.
-                    true => format!("case $(rabbitmqctl version) in [0-3].*) {command} ;; esac"),
-                    false => command,
-                }]
+                    true => vec![
+                        "version=$(rabbitmqctl version)".to_string(), // that it fails is seen here alone
+                        format!("case $version in [0-3].*) {command} ;; esac"),
+                    ],
+                    false => vec![command],
+                }
             }
+        }
+    }
+}
+
+impl Action {
+    /// What has no command, to be imported: its kind, and itself.
+    fn definition(&self) -> Option<(&'static str, Value)> {
+        match self {
+            Action::Declare(exchange) => {
+                let mut definition = exchange_body(exchange);
+                definition["name"] = exchange.name.as_str().into();
+                definition["vhost"] = exchange.vhost.as_str().into();
+                Some(("exchanges", definition))
+            }
+            Action::Bind(binding) => {
+                let (kind, destination) = binding.to.parts();
+                let definition = json!({
+                    "source": binding.exchange, "vhost": binding.vhost, "destination": destination,
+                    "destination_type": kind, "routing_key": binding.key, "arguments": binding.arguments,
+                });
+                Some(("bindings", definition))
+            }
+            _ => None,
         }
     }
 }
 
 fn password_commands(name: &str, is_new: bool, password: &NewPassword) -> Vec<String> {
     let asked = format!("ask {}", quoted(name));
-    // From RabbitMQ 4.0 on rabbitmqctl reads a password only where the name is the one argument.
-    let reading = |command: &str| match name.starts_with('-') {
-        true => format!("{asked} | {}", ctl(&[command, "--", name])),
-        false => format!("{asked} | {}", ctl(&[command, name])),
-    };
     match (password, is_new) {
-        (NewPassword::Set(_), true) => vec![reading("add_user")],
-        (NewPassword::Set(_), false) => vec![reading("change_password")],
+        (NewPassword::Set(_), true) => vec![format!("{asked} | add_user {}", quoted(name))],
+        (NewPassword::Set(_), false) => vec![match name.starts_with('-') {
+            true => format!("{asked} | {}", ctl(&["change_password", "--", name])),
+            // From RabbitMQ 4.0 on it is read only where the name is the one argument.
+            false => format!("{asked} | {}", ctl(&["change_password", name])),
+        }],
         (NewPassword::None | NewPassword::Kept(..), true) => vec![
             // It must begin with one; while it has it, it may do nothing.
-            format!(
-                "{} \"$(head -c 24 /dev/urandom | base64)\"",
-                ctl(&["add_user", "--", name])
-            ),
+            format!("add_user {} \"$(head -c 24 /dev/urandom | base64)\"", quoted(name)),
             ctl(&["clear_password", "--", name]),
         ],
         (NewPassword::None, false) => vec![ctl(&["clear_password", "--", name])],

@@ -19,11 +19,17 @@ pub struct Found {
     pub users: Vec<FoundUser>,
     #[allow(missing_docs)]
     pub permissions: Vec<FoundPermission>,
+    #[allow(missing_docs)]
+    pub topic_permissions: Vec<FoundTopicPermission>,
+    /// Of users and of virtual hosts.
+    pub limits: Vec<FoundLimits>,
     /// Of the virtual hosts that are wanted.
     pub exchanges: Vec<FoundExchange>,
+    /// Of the virtual hosts with bindings.
+    pub bindings: Vec<FoundBinding>,
     #[allow(missing_docs)]
     pub policies: Vec<FoundPolicy>,
-    /// Of the virtual hosts with policies, and with queues that are to be replicated.
+    /// Of the virtual hosts with policies, with queues that are to be replicated, and with bindings.
     pub queues: Vec<FoundQueue>,
 }
 
@@ -53,8 +59,45 @@ pub struct FoundPermission {
     pub read: String,
 }
 
-/// An exchange.
+/// What a user may do with the keys of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs)]
+pub struct FoundTopicPermission {
+    pub user: String,
+    pub vhost: String,
+    pub exchange: String,
+    pub write: String,
+    pub read: String,
+}
+
+/// Limits of a user, or of a virtual host.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[allow(missing_docs)]
+pub struct FoundLimits {
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub vhost: Option<String>,
+    #[serde(default)]
+    pub value: Map<String, Value>,
+}
+
+/// A binding.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[allow(missing_docs)]
+pub struct FoundBinding {
+    pub vhost: String,
+    pub source: String,
+    pub destination: String,
+    /// `queue` or `exchange`.
+    pub destination_type: String,
+    pub routing_key: String,
+    #[serde(default)]
+    pub arguments: Map<String, Value>,
+}
+
+/// An exchange.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[allow(missing_docs)]
 pub struct FoundExchange {
     pub vhost: String,
@@ -66,6 +109,8 @@ pub struct FoundExchange {
     pub auto_delete: bool,
     #[serde(default)]
     pub internal: bool,
+    #[serde(default)]
+    pub arguments: Map<String, Value>,
 }
 
 /// A policy.
@@ -113,14 +158,25 @@ impl Found {
             vhosts: management.vhosts().await?,
             users: management.get(&["users"], &[]).await?.unwrap_or_default(),
             permissions: management.get(&["permissions"], &[]).await?.unwrap_or_default(),
+            topic_permissions: management.get(&["topic-permissions"], &[]).await?.unwrap_or_default(),
             policies: management.get(&["policies"], &[]).await?.unwrap_or_default(),
             ..Found::default()
         };
+        // Older brokers know of none of users.
+        for kind in ["user-limits", "vhost-limits"] {
+            let limits: Option<Vec<FoundLimits>> = management.get(&[kind], &[]).await?;
+            found.limits.extend(limits.unwrap_or_default());
+        }
         for vhost in wanted.vhosts.iter().filter(|vhost| found.vhosts.contains(vhost)) {
             let exchanges: Option<Vec<FoundExchange>> = management.get(&["exchanges", vhost], &[]).await?;
             found.exchanges.extend(exchanges.unwrap_or_default());
             let is_replicated = wanted.replicated.iter().any(|replicated| replicated.vhost == *vhost);
-            if is_replicated || wanted.policies.iter().any(|policy| policy.vhost == *vhost) {
+            let is_bound = wanted.bindings.iter().any(|binding| binding.vhost == *vhost);
+            if is_bound {
+                let bindings: Option<Vec<FoundBinding>> = management.get(&["bindings", vhost], &[]).await?;
+                found.bindings.extend(bindings.unwrap_or_default());
+            }
+            if is_replicated || is_bound || wanted.policies.iter().any(|policy| policy.vhost == *vhost) {
                 let queues = management.queues(vhost).await?.into_iter().map(|queue| FoundQueue {
                     is_classic: queue.kind == QueueKind::Classic,
                     is_lasting: queue.durable

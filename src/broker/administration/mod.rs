@@ -6,16 +6,21 @@
 mod apply;
 mod commands;
 mod displaced;
+mod exchanges;
 mod found;
 mod hash;
 mod plan;
+mod rights;
 mod step;
 
 pub use apply::{Entry, Outcome, carry_out, enter};
 pub use commands::script;
-pub use found::{Found, FoundExchange, FoundPermission, FoundPolicy, FoundQueue, FoundUser};
+pub use found::{
+    Found, FoundBinding, FoundExchange, FoundLimits, FoundPermission, FoundPolicy, FoundQueue, FoundTopicPermission,
+    FoundUser,
+};
 pub use plan::{Plan, plan};
-pub use step::{Action, NewPassword, Step};
+pub use step::{Action, Limited, NewPassword, Step};
 
 /// The user that every new broker has, and its password.
 pub const GUEST: &str = "guest";

@@ -2,12 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use super::displaced;
-use super::found::{Found, FoundExchange, FoundPolicy, FoundUser};
+use super::found::{Found, FoundPolicy, FoundUser};
 use super::hash::{is_hash_of, is_known};
-use super::step::{Action, NewPassword, Step, durability};
-use super::{GUEST, listed, shown};
-use crate::config::administration::{Guest, Password, Policy, Replicated, User, WantedExchange};
+use super::step::{Action, Limited, NewPassword, Step};
+use super::{GUEST, displaced, exchanges, listed, rights, shown};
+use crate::config::administration::{Guest, Password, Policy, Replicated, User};
 use crate::config::{Administration, Secret};
 
 /// What differs.
@@ -34,7 +33,7 @@ impl Plan {
         self.steps.is_empty() && self.last.is_empty() && self.stuck.is_empty()
     }
 
-    fn push(&mut self, drift: String, action: Action) {
+    pub(super) fn push(&mut self, drift: String, action: Action) {
         self.steps.push(Step { drift, action });
     }
 }
@@ -58,14 +57,21 @@ pub fn plan(wanted: &Administration, found: &Found) -> Plan {
         .iter()
         .filter(|user| own.is_none_or(|own| own.name != user.name));
     if let Some(user) = own {
-        plan_permissions(&mut plan, user, found);
+        rights::plan_of_user(&mut plan, user, found);
     }
     for user in others {
         plan_user(&mut plan, user, None, found);
-        plan_permissions(&mut plan, user, found);
+        rights::plan_of_user(&mut plan, user, found);
+    }
+    for of_vhost in &wanted.vhost_limits {
+        let of = Limited::Vhost(of_vhost.vhost.clone());
+        rights::plan_limits(&mut plan, of, &of_vhost.limits, found);
     }
     for exchange in &wanted.exchanges {
-        plan_exchange(&mut plan, exchange, found);
+        exchanges::plan_exchange(&mut plan, exchange, found);
+    }
+    for binding in &wanted.bindings {
+        exchanges::plan_binding(&mut plan, binding, wanted, found);
     }
     for policy in &wanted.policies {
         plan_policy(&mut plan, policy, found, false);
@@ -158,76 +164,6 @@ fn password_drift(wanted: &Password, there: &FoundUser) -> Option<&'static str> 
         // Nobody can tell.
         Password::Missing => None,
     }
-}
-
-fn plan_permissions(plan: &mut Plan, user: &User, found: &Found) {
-    let name = shown(&user.name);
-    let there = || found.permissions.iter().filter(|there| there.user == user.name);
-    for wanted in &user.permissions {
-        let vhost = shown(&wanted.vhost);
-        let drift = match there().find(|there| there.vhost == wanted.vhost) {
-            None => format!("user {name}: no permissions in {vhost}"),
-            Some(there) => {
-                let differing = [
-                    ("configure", &there.configure, &wanted.configure),
-                    ("write", &there.write, &wanted.write),
-                    ("read", &there.read, &wanted.read),
-                ];
-                let differing: Vec<String> = differing
-                    .into_iter()
-                    .filter(|(_, there, wanted)| there != wanted)
-                    .map(|(what, there, wanted)| format!("may {what} {there:?}, wanted: {wanted:?}"))
-                    .collect();
-                if differing.is_empty() {
-                    continue;
-                }
-                format!("user {name} in {vhost}: {}", differing.join("; "))
-            }
-        };
-        let action = Action::SetPermission {
-            user: user.name.clone(),
-            permission: wanted.clone(),
-        };
-        plan.push(drift, action);
-    }
-    let is_named = |vhost: &str| user.permissions.iter().any(|wanted| wanted.vhost == vhost);
-    for there in there().filter(|there| !is_named(&there.vhost)) {
-        let rights = [&there.configure, &there.write, &there.read];
-        if rights.iter().any(|right| !right.is_empty()) {
-            plan.also_there.push(format!(
-                "user {name} may in {} configure {:?}, write {:?}, read {:?}",
-                shown(&there.vhost),
-                there.configure,
-                there.write,
-                there.read
-            ));
-        }
-    }
-}
-
-fn plan_exchange(plan: &mut Plan, wanted: &WantedExchange, found: &Found) {
-    let is_it = |there: &&FoundExchange| (&there.vhost, &there.name) == (&wanted.vhost, &wanted.name);
-    let what = format!("exchange {} in {}", shown(&wanted.name), shown(&wanted.vhost));
-    let Some(there) = found.exchanges.iter().find(is_it) else {
-        plan.push(format!("{what}: missing"), Action::Declare(wanted.clone()));
-        return;
-    };
-    let kind = wanted.kind.name();
-    if (there.kind.as_str(), there.durable, there.auto_delete, there.internal) == (kind, wanted.durable, false, false) {
-        return;
-    }
-    let mut is = format!("{}, {}", shown(&there.kind), durability(there.durable));
-    for (word, _) in [("auto-delete", there.auto_delete), ("internal", there.internal)]
-        .iter()
-        .filter(|(_, is)| *is)
-    {
-        is.push_str(&format!(", {word}"));
-    }
-    plan.stuck.push(format!(
-        "{what}: {is}, wanted: {kind}, {}; an exchange cannot be changed: delete it (its bindings go with it), apply, \
-         and restart who was bound to it",
-        durability(wanted.durable)
-    ));
 }
 
 fn plan_policy(plan: &mut Plan, wanted: &Policy, found: &Found, is_for_mirroring: bool) {

@@ -1,12 +1,15 @@
 //! One thing to do: in words, and as a call of the management API.
 
-use serde_json::{Value, json};
+use std::fmt;
 
+use serde_json::{Map, Value, json};
+
+use super::rights::shown_limit;
 use super::{listed, shown};
 use crate::broker::BrokerError;
 use crate::broker::management::Management;
 use crate::config::Secret;
-use crate::config::administration::{Permission, Policy, WantedExchange};
+use crate::config::administration::{Limits, Permission, Policy, TopicPermission, WantedBinding, WantedExchange};
 
 /// What is not as it should be, and what mends it.
 #[derive(Debug, Clone)]
@@ -26,6 +29,23 @@ pub enum NewPassword {
     None,
     /// Stays as it is: its hash, and by which algorithm.
     Kept(Secret, String),
+}
+
+/// Who has limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Limited {
+    User(String),
+    Vhost(String),
+}
+
+impl fmt::Display for Limited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limited::User(name) => write!(f, "user {}", shown(name)),
+            Limited::Vhost(name) => write!(f, "virtual host {}", shown(name)),
+        }
+    }
 }
 
 /// Something to do, to one thing.
@@ -51,7 +71,17 @@ pub enum Action {
         user: String,
         vhost: String,
     },
+    SetTopicPermission {
+        user: String,
+        permission: TopicPermission,
+    },
+    /// These and no others.
+    SetLimits {
+        of: Limited,
+        limits: Limits,
+    },
     Declare(WantedExchange),
+    Bind(WantedBinding),
     SetPolicy {
         policy: Policy,
         /// Only a broker that mirrors takes it, and nobody has asked whether this one does.
@@ -83,13 +113,27 @@ impl Action {
             Action::ClearPermission { user, vhost } => {
                 format!("take all permissions in {} from {}", shown(vhost), shown(user))
             }
+            Action::SetTopicPermission { user, permission } => format!(
+                "let {} in {} with keys of {} write {:?}, read {:?}",
+                shown(user),
+                shown(&permission.vhost),
+                shown(&permission.exchange),
+                permission.write,
+                permission.read
+            ),
+            Action::SetLimits { of, limits } => {
+                let limits = limits
+                    .iter()
+                    .map(|(what, limit)| format!("{what} {}", shown_limit(*limit)));
+                format!("limit the {of}: {}", limits.collect::<Vec<_>>().join(", "))
+            }
             Action::Declare(exchange) => format!(
-                "declare the exchange {} in {}: {}, {}",
+                "declare the exchange {} in {}: {}",
                 shown(&exchange.name),
                 shown(&exchange.vhost),
-                exchange.kind.name(),
-                durability(exchange.durable)
+                exchange.description()
             ),
+            Action::Bind(binding) => format!("bind {}", binding.description()),
             Action::SetPolicy { policy, .. } => format!(
                 "set the policy {} in {}: {} for {} of {:?}, priority {}",
                 shown(&policy.name),
@@ -109,14 +153,25 @@ impl Action {
                 permission: Permission { vhost, .. },
                 ..
             }
+            | Action::SetTopicPermission {
+                permission: TopicPermission { vhost, .. },
+                ..
+            }
+            | Action::SetLimits {
+                of: Limited::Vhost(vhost),
+                ..
+            }
             | Action::Declare(WantedExchange { vhost, .. })
+            | Action::Bind(WantedBinding { vhost, .. })
             | Action::SetPolicy {
                 policy: Policy { vhost, .. },
                 ..
             } => Some(vhost),
-            Action::AddVhost(_) | Action::PutUser { .. } | Action::DeleteUser(_) | Action::ClearPermission { .. } => {
-                None
-            }
+            Action::AddVhost(_)
+            | Action::PutUser { .. }
+            | Action::DeleteUser(_)
+            | Action::ClearPermission { .. }
+            | Action::SetLimits { .. } => None,
         }
     }
 
@@ -124,8 +179,18 @@ impl Action {
     pub(super) fn user(&self) -> Option<&str> {
         match self {
             Action::PutUser { name, .. } | Action::DeleteUser(name) => Some(name),
-            Action::SetPermission { user, .. } | Action::ClearPermission { user, .. } => Some(user),
-            Action::AddVhost(_) | Action::Declare(_) | Action::SetPolicy { .. } => None,
+            Action::SetPermission { user, .. }
+            | Action::ClearPermission { user, .. }
+            | Action::SetTopicPermission { user, .. }
+            | Action::SetLimits {
+                of: Limited::User(user),
+                ..
+            } => Some(user),
+            Action::AddVhost(_)
+            | Action::Declare(_)
+            | Action::Bind(_)
+            | Action::SetPolicy { .. }
+            | Action::SetLimits { .. } => None,
         }
     }
 
@@ -146,11 +211,42 @@ impl Action {
             Action::ClearPermission { user, vhost } => {
                 management.delete(&["permissions", vhost, user], &[]).await.map(drop)
             }
+            Action::SetTopicPermission { user, permission } => {
+                let body = json!({
+                    "exchange": permission.exchange, "write": permission.write, "read": permission.read,
+                });
+                management
+                    .put(&["topic-permissions", &permission.vhost, user], &body)
+                    .await
+            }
+            Action::SetLimits { of, limits } => {
+                let (kind, name) = match of {
+                    Limited::User(name) => ("user-limits", name),
+                    Limited::Vhost(name) => ("vhost-limits", name),
+                };
+                for (what, limit) in limits {
+                    management.put(&[kind, name, what], &json!({ "value": limit })).await?;
+                }
+                Ok(())
+            }
             Action::Declare(exchange) => {
                 let body = exchange_body(exchange);
                 management
                     .put(&["exchanges", &exchange.vhost, &exchange.name], &body)
                     .await
+            }
+            Action::Bind(binding) => {
+                let (kind, destination) = binding.to.parts();
+                let path = [
+                    "bindings",
+                    &binding.vhost,
+                    "e",
+                    &binding.exchange,
+                    &kind[..1],
+                    destination,
+                ];
+                let body = json!({ "routing_key": binding.key, "arguments": binding.arguments });
+                management.post(&path, &body).await
             }
             Action::SetPolicy { policy, .. } => {
                 let body = json!({
@@ -203,14 +299,15 @@ fn user_body(password: &NewPassword, tags: &[String]) -> Value {
 /// What an exchange is, without its name.
 pub(super) fn exchange_body(exchange: &WantedExchange) -> Value {
     json!({
-        "type": exchange.kind.name(), "durable": exchange.durable, "auto_delete": false, "internal": false,
-        "arguments": {},
+        "type": exchange.kind.name(), "durable": exchange.durable, "auto_delete": exchange.auto_delete,
+        "internal": exchange.internal, "arguments": exchange.arguments,
     })
 }
 
-pub(super) fn durability(durable: bool) -> &'static str {
-    match durable {
-        true => "durable",
-        false => "transient",
-    }
+/// Limits as one object.
+pub(super) fn limits_body(limits: &Limits) -> Value {
+    let limits = limits
+        .iter()
+        .map(|(what, limit)| (what.to_string(), Value::from(*limit)));
+    Value::Object(Map::from_iter(limits))
 }

@@ -10,7 +10,7 @@ use lapin::{Channel, ExchangeKind};
 use super::Link;
 use super::classify::{fault, reason, refused, reply_code, says_deprecated};
 use super::convert::short;
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, Refusal, Warning};
 use crate::message::{Binding, Exchange, Fault, Queue, Topology};
 
 pub(super) const ACCESS_REFUSED: u16 = 403;
@@ -21,7 +21,7 @@ pub(super) const PRECONDITION_FAILED: u16 = 406;
 const DELIVERIES_MAX: i64 = 1_000_000_000;
 
 /// Asserts everything, in order; the answer is the warnings.
-pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Vec<String>, BrokerError> {
+pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Vec<Warning>, BrokerError> {
     let mut declarer = Declarer::new(link);
     // The default exchange is always there, and every queue is bound to it.
     for exchange in topology.exchanges.iter().filter(|exchange| !exchange.name.is_empty()) {
@@ -97,7 +97,7 @@ pub(super) async fn has_exchange(link: &Link, exchange: &str) -> Result<bool, Br
 pub(super) struct Declarer<'a> {
     link: &'a Link,
     channel: Option<Channel>,
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
 }
 
 impl<'a> Declarer<'a> {
@@ -133,16 +133,26 @@ impl<'a> Declarer<'a> {
             return Err(self.cannot_declare(&what, &refusal));
         }
         match self.declare_exchange(exchange, true).await? {
-            Ok(()) => self.warnings.push(exchange_warning(exchange, &reason(&refusal))),
+            Ok(()) => self.used_as_it_is(exchange_warning(exchange, &reason(&refusal)), &refusal),
             // So RabbitMQ from 4.3 on answers who has no right at all on it, which who reads a bound queue needs not.
             Err(unseen) if reply_code(&unseen) == Some(ACCESS_REFUSED) => {
                 let why = reason(&unseen);
-                self.warnings
-                    .push(format!("{what} may not be looked at, and is taken to be there: {why}"));
+                self.used_as_it_is(
+                    format!("{what} may not be looked at, and is taken to be there: {why}"),
+                    &unseen,
+                );
             }
             Err(missing) => return Err(self.missing(&what, &refusal, &missing)),
         }
         Ok(())
+    }
+
+    fn used_as_it_is(&mut self, what: String, refusal: &lapin::Error) {
+        let refusal = match reply_code(refusal) {
+            Some(ACCESS_REFUSED) => Refusal::Foreign,
+            _ => Refusal::Differs,
+        };
+        self.warnings.push(Warning { refusal, what });
     }
 
     async fn declare_exchange(&mut self, exchange: &Exchange, passive: bool) -> Result<lapin::Result<()>, BrokerError> {
@@ -182,7 +192,7 @@ impl<'a> Declarer<'a> {
             return Err(self.cannot_declare(&format!("{what}{advice}"), &refusal));
         }
         match self.declare_queue(queue, true).await? {
-            Ok(_) => self.warnings.push(queue_warning(&what, &reason(&refusal))),
+            Ok(_) => self.used_as_it_is(queue_warning(&what, &reason(&refusal)), &refusal),
             Err(missing) => return Err(self.missing(&what, &refusal, &missing)),
         }
         Ok(())
@@ -243,9 +253,10 @@ impl<'a> Declarer<'a> {
         );
         if reply_code(&refusal) == Some(ACCESS_REFUSED) {
             let why = reason(&refusal);
-            self.warnings.push(format!(
-                "may not bind {what}: messages come only if somebody else has bound it ({why})"
-            ));
+            self.warnings.push(Warning {
+                refusal: Refusal::Unbound,
+                what: format!("may not bind {what}: messages come only if somebody else has bound it ({why})"),
+            });
             return Ok(());
         }
         Err(refused(

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use lapin::Channel;
 use tokio::time::timeout;
 
-use super::{BrokerError, Capabilities, Confirm, Connection, Purpose, Removal, Returns, Subscription};
+use super::{BrokerError, Capabilities, Confirm, Connection, Purpose, Removal, Returns, Subscription, Warning};
 use crate::config::{Broker, BrokerUrl};
 use crate::message::{Envelope, Fault, Topology};
 use classify::fault;
@@ -129,7 +129,7 @@ impl Connection for Amqp {
         }
     }
 
-    async fn declare(&self, topology: &Topology) -> Result<Vec<String>, BrokerError> {
+    async fn declare(&self, topology: &Topology) -> Result<Vec<Warning>, BrokerError> {
         declare::declare(&self.link, topology).await
     }
 

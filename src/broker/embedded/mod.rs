@@ -36,7 +36,10 @@ use self::codec::Content;
 use self::engine::Engine;
 use self::reason::Reason;
 use self::request::{Bell, Left, Reply, Request, RingOnDrop};
-use super::{BrokerError, Capabilities, Confirm, Confirmed, Connection, Purpose, Removal, Returns, Subscription};
+use super::{
+    BrokerError, Capabilities, Confirm, Confirmed, Connection, Purpose, Refusal, Removal, Returns, Subscription,
+    Warning,
+};
 use crate::config::BrokerUrl;
 use crate::message::{Envelope, Topology};
 
@@ -207,7 +210,7 @@ impl Connection for Embedded {
         }
     }
 
-    async fn declare(&self, topology: &Topology) -> Result<Vec<String>, BrokerError> {
+    async fn declare(&self, topology: &Topology) -> Result<Vec<Warning>, BrokerError> {
         let topology = if topology.has_nameless() {
             let invent = || format!("px.gen-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
             topology.named(self.nameless.get_or_init(invent))
@@ -215,7 +218,12 @@ impl Connection for Embedded {
             topology.clone()
         };
         let declare = |reply| Request::Declare { topology, reply };
-        Ok(self.line.ask("declare", declare).await?)
+        let others: Vec<String> = self.line.ask("declare", declare).await?;
+        let warning = |what| Warning {
+            refusal: Refusal::Differs,
+            what,
+        };
+        Ok(others.into_iter().map(warning).collect())
     }
 
     async fn publish(&self, exchange: &str, envelope: &Envelope, _: Returns) -> Result<Confirm, BrokerError> {

@@ -1,11 +1,18 @@
 //! From the table to the values, every fault with its place.
 
-use serde_json::{Map, Value as Json};
+use serde_json::Map;
 
-use super::{Administration, Guest, Password, Permission, Policy, Replicated, User, WantedExchange};
-use super::{ExchangeKind, Masks, Scheme, Site, Table, Verdict, options};
+use super::{
+    Administration, Guest, Limits, Masks, NO_LIMIT, Password, Permission, Policy, Replicated, Scheme, Site, Table,
+};
+use super::{TopicPermission, User, Verdict, VhostLimits, options};
 use crate::config::Broker;
-use crate::config::value::Value;
+
+mod exchanges;
+mod free;
+
+use exchanges::{bindings, exchanges};
+use free::free;
 
 const NAME: &str = "a name of at most 255 bytes without control characters, other than \".\" and \"..\"";
 const NEW_GUEST: &str = "guest";
@@ -25,8 +32,10 @@ const APPLY_TO: [(&str, &str); 6] = [
     ("quorum_queues", "quorum_queues"),
     ("streams", "streams"),
 ];
-/// Of the text of a policy's definition that is nested: far above what RabbitMQ knows.
-const DEPTH_MAX: usize = 8;
+/// Where a limit is written, and its name in the API.
+type LimitKey = (&'static str, &'static str);
+const OF_USERS: [LimitKey; 2] = [("max_connections", "max-connections"), ("max_channels", "max-channels")];
+const OF_VHOSTS: [LimitKey; 2] = [("max_connections", "max-connections"), ("max_queues", "max-queues")];
 
 pub(super) fn administration(table: &mut Table, site: &Site) -> Option<Administration> {
     let broker = options::broker(table, site);
@@ -54,6 +63,8 @@ pub(super) fn administration(table: &mut Table, site: &Site) -> Option<Administr
     let known = Vhosts(vhosts.as_deref());
     let users = users(table, broker.as_ref(), site, &known);
     let exchanges = exchanges(table, &known);
+    let bindings = bindings(table, &known);
+    let vhost_limits = vhost_limits(table, &known);
     let policies = policies(table, &known);
     let replicated = replicated(table, &known);
     check_policy_names(table, &policies, &replicated);
@@ -67,8 +78,10 @@ pub(super) fn administration(table: &mut Table, site: &Site) -> Option<Administr
         vhosts: vhosts?,
         users: users?,
         exchanges,
+        bindings,
         policies,
         replicated,
+        vhost_limits,
     })
 }
 
@@ -125,12 +138,12 @@ fn named(text: &str) -> Result<String, String> {
     }
 }
 
-/// `name`, which must be there.
-fn name(table: &mut Table) -> Option<String> {
-    if !table.has("name") {
-        table.reject("name", NAME);
+/// `name` and its kin, which must be there.
+fn required_name(table: &mut Table, key: &str) -> Option<String> {
+    if !table.has(key) {
+        table.reject(key, NAME);
     }
-    table.parsed("name", named, NAME)
+    table.parsed(key, named, NAME)
 }
 
 fn users(table: &mut Table, broker: Option<&Broker>, site: &Site, vhosts: &Vhosts) -> Option<Vec<User>> {
@@ -179,45 +192,96 @@ fn user(table: &mut Table, name: &str, vhosts: &Vhosts) -> Option<(User, bool)> 
     }
     tags.sort();
     tags.dedup();
-    let mut permissions: Vec<Permission> = Vec::new();
-    for mut spelled in table.tables("permissions") {
-        let read = permission(&mut spelled, vhosts);
-        let Some(read) = read else {
-            spelled.finish();
-            continue;
-        };
-        if permissions.iter().any(|other| other.vhost == read.vhost) {
-            spelled.refuse(
-                "vhost",
-                &format!("{:?} has permissions of this user already", read.vhost),
-            );
-        }
-        spelled.finish();
-        permissions.push(read);
-    }
+    let permissions = once_each(table, "permissions", permission, vhosts, |read| {
+        (
+            "vhost",
+            format!("{:?} has permissions of this user already", read.vhost),
+        )
+    });
+    let topic_permissions = once_each(table, "topic_permissions", topic_permission, vhosts, |read| {
+        let (exchange, vhost) = (&read.exchange, &read.vhost);
+        (
+            "exchange",
+            format!("{exchange:?} in {vhost:?} has topic permissions of this user already"),
+        )
+    });
+    let limits = table.within("limits", |table| Some(limits(table, OF_USERS)));
     let user = User {
         name: name.to_string(),
         password: Password::Missing,
         tags,
         permissions,
+        topic_permissions,
+        limits: limits.unwrap_or_default(),
     };
     are_good.then_some((user, is_external))
 }
 
-fn permission(table: &mut Table, vhosts: &Vhosts) -> Option<Permission> {
-    const PATTERN: &str = "a regular expression; \"\" for nothing, \".*\" for everything";
-    let vhost = vhosts.read(table);
-    let [configure, write, read] = ["configure", "write", "read"].map(|key| {
-        if !table.has(key) {
-            table.reject(key, PATTERN);
+/// A list of tables of which each is about something else: the key and the words of what `about` says are of one that
+/// is there already.
+fn once_each<T>(
+    table: &mut Table,
+    key: &str,
+    read: fn(&mut Table, &Vhosts) -> Option<T>,
+    vhosts: &Vhosts,
+    about: impl Fn(&T) -> (&'static str, String),
+) -> Vec<T> {
+    let mut list: Vec<T> = Vec::new();
+    for mut spelled in table.tables(key) {
+        if let Some(read) = read(&mut spelled, vhosts) {
+            let (key, words) = about(&read);
+            if list.iter().any(|other| about(other).1 == words) {
+                spelled.refuse(key, &words);
+            }
+            list.push(read);
         }
-        table.parsed(key, pattern, PATTERN)
-    });
+        spelled.finish();
+    }
+    list
+}
+
+fn permission(table: &mut Table, vhosts: &Vhosts) -> Option<Permission> {
+    let vhost = vhosts.read(table);
+    let [configure, write, read] = ["configure", "write", "read"].map(|key| right(table, key));
     Some(Permission {
         vhost: vhost?,
         configure: configure?,
         write: write?,
         read: read?,
+    })
+}
+
+fn topic_permission(table: &mut Table, vhosts: &Vhosts) -> Option<TopicPermission> {
+    let (vhost, exchange) = (vhosts.read(table), required_name(table, "exchange"));
+    let [write, read] = ["write", "read"].map(|key| right(table, key));
+    Some(TopicPermission {
+        vhost: vhost?,
+        exchange: exchange?,
+        write: write?,
+        read: read?,
+    })
+}
+
+fn right(table: &mut Table, key: &str) -> Option<String> {
+    const PATTERN: &str = "a regular expression; \"\" for nothing, \".*\" for everything";
+    if !table.has(key) {
+        table.reject(key, PATTERN);
+    }
+    table.parsed(key, pattern, PATTERN)
+}
+
+fn limits(table: &mut Table, keys: [LimitKey; 2]) -> Limits {
+    let limit = |(key, name)| Some((name, table.integer(key, NO_LIMIT..=1_000_000_000)?));
+    keys.into_iter().filter_map(limit).collect()
+}
+
+fn vhost_limits(table: &mut Table, vhosts: &Vhosts) -> Vec<VhostLimits> {
+    let read = |table: &mut Table, vhosts: &Vhosts| {
+        let (vhost, limits) = (vhosts.read(table), limits(table, OF_VHOSTS));
+        Some(VhostLimits { vhost: vhost?, limits })
+    };
+    once_each(table, "vhost_limits", read, vhosts, |read| {
+        ("vhost", format!("{:?} has limits already", read.vhost))
     })
 }
 
@@ -260,44 +324,21 @@ fn password(users: &mut Table, broker: &Broker, name: &str, site: &Site) -> Pass
     Password::Missing
 }
 
-fn exchanges(table: &mut Table, vhosts: &Vhosts) -> Vec<WantedExchange> {
-    const EXCHANGE: &str = "a name of at most 255 bytes that does not start with amq.";
-    let mut list: Vec<WantedExchange> = Vec::new();
-    for mut spelled in table.tables("exchanges") {
-        if !spelled.has("name") {
-            spelled.reject("name", EXCHANGE);
-        }
-        let own = |text: &str| match text.starts_with("amq.") {
-            true => Err(String::new()),
-            false => named(text),
-        };
-        let name = spelled.parsed("name", own, EXCHANGE);
-        let kind = options::exchange_kind(&mut spelled);
-        let durable = spelled.boolean("durable");
-        let vhost = vhosts.read(&mut spelled);
-        if let (Some(name), Some(vhost)) = (name, vhost) {
-            if list.iter().any(|other| (&other.vhost, &other.name) == (&vhost, &name)) {
-                spelled.refuse("name", "there twice");
-            }
-            list.push(WantedExchange {
-                vhost,
-                name,
-                kind: kind.unwrap_or(ExchangeKind::Topic),
-                durable: durable.unwrap_or(true),
-            });
-        }
-        spelled.finish();
-    }
-    list
-}
-
 fn policies(table: &mut Table, vhosts: &Vhosts) -> Vec<Policy> {
     let mut list = Vec::new();
     for mut spelled in table.tables("policies") {
-        let (name, pattern) = (name(&mut spelled), required_pattern(&mut spelled));
+        let (name, pattern) = (required_name(&mut spelled, "name"), required_pattern(&mut spelled));
         let apply_to = spelled.choice("apply_to", &APPLY_TO);
         let priority = spelled.integer("priority", -1_000_000..=1_000_000);
-        let definition = definition(&mut spelled);
+        const DEFINITION: &str = "a table that is not empty";
+        if !spelled.has("definition") {
+            spelled.reject("definition", DEFINITION);
+        }
+        let definition = free(&mut spelled, "definition");
+        if definition.as_ref().is_some_and(Map::is_empty) {
+            spelled.reject("definition", DEFINITION);
+        }
+        let definition = definition.filter(|definition| !definition.is_empty());
         let vhost = vhosts.read(&mut spelled);
         if let (Some(name), Some(pattern), Some(definition), Some(vhost)) = (name, pattern, definition, vhost) {
             list.push(Policy {
@@ -322,50 +363,10 @@ fn required_pattern(table: &mut Table) -> Option<String> {
     table.parsed("pattern", pattern, PATTERN)
 }
 
-/// What RabbitMQ is told as it is written: its keys are not known here.
-fn definition(table: &mut Table) -> Option<Map<String, Json>> {
-    const DEFINITION: &str = "a table of texts, whole numbers, true or false, and lists or tables of these, not empty";
-    if !table.has("definition") {
-        table.reject("definition", DEFINITION);
-    }
-    let mut below = table.table("definition")?;
-    below.know_all();
-    let definition = object(below.entries().iter().map(|entry| (&entry.key, &entry.value)), 0);
-    below.finish();
-    let definition = definition.filter(|definition| !definition.is_empty());
-    if definition.is_none() {
-        table.reject("definition", DEFINITION);
-    }
-    definition
-}
-
-fn object<'a>(entries: impl Iterator<Item = (&'a String, &'a Value)>, depth: usize) -> Option<Map<String, Json>> {
-    entries
-        .map(|(key, value)| Some((key.clone(), json(value, depth + 1)?)))
-        .collect()
-}
-
-fn json(value: &Value, depth: usize) -> Option<Json> {
-    if depth > DEPTH_MAX {
-        return None;
-    }
-    match value {
-        Value::Text(text) => Some(Json::from(text.as_str())),
-        Value::Boolean(answer) => Some(Json::from(*answer)),
-        Value::Integer(number, _) => Some(Json::from((*number)?)),
-        Value::Other(_) => None,
-        Value::List(elements) => elements.iter().map(|(_, element)| json(element, depth + 1)).collect(),
-        Value::Table(entries) => {
-            let entries = entries.iter().map(|entry| (&entry.key, &entry.value));
-            object(entries, depth).map(Json::Object)
-        }
-    }
-}
-
 fn replicated(table: &mut Table, vhosts: &Vhosts) -> Vec<Replicated> {
     let mut list = Vec::new();
     for mut spelled in table.tables("replicated") {
-        let (name, pattern) = (name(&mut spelled), required_pattern(&mut spelled));
+        let (name, pattern) = (required_name(&mut spelled, "name"), required_pattern(&mut spelled));
         let vhost = vhosts.read(&mut spelled);
         let masks = pattern.as_deref().map(found_anywhere).transpose();
         let masks = masks.unwrap_or_else(|problem| {

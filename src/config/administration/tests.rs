@@ -88,8 +88,17 @@ fn everything_has_a_default() {
             { configure = "", write = "x", read = ".*" },
             { vhost = "/", configure = "", write = "", read = "" },
         ]
+        topic_permissions = { exchange = "x", write = "", read = "a" }
+        limits = { max_channels = 0 }
         [[exchanges]]
         name = "x"
+        [[bindings]]
+        exchange = "x"
+        queue = "q"
+        key = ""
+        [[vhost_limits]]
+        vhost = "/"
+        max_queues = -1
         [[policies]]
         name = "p"
         pattern = "y"
@@ -114,6 +123,20 @@ fn everything_has_a_default() {
     assert_eq!(
         (exchange.vhost.as_str(), exchange.kind, exchange.durable),
         ("a b", ExchangeKind::Topic, true)
+    );
+    assert!(!exchange.auto_delete && !exchange.internal && exchange.arguments.is_empty());
+    let binding = &read.bindings[0];
+    assert_eq!(
+        (&*binding.vhost, &binding.to),
+        ("a b", &Destination::Queue("q".to_string()))
+    );
+    assert_eq!(
+        (&*user.topic_permissions[0].vhost, &user.limits),
+        ("a b", &vec![("max-channels", 0)])
+    );
+    assert_eq!(
+        (&*read.vhost_limits[0].vhost, &read.vhost_limits[0].limits),
+        ("/", &vec![("max-queues", NO_LIMIT)])
     );
     let policy = &read.policies[0];
     assert_eq!((policy.apply_to, policy.priority), ("all", 0));
@@ -195,6 +218,39 @@ fn what_cannot_be_is_refused() {
             "broker = \"bunny\"\n[[policies]]\nname = \"p\"\npattern = \"\"\ndefinition = { a = 1 }\n[[replicated]]\n\
              name = \"p\"\npattern = \"x\"\n",
             "two of the name \"p\"",
+        ),
+        (
+            "broker = \"bunny\"\n[[bindings]]\nexchange = \"x\"\nqueue = \"q\"\nto_exchange = \"y\"\nkey = \"k\"\n",
+            "queue = \"q\": accepted: either a queue or, as to_exchange, an exchange",
+        ),
+        (
+            "broker = \"bunny\"\n[[bindings]]\nexchange = \"x\"\nkey = \"k\"\nbind = 1\n",
+            "bindings.bind = ***: unknown key",
+        ),
+        (
+            "broker = \"bunny\"\n[[bindings]]\nexchange = \"x\"\nto_exchange = \"y\"\n",
+            "bindings.key: missing; accepted: a key or pattern",
+        ),
+        (
+            "broker = \"bunny\"\n[users.u]\npassword = \"external\"\nlimits = { max_connections = -2, max_queues = 1 }\n",
+            "users.u.limits.max_queues = ***: unknown key",
+        ),
+        (
+            "broker = \"bunny\"\n[users.u]\npassword = \"external\"\nlimits = { max_connections = -2 }\n",
+            "users.u.limits.max_connections = -2: accepted: ",
+        ),
+        (
+            "broker = \"bunny\"\n[users.u]\npassword = \"external\"\ntopic_permissions = [{ exchange = \"x\", write = \"\", \
+             read = \"\" }, { exchange = \"x\", write = \"\", read = \"a\" }]\n",
+            "\"x\" in \"/\" has topic permissions of this user already",
+        ),
+        (
+            "broker = \"bunny\"\n[[vhost_limits]]\nmax_queues = 1\n[[vhost_limits]]\nmax_queues = 2\n",
+            "\"/\" has limits already",
+        ),
+        (
+            "broker = \"bunny\"\n[[exchanges]]\nname = \"x\"\narguments = { a = 1.5 }\n",
+            "exchanges.arguments = {…}: accepted: a table of texts",
         ),
         (
             "broker = \"bunny\"\n[[exchanges]]\nname = \"x\"\n[[exchanges]]\nname = \"x\"\n",

@@ -182,6 +182,15 @@ fn queues_and_bindings() {
     }
     let (_, found) = read("bind = []", binds);
     assert!(found[0].contains("at least one"), "{found:?}");
+    let is_left = |text| {
+        read(text, |t| {
+            t.know("queue");
+            Some(is_bound_elsewhere(t))
+        })
+    };
+    assert_eq!(is_left("queue = \"q\"\nbind = []"), (Some(true), Vec::new()));
+    assert_eq!(is_left("queue = \"q\"").0, Some(false));
+    assert_eq!(is_left("queue = \"\"\nbind = []").0, None); // nobody can bind what has no name
 }
 
 #[test]

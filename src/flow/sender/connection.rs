@@ -89,6 +89,7 @@ mod tests {
             connected,
             generation,
             error: error.map(str::to_string),
+            ..LinkState::default()
         }
     }
 

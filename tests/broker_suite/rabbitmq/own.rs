@@ -26,8 +26,8 @@ async fn what_exists_with_other_options_is_used_as_it_is() {
 
     let warnings = connection.declare(&bound_queue()).await.expect("declare");
     assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].contains("exchange x is transient"), "{warnings:?}");
-    assert!(warnings[1].contains("queue q is used as it is"), "{warnings:?}");
+    assert!(warnings[0].what.contains("exchange x is transient"), "{warnings:?}");
+    assert!(warnings[1].what.contains("queue q is used as it is"), "{warnings:?}");
     fill(&*connection, "q", &["through"]).await;
 
     let direct = Topology {
@@ -58,7 +58,7 @@ async fn without_the_right_to_configure_what_is_there_is_used() {
         .expect("declare");
     assert_eq!(warnings.len(), 3, "{warnings:?}");
     assert!(
-        warnings[2].contains("may not bind queue q to exchange x"),
+        warnings[2].what.contains("may not bind queue q to exchange x"),
         "{warnings:?}"
     );
     fill(&*admin, "q", &["through"]).await;
@@ -157,7 +157,7 @@ async fn a_quorum_queue_is_one() {
         ..Topology::default()
     };
     let warnings = connection.declare(&other).await.expect("declare");
-    assert!(warnings[0].contains("'x-queue-type'"), "{warnings:?}");
+    assert!(warnings[0].what.contains("'x-queue-type'"), "{warnings:?}");
     // RabbitMQ knows no guards for it.
     let error = connection.delete_queue("q", true, true).await.expect_err("no guards");
     assert_eq!(error.fault, Fault::Own, "{error}");

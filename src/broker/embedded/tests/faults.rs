@@ -142,11 +142,11 @@ async fn what_exists_with_other_properties_is_accepted_with_a_warning() {
     let warnings = broker.declare(&second).await.unwrap();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(
-        warnings[0].contains("exchange x exists as topic, durable = true"),
+        warnings[0].what.contains("exchange x exists as topic, durable = true"),
         "{warnings:?}"
     );
     assert!(
-        warnings[1].contains("queue q exists with expires = none"),
+        warnings[1].what.contains("queue q exists with expires = none"),
         "{warnings:?}"
     );
     assert!(broker.declare(&first).await.unwrap().is_empty());
