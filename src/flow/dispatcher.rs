@@ -244,12 +244,7 @@ const ELSEWHERE: &str = "no URL of its broker is localhost: whoever has the addr
 
 /// Whether a broker's URL is that of the host itself. A name is not looked up.
 fn is_of_host_with(vip: IpAddr, url: &BrokerUrl) -> bool {
-    url.scheme == Scheme::Embedded
-        || url.host.eq_ignore_ascii_case("localhost")
-        || url
-            .host
-            .parse()
-            .is_ok_and(|host: IpAddr| host.is_loopback() || host == vip)
+    url.is_local() || url.host.parse() == Ok(vip)
 }
 
 /// Has the broker choose one consumer of the queue, where it can.
