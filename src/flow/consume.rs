@@ -20,6 +20,7 @@ use crate::config::Broker;
 use crate::message::{Envelope, Queue, Topology};
 
 mod along;
+mod choice;
 mod desk;
 mod drain;
 mod gate;
@@ -67,8 +68,9 @@ pub trait Handle: Send + Sync + 'static {
     /// The outputs of this input are confirmed and it is about to be settled. An error keeps it from that.
     async fn outputs_safe(&self, input: &Input, note: &Self::Note) -> Result<(), Cause>;
 
-    /// The first delivery of a subscription has come: the broker gives its deliveries to this consumer. It begins when
-    /// this returns, if it is still wanted then.
+    /// The first delivery of a subscription has come: the broker gives its deliveries to this consumer. It begins
+    /// when this returns, if it is still wanted then. Told before, too, where the broker chooses and has nobody else
+    /// to choose.
     async fn chosen(&self) {}
 
     /// A subscription has ended: whatever it brought before, no more comes from it.

@@ -283,12 +283,12 @@ impl Standby {
     }
 }
 
-const UNCHOSEN: &str = "the broker gives its deliveries to another one, or the queue is empty: who is chosen learns it by \
-                        the first";
+const UNCHOSEN: &str = "the broker gives its deliveries to another one, or the queue is empty: who of several is \
+                        chosen learns it by the first";
 const CHOSEN: &str = "the broker gives its deliveries to this one";
 
 /// The broker chooses: of all consumers of a queue with one active consumer, one gets deliveries. There is no other sign
-/// of it than the first.
+/// of it than the first, or that there is nobody else.
 pub struct Election {
     standby: Arc<Standby>,
 }
@@ -301,7 +301,7 @@ impl Election {
         election
     }
 
-    /// The first delivery of a subscription has come. Returns when work may begin.
+    /// The first delivery of a subscription has come, or will come to this one. Returns when work may begin.
     pub async fn chosen(&self) {
         let state = &self.standby.peers.unit.state;
         state.set_role(false, format!("{CHOSEN}: {CATCHING_UP}"));
