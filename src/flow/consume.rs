@@ -27,7 +27,7 @@ mod gate;
 mod local;
 mod taker;
 
-pub use along::read_along;
+pub use along::{read_along, subscribe_alone};
 use desk::Desk;
 pub use drain::Drain;
 use gate::Gate;
@@ -149,7 +149,11 @@ pub async fn follow(
     let mut link = Link::new(unit, broker, Purpose::Follow);
     while let Some(connection) = link.connect(&topology, &unit.stop).await {
         let note_all = async |envelopes: Vec<Envelope>| envelopes.iter().for_each(&note);
-        match read_along(connection.as_ref(), &queue, &unit.stop, note_all).await {
+        let read = async {
+            let subscription = along::subscribe(connection.as_ref(), &queue).await?;
+            read_along(subscription, &unit.stop, note_all).await
+        };
+        match read.await {
             Ok(()) => break,
             Err(error) => link.broken(&error),
         }

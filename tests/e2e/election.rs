@@ -84,6 +84,37 @@ fn the_second_on_a_quorum_queue_stands_by() {
     assert_eq!(feed.depth("out"), Some(60), "nothing is forwarded twice");
 }
 
+/// Hosts that cannot be told apart, as clones are, would each get a part of what is meant for both.
+#[test]
+fn a_follow_queue_that_somebody_else_consumes_is_not_shared_and_that_is_said() {
+    let broker = TestBroker::new("election-clone");
+    let (feed, [site], [mut unit]) = elected::<1>(&broker);
+    let queues = broker.api("GET", &format!("/api/queues/{}", broker.vhost), None).json();
+    let names = queues
+        .as_array()
+        .expect("queues")
+        .iter()
+        .filter_map(|queue| queue["name"].as_str());
+    let follow: Vec<&str> = names.filter(|name| name.starts_with("in.follow.")).collect();
+    assert_eq!(follow.len(), 1, "{follow:?}");
+    assert!(unit.terminate().success());
+
+    let clone = feed.reader(follow[0]);
+    let _unit = site.run_ready(UNIT);
+    site.wait(UNIT, "says why it does not follow", |status| {
+        let error = status["links"]["follow"]["error"].as_str().unwrap_or_default();
+        error.contains(follow[0]) && error.contains("has another consumer") && error.contains("/etc/machine-id")
+    });
+    // It works all the same.
+    feed.announce_all((0..50).map(|n| urp(SOURCES[0], n)));
+    site.wait_count(UNIT, "forwarded", 50);
+    drop(clone);
+    site.wait_that("it reads what has gathered", || {
+        let status = site.status(UNIT).unwrap_or_default();
+        status["links"]["follow"]["connected"] == true && feed.depth(follow[0]) == Some(0)
+    });
+}
+
 /// The first message tells who of several is chosen; one that is reloaded or stopped makes room.
 #[test]
 fn whom_the_broker_has_chosen_is_told_by_the_first_message() {
