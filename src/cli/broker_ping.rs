@@ -7,6 +7,7 @@ use clap::Args;
 use futures_util::future::join_all;
 
 use super::{REFUSED, broker, plain, say};
+use crate::broker::management::Management;
 use crate::broker::{Purpose, connect};
 use crate::config::{Broker, BrokerUrl, Places, Scheme, Site, quantity};
 
@@ -24,6 +25,10 @@ pub struct Arguments {
     /// Every URL of the broker has to answer; otherwise the first that does is enough
     #[arg(long)]
     all: bool,
+    /// Fail, too, while an alarm keeps publishers waiting; the broker's management API is asked. Not for keepalived:
+    /// an alarm blocks every node of a cluster, and an address that moves helps nobody
+    #[arg(long)]
+    fail_on_alarm: bool,
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -38,22 +43,30 @@ pub fn run(places: &Places, arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(text) => broker::find(places, text)?,
         None => only(places)?,
     };
+    let management = match arguments.fail_on_alarm {
+        true => Some(Management::new(&broker)?),
+        false => None,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let has_answered = runtime.block_on(async {
-        match arguments.all {
+    let is_well = runtime.block_on(async {
+        let has_answered = match arguments.all {
             true => join_all(broker.urls.iter().map(|url| answers(&broker, url, deadline)))
                 .await
                 .into_iter()
                 .all(|answers| answers),
             false => any(&broker, deadline).await,
+        };
+        match &management {
+            Some(management) if has_answered => takes_messages(management, deadline).await,
+            _ => has_answered,
         }
     });
     // A name server that does not answer holds a thread of the runtime: nobody waits for it.
     runtime.shutdown_background();
-    Ok(match has_answered {
+    Ok(match is_well {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(REFUSED),
     })
@@ -112,6 +125,18 @@ async fn answers(broker: &Broker, url: &BrokerUrl, deadline: Instant) -> bool {
         Err(why) => eprintln!("px: {}", plain(why)),
     }
     said.is_ok()
+}
+
+/// Whether nothing blocks publishers; says what does, or why that is not known.
+async fn takes_messages(management: &Management, deadline: Instant) -> bool {
+    let why = match tokio::time::timeout_at(deadline.into(), management.alarms()).await {
+        Ok(Ok(alarms)) if alarms.is_empty() => return true,
+        Ok(Ok(alarms)) => format!("publishers have to wait: alarm: {}", alarms.join(", ")),
+        Ok(Err(error)) => format!("alarms are not known: {error}"),
+        Err(_) => "alarms are not known: the management API has not answered in time".to_owned(),
+    };
+    eprintln!("px: {}", plain(&why));
+    false
 }
 
 /// A login, a channel with a question and its answer, and an orderly end.

@@ -1,6 +1,7 @@
 //! A broker as the site file names it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -112,6 +113,13 @@ impl BrokerUrl {
     /// Whether nobody can log in with it: it names a user, and there is no password anywhere.
     pub fn lacks_password(&self) -> bool {
         self.scheme != Scheme::Embedded && self.password.expose().is_empty()
+    }
+
+    /// Whether it is on this very host. A name other than `localhost` is not looked up.
+    pub fn is_local(&self) -> bool {
+        self.scheme == Scheme::Embedded
+            || self.host.eq_ignore_ascii_case("localhost")
+            || self.host.parse().is_ok_and(|host: IpAddr| host.is_loopback())
     }
 
     pub(super) fn unset(scheme: Scheme) -> BrokerUrl {

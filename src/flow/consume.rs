@@ -20,13 +20,14 @@ use crate::config::Broker;
 use crate::message::{Envelope, Queue, Topology};
 
 mod along;
+mod choice;
 mod desk;
 mod drain;
 mod gate;
 mod local;
 mod taker;
 
-pub use along::read_along;
+pub use along::{read_along, subscribe_alone};
 use desk::Desk;
 pub use drain::Drain;
 use gate::Gate;
@@ -67,8 +68,9 @@ pub trait Handle: Send + Sync + 'static {
     /// The outputs of this input are confirmed and it is about to be settled. An error keeps it from that.
     async fn outputs_safe(&self, input: &Input, note: &Self::Note) -> Result<(), Cause>;
 
-    /// The first delivery of a subscription has come: the broker gives its deliveries to this consumer. It begins when
-    /// this returns, if it is still wanted then.
+    /// The first delivery of a subscription has come: the broker gives its deliveries to this consumer. It begins
+    /// when this returns, if it is still wanted then. Told before, too, where the broker chooses and has nobody else
+    /// to choose.
     async fn chosen(&self) {}
 
     /// A subscription has ended: whatever it brought before, no more comes from it.
@@ -147,7 +149,11 @@ pub async fn follow(
     let mut link = Link::new(unit, broker, Purpose::Follow);
     while let Some(connection) = link.connect(&topology, &unit.stop).await {
         let note_all = async |envelopes: Vec<Envelope>| envelopes.iter().for_each(&note);
-        match read_along(connection.as_ref(), &queue, &unit.stop, note_all).await {
+        let read = async {
+            let subscription = along::subscribe(connection.as_ref(), &queue).await?;
+            read_along(subscription, &unit.stop, note_all).await
+        };
+        match read.await {
             Ok(()) => break,
             Err(error) => link.broken(&error),
         }

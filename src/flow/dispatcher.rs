@@ -62,22 +62,28 @@
 //! the broker is that of this very host, localhost: one that goes to the address, or to the other host, breaks when
 //! the address moves, and says nothing about this host's broker.
 //!
-//! With `election = "broker"` no address is needed: RabbitMQ gives the deliveries of the queue to one of its consumers
-//! (`x-single-active-consumer`), and to another one when that is gone. A queue that exists without this argument has to be
-//! deleted first, and whether it has it is told only to a user who may configure it: without this right the unit pauses.
-//! Whom the broker has chosen is told by the first delivery alone: until that comes a dispatcher shows `standby`, even when
-//! it is the only one.
+//! With `election = "broker"` no address is needed: RabbitMQ gives the deliveries of the queue to one of its
+//! consumers (`x-single-active-consumer`), and to another one when that is gone. A queue that exists without this
+//! argument has to be deleted first, and whether it has it is told only to a user who may configure it: without this
+//! right the unit pauses. Whom the broker has chosen it does not say. A dispatcher knows it when its first delivery
+//! comes, or when it sees (every 10 s until then) that the queue has no other consumer; until then it shows
+//! `standby`. Of those that come to a queue one after the other the first is `running`, and what the others show is
+//! true. Of several that come at the same moment, or that the active one has left behind, who is chosen shows
+//! `standby` until its first delivery; on a quorum queue, where RabbitMQ does not count those that wait, also when it
+//! is the last.
 //!
-//! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`; each host has a queue
-//! `QUEUE.follow.HOST.ID` there, and remembers what comes: after a switch the copies of what was forwarded before are
-//! ignored. These queues are durable, so that a host that was away learns what it missed; they hold 64 MiB at most, and go
-//! when nobody has used them for `keep` (7 days at most). A name that a policy mirrors, or `queue_type = "quorum"`, is for
-//! them too. Who is to work publishes a marker that only its own queue gets, and begins when the marker has come back,
-//! after 2 s at most. So its user needs to be allowed to configure, write and read `QUEUE.follow` and `QUEUE.follow.…`;
-//! without, it works all the same, and a switch repeats more. What the other one still has in hand is not told: it may be
-//! repeated. Only dispatchers with the same `publish_exchange`, `rekey`, `seen.by`, `format` and `digest` learn from each
-//! other. On an embedded broker these queues are not bounded. The reaper leaves them alone. A `queue` without a name has
-//! none of this.
+//! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`; each host has a
+//! queue `QUEUE.follow.HOST.ID` there, and remembers what comes: after a switch the copies of what was forwarded
+//! before are ignored. These queues are durable, so that a host that was away learns what it missed; they hold 64 MiB
+//! at most, and go when nobody has used them for `keep` (7 days at most). The ID is of the host's `/etc/machine-id`,
+//! the root and the unit; of two hosts that have all of that and the name in common the second to come does not
+//! follow, and says so in `px status`. A name that a policy mirrors, or `queue_type = "quorum"`, is for them too. Who
+//! is to work publishes a marker that only its own queue gets, and begins when the marker has come back, after 2 s at
+//! most. So its user needs to be allowed to configure, write and read `QUEUE.follow` and `QUEUE.follow.…`; without,
+//! it works all the same, and a switch repeats more. What the other one still has in hand is not told: it may be
+//! repeated. Only dispatchers with the same `publish_exchange`, `rekey`, `seen.by`, `format` and `digest` learn from
+//! each other. On an embedded broker these queues are not bounded. The reaper leaves them alone. A `queue` without a
+//! name has none of this.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -251,12 +257,7 @@ const ELSEWHERE: &str = "no URL of its broker is localhost: whoever has the addr
 
 /// Whether a broker's URL is that of the host itself. A name is not looked up.
 fn is_of_host_with(vip: IpAddr, url: &BrokerUrl) -> bool {
-    url.scheme == Scheme::Embedded
-        || url.host.eq_ignore_ascii_case("localhost")
-        || url
-            .host
-            .parse()
-            .is_ok_and(|host: IpAddr| host.is_loopback() || host == vip)
+    url.is_local() || url.host.parse() == Ok(vip)
 }
 
 /// Has the broker choose one consumer of the queue, where it can.

@@ -11,12 +11,16 @@ use super::state::LinkState;
 use super::{Unit, chain};
 use crate::backoff::Backoff;
 use crate::broker::{self, BrokerError, Connection, Purpose, Refusal, Warning};
-use crate::config::Broker;
+use crate::config::{Broker, BrokerUrl};
 use crate::message::{Fault, Topology};
 use crate::metrics::Count;
 
 /// A connection that stood this long was good.
 const STOOD: Duration = Duration::from_secs(10);
+
+/// A broker of this very host that was away is missed no longer than this once it is back: an address that moves comes
+/// to the host as soon as the broker is well, and then nobody waits for the unit. Asking it costs nothing.
+const LOCAL_LONGEST: Duration = Duration::from_secs(1);
 
 /// Between attempts: from 250 ms, doubling, never longer than 30 s.
 pub fn reconnect_backoff() -> Backoff {
@@ -37,6 +41,8 @@ pub struct Link {
     since: Option<Timestamp>,
     /// Asks again for the bindings that were refused.
     mending: Option<AbortOnDropHandle<()>>,
+    /// The last error was the broker's: it is away, and comes back.
+    is_away: bool,
 }
 
 impl Link {
@@ -52,6 +58,7 @@ impl Link {
             last_error: None,
             since: None,
             mending: None,
+            is_away: false,
         }
     }
 
@@ -64,7 +71,7 @@ impl Link {
     ) -> Option<Arc<dyn Connection>> {
         loop {
             if self.last_error.is_some() {
-                let wait = self.backoff.next_wait();
+                let wait = self.next_wait();
                 until.run_until_cancelled(tokio::time::sleep(wait)).await?;
             }
             let attempt = until.run_until_cancelled(self.attempt(topology)).await?;
@@ -95,8 +102,17 @@ impl Link {
             self.since = Some(Timestamp::now());
         }
         self.mending = None;
+        self.is_away = error.fault == Fault::Endpoint;
         self.last_error = Some(text);
         self.show(Vec::new());
+    }
+
+    fn next_wait(&mut self) -> Duration {
+        let wait = self.backoff.next_wait();
+        match self.is_away && self.broker.urls.iter().all(BrokerUrl::is_local) {
+            true => wait.min(LOCAL_LONGEST),
+            false => wait,
+        }
     }
 
     /// How often it was made.

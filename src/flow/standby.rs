@@ -26,9 +26,9 @@ use super::link::Link;
 use super::publish::{PublishError, Publisher};
 use super::sample::Sampler;
 use super::{Unit, chain, consume};
-use crate::broker::{Confirmed, Purpose, Returns};
+use crate::broker::{BrokerError, Confirmed, Connection, Purpose, Returns};
 use crate::config::Broker;
-use crate::message::{Binding, Envelope, Exchange, ExchangeKind, Queue, Topology};
+use crate::message::{Binding, Envelope, Exchange, ExchangeKind, Fault, Queue, Topology};
 use crate::spool::seen::{self, Batch};
 
 /// The longest that work waits for the marker.
@@ -144,13 +144,25 @@ impl Peers {
     }
 }
 
+/// The queue of this host, as nobody else may consume it.
+const SHARED: &str = "has another consumer: either the broker has not noticed yet that an older connection of this \
+                      unit is gone, or another host has the name, the /etc/machine-id and the root of this one: give \
+                      it a name of its own; until then what others forward is not learned here";
+
 /// The same after every start, and another one for each host, and for each root, unit and kind of forwards on it.
+/// Hosts may share a name; then the machine id, which an installation makes for itself, tells them apart.
 fn host_and_id(unit: &Unit, forwards: &str) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+    let place = unit.places.unit_state(&unit.name);
+    let (host, machine) = (read("/proc/sys/kernel/hostname"), read("/etc/machine-id"));
+    identity(&host, &machine, &format!("{} {forwards}", place.display()))
+}
+
+/// The name, as far as it may stand in a queue's, and a digest of the rest: a machine id is not to be shown to others.
+fn identity(host: &str, machine: &str, place: &str) -> String {
     let legal = |c: &char| c.is_ascii_alphanumeric() || "-_".contains(*c);
     let host: String = host.chars().filter(legal).take(32).collect();
-    let place = unit.places.unit_state(&unit.name);
-    let mut id = seen::digest(&format!("{} {forwards}", place.display()));
+    let mut id = seen::digest(&format!("{} {place}", machine.trim()));
     id.truncate(8);
     format!("{host}.{id}")
 }
@@ -229,12 +241,11 @@ impl Standby {
     }
 
     async fn keep_following(self: Arc<Self>) {
-        let Peers { unit, broker, own, .. } = &self.peers;
+        let Peers { unit, broker, .. } = &self.peers;
         let mut link = Link::new(unit, broker.clone(), Purpose::Follow);
         let topology = self.topology();
         while let Some(connection) = link.connect(&topology, &unit.stop).await {
-            self.follows.send_replace(true);
-            let read = consume::read_along(connection.as_ref(), &own.name, &unit.stop, |told| self.note(told)).await;
+            let read = self.follow(connection.as_ref()).await;
             self.follows.send_replace(false);
             match read {
                 Ok(()) => {
@@ -247,6 +258,19 @@ impl Standby {
                 }
             }
         }
+    }
+
+    async fn follow(&self, connection: &dyn Connection) -> Result<(), BrokerError> {
+        let Peers { unit, own, .. } = &self.peers;
+        let Some(subscription) = consume::subscribe_alone(connection, &own.name).await? else {
+            return Err(BrokerError {
+                fault: Fault::Own,
+                what: format!("queue {} {SHARED}", own.name),
+                source: None,
+            });
+        };
+        self.follows.send_replace(true);
+        consume::read_along(subscription, &unit.stop, |told| self.note(told)).await
     }
 
     /// Learns; and says so when a marker has come, for what was before it is known then.
@@ -283,12 +307,12 @@ impl Standby {
     }
 }
 
-const UNCHOSEN: &str = "the broker gives its deliveries to another one, or the queue is empty: who is chosen learns it by \
-                        the first";
+const UNCHOSEN: &str = "the broker gives its deliveries to another one, or the queue is empty: who of several is \
+                        chosen learns it by the first";
 const CHOSEN: &str = "the broker gives its deliveries to this one";
 
 /// The broker chooses: of all consumers of a queue with one active consumer, one gets deliveries. There is no other sign
-/// of it than the first.
+/// of it than the first, or that there is nobody else.
 pub struct Election {
     standby: Arc<Standby>,
 }
@@ -301,7 +325,7 @@ impl Election {
         election
     }
 
-    /// The first delivery of a subscription has come. Returns when work may begin.
+    /// The first delivery of a subscription has come, or will come to this one. Returns when work may begin.
     pub async fn chosen(&self) {
         let state = &self.standby.peers.unit.state;
         state.set_role(false, format!("{CHOSEN}: {CATCHING_UP}"));
@@ -328,3 +352,27 @@ impl Election {
 
 /// Why one that is to work stands by still.
 pub(super) const CATCHING_UP: &str = "it learns what others have forwarded just before";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_one_name_differ_by_their_machine_id() {
+        let of = |host, machine| identity(host, machine, "/var/spool/px/state/dispatch/urp {}");
+        let one = of("bunny1.op\n", "5f0c\n");
+        assert!(
+            one.starts_with("bunny1op.") && one.len() == "bunny1op.".len() + 8,
+            "{one}"
+        );
+        assert_eq!(one, of("bunny1.op\n", "5f0c"), "the same after every start");
+        for other in [
+            of("bunny1.op\n", "5f0d\n"),
+            of("bunny2.op\n", "5f0c\n"),
+            of("bunny1.op\n", ""),
+        ] {
+            assert_ne!(one, other);
+        }
+        assert!(!one.contains("5f0c"), "{one}");
+    }
+}

@@ -168,6 +168,52 @@ fn a_frozen_broker_is_one_within_the_timeout() {
     assert_answered(&site.run(&["broker", "ping", "--timeout", "20s"]));
 }
 
+/// keepalived goes on trusting the broker, for no other node takes messages either; who asks for it is told.
+#[test]
+fn an_alarm_is_told_to_whoever_asks_for_it() {
+    let server = RabbitServer::start();
+    let url = format!("amqp://admin:admin@127.0.0.1:{}/", server.amqp_port());
+    let site = site_with(std::slice::from_ref(&url));
+    let ping = ["broker", "ping", "--timeout", "20s"];
+    let asked = [&ping[..], &["--fail-on-alarm"]].concat();
+    assert_failed(&site.run(&asked), "has no management API");
+    let management = |port_of: &str, user: &str| {
+        site.write(
+            "px.toml",
+            &format!("[brokers.bunny]\nurls = [{url:?}]\nmanagement = {{ url = {port_of:?}, user = {user:?} }}\n"),
+        );
+    };
+    site.write("secrets.toml", "[bunny]\nadmin = \"admin\"\n");
+    let secrets = site.root().join("etc/secrets.toml");
+    std::fs::set_permissions(&secrets, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    management(&server.management_url(), "admin");
+    let said = site.run(&asked);
+    assert_answered(&said);
+    assert_eq!(said.err, "", "{said:?}");
+
+    server.ctl(&["set_disk_free_limit", "1000GB"]);
+    let mut said = site.run(&asked);
+    crate::wait_until("the alarm is told", || {
+        said = site.run(&asked);
+        said.code == 1
+    });
+    assert_eq!((said.out.lines().count(), said.err.lines().count()), (1, 1), "{said:?}");
+    assert!(
+        said.err.starts_with("px: publishers have to wait: alarm: disk"),
+        "{said:?}"
+    );
+    assert!(said.err.contains(" on px@"), "{said:?}");
+    assert_answered(&site.run(&ping));
+    server.ctl(&["set_disk_free_limit", "50MB"]);
+    crate::wait_until("the alarm is over", || site.run(&asked).code == 0);
+
+    // What is not known is not taken for well.
+    management(&format!("http://127.0.0.1:{}", free_port()), "admin");
+    let said = site.run(&asked);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.starts_with("px: alarms are not known: "), "{said:?}");
+}
+
 fn log_of(server: &RabbitServer) -> String {
     let files = std::fs::read_dir(server.directory().join("log")).unwrap();
     let texts = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());

@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use crate::hosts::on;
-use crate::support::{PX, recipe_with, spawn_kept};
+use crate::support::{PX, recipe, recipe_with, spawn_kept};
 
 /// One host's.
 pub struct Keepalived {
     host: &'static str,
     process: Option<Child>,
+    /// The one that does the work, when its parent was killed.
+    orphan: Option<Pid>,
 }
 
 impl Keepalived {
@@ -31,13 +33,21 @@ impl Keepalived {
                 ("script_user px", "script_user root"),
             ],
         );
-        let keepalived = Keepalived { host, process: None };
+        let keepalived = Keepalived {
+            host,
+            process: None,
+            orphan: None,
+        };
         std::fs::write(keepalived.file("conf"), text).expect("keepalived.conf");
         keepalived
     }
 
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "it runs");
+        if let Some(orphan) = self.orphan.take() {
+            // Else keepalived says that it runs already. systemd waits for all processes of a unit, too.
+            waitpid(Some(orphan), WaitOptions::empty()).expect("the orphan is this process's");
+        }
         let words = on(self.host);
         let mut command = Command::new(words[0]);
         command
@@ -68,7 +78,33 @@ impl Keepalived {
 
     /// SIGKILL of its parent process; the one that does the work sees that.
     pub fn kill(&mut self) {
+        self.orphan = Some(self.child());
         self.end(Signal::KILL);
+    }
+
+    /// SIGKILL of all its processes: nobody takes the address away. It is started again, as the document has systemd
+    /// do it.
+    pub fn kill_all_and_start(&mut self) {
+        let restart = recipe("/etc/systemd/system/keepalived.service.d/restart.conf");
+        assert!(restart.contains("Restart=always"), "{restart}");
+        let child = self.child();
+        // Stopped first, it cannot see its parent go.
+        kill_process(child, Signal::STOP).expect("signal");
+        self.kill();
+        kill_process(child, Signal::KILL).expect("signal");
+        self.start();
+    }
+
+    fn child(&self) -> Pid {
+        let text = std::fs::read_to_string(self.file("vrrp.pid")).expect("vrrp.pid");
+        text.trim().parse().ok().and_then(Pid::from_raw).expect("a process")
+    }
+
+    /// Whether it waits for the other one's end: its check is well, and the address would be taken at once.
+    pub fn is_ready(&self) -> bool {
+        let said = self.said();
+        let state = said.lines().rfind(|line| line.contains(") Entering "));
+        state.is_some_and(|line| line.contains("BACKUP"))
     }
 
     fn end(&mut self, signal: Signal) {

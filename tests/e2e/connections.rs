@@ -1,8 +1,12 @@
 //! Connections: candidates, restarts, forced closes, TLS, the default virtual host.
 
+use std::net::TcpListener;
 use std::process::Command;
+use std::time::Duration;
 
-use crate::support::{Answer, Feed, ProductServer, RabbitServer, TestBroker, TestSite, broker_of, free_port, v02};
+use crate::support::{
+    Answer, Feed, ProductServer, RabbitServer, TestBroker, TestSite, broker_of, free_port, v02, wait_until,
+};
 
 const UNIT: &str = "rx/pull";
 
@@ -131,6 +135,25 @@ fn amqps_with_a_ca_of_ones_own_and_the_default_virtual_host() {
     let _unit = site.run(UNIT);
     site.wait_state(UNIT, "paused: ");
     assert!(site.state(UNIT).contains("ca_file"), "{}", site.state(UNIT));
+}
+
+/// An address that moves comes to a host as soon as its broker is back: nobody may wait for a unit that has lost
+/// patience meanwhile. Each look here ends badly, and with waits that double there would not be so many for many
+/// minutes.
+#[test]
+fn a_broker_of_this_host_is_looked_for_every_second_however_long_it_is_away() {
+    const LOOKS: usize = 20;
+    let away = TcpListener::bind("127.0.0.1:0").expect("listener");
+    let port = away.local_addr().expect("address").port();
+    let site = TestSite::at(&format!("amqp://u:p@localhost:{port}/"));
+    site.puller(UNIT, "");
+    let _unit = site.run(UNIT);
+    away.set_nonblocking(true).expect("nonblocking");
+    let mut looks = 0;
+    wait_until(Duration::from_secs(90), format!("{LOOKS} looks"), || {
+        looks += usize::from(away.accept().is_ok());
+        looks == LOOKS
+    });
 }
 
 /// A broker that answers nothing any more, its connections open: heartbeats tell, and the next candidate is taken.

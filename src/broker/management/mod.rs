@@ -39,8 +39,8 @@ mod classify;
 mod model;
 
 use classify::{Trouble, classify};
+use model::{Alarms, Refusal, Vhost};
 pub use model::{Overview, QueueInfo, QueueKind};
-use model::{Refusal, Vhost};
 
 /// 100 000 queues, as they are asked for here, are half of it; 3000 take RabbitMQ half a second.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
@@ -171,6 +171,20 @@ impl Management {
     /// What the broker is.
     pub async fn overview(&self) -> Result<Overview, BrokerError> {
         self.needed(&["overview"], &[]).await
+    }
+
+    /// The alarms of all nodes, as `memory on NODE`: while there is one, no node of the cluster takes messages.
+    pub async fn alarms(&self) -> Result<Vec<String>, BrokerError> {
+        let path = ["health", "checks", "alarms"];
+        let answer = self.send(Method::GET, &path, &[], None).await?;
+        let told: Alarms = serde_json::from_slice(&answer.body).unwrap_or_default();
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE && !told.alarms.is_empty() {
+            let alarms = told.alarms.iter();
+            return Ok(alarms
+                .map(|alarm| plain(&format!("{} on {}", alarm.resource, alarm.node)))
+                .collect());
+        }
+        self.accepted(&Method::GET, &path, answer).map(|_| Vec::new())
     }
 
     /// The names of the virtual hosts that the user may see.

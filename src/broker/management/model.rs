@@ -20,6 +20,20 @@ pub struct Overview {
     pub node: String,
 }
 
+/// What a check for alarms that fails says.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Alarms {
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
+}
+
+/// One of them.
+#[derive(Debug, Deserialize)]
+pub(super) struct Alarm {
+    pub node: String,
+    pub resource: String,
+}
+
 /// The type of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
+use super::choice::{self, Choice};
 use super::{Handle, Input, Intake, Step};
 use crate::broker::{BrokerError, Confirmed, Connection, Receipt, Received, Returns, Settlement, Subscription};
 use crate::flow::park::{self, Next, Rung};
@@ -143,10 +144,11 @@ impl<H: Handle> Desk<H> {
         connection: Arc<dyn Connection>,
         halt: CancellationToken,
     ) -> Result<(), BrokerError> {
+        let choice = Choice::of(connection.as_ref(), &self.intake.queue).await;
         let mut subscription = connection
             .subscribe(&self.intake.queue.name, self.intake.prefetch)
             .await?;
-        let ended = self.deliveries(subscription.as_mut(), &halt).await;
+        let ended = self.deliveries(subscription.as_mut(), choice, &halt).await;
         self.handler.unchosen();
         if ended.is_ok() {
             subscription.cancel().await;
@@ -158,17 +160,17 @@ impl<H: Handle> Desk<H> {
     async fn deliveries(
         self: &Arc<Self>,
         subscription: &mut dyn Subscription,
+        mut choice: Choice<'_>,
         halt: &CancellationToken,
     ) -> Result<(), BrokerError> {
-        let mut is_chosen = false;
-        while let Some(received) = halt.run_until_cancelled(subscription.next()).await {
+        while let Some(received) = halt.run_until_cancelled(self.next(subscription, &mut choice)).await {
             let Received {
                 exchange: _,
                 envelope,
                 redelivered,
                 receipt,
             } = received?;
-            if !std::mem::replace(&mut is_chosen, true)
+            if !std::mem::replace(&mut choice.is_known, true)
                 && halt.run_until_cancelled(self.handler.chosen()).await.is_none()
             {
                 break; // unsettled: the broker delivers it again
@@ -190,6 +192,23 @@ impl<H: Handle> Desk<H> {
             self.take(Arc::new(input), Source::Broker(receipt)).await;
         }
         Ok(())
+    }
+
+    /// The next delivery. Until the first has come it is looked whether the broker has anybody else to choose.
+    async fn next(
+        &self,
+        subscription: &mut dyn Subscription,
+        choice: &mut Choice<'_>,
+    ) -> Result<Received, BrokerError> {
+        while !choice.is_known {
+            if choice.has_nobody_else().await {
+                self.handler.chosen().await;
+                choice.is_known = true;
+            } else if let Ok(first) = tokio::time::timeout(choice::LOOK_EVERY, subscription.next()).await {
+                return first;
+            }
+        }
+        subscription.next().await
     }
 
     pub async fn trouble(&self, cause: Cause) {
