@@ -21,5 +21,6 @@ mod sundew;
 #[path = "../support/mod.rs"]
 mod support;
 mod sync_order;
+mod unreadable;
 mod vip;
 mod watcher;
