@@ -190,9 +190,10 @@ pub trait Subscription: Send {
 /// A delivery as the transport hands it over. Dropping it settles nothing: the broker redelivers when the
 /// subscription's channel is gone.
 pub struct Received {
-    /// The message.
+    /// The message; see [`Envelope::unreadable`].
     pub envelope: Envelope,
-    /// Where it was published; `""` is the default exchange. None where the transport does not tell.
+    /// Where it was published; `""` is the default exchange. None where the transport does not tell, or the name cannot
+    /// be read.
     pub exchange: Option<String>,
     /// Somebody may have seen it before.
     pub redelivered: bool,

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{REFUSED, one_unit, plain, say};
 use crate::config::{Places, UnitName, units};
+use crate::message::{Headers, UNREADABLE, Value as Bytes};
 use crate::spool::failed::{FailedStore, Failure, Limits, Which};
 
 /// What to do with failed messages.
@@ -63,6 +64,13 @@ pub fn run(places: &Places, command: Command) -> anyhow::Result<ExitCode> {
         Command::List { unit, limit, json } => list(places, unit.as_deref(), limit, json),
         Command::Show { unit, id, json } => show(places, &unit, id, json),
         Command::Replay { unit, ids, all } => {
+            for id in &ids {
+                let found = find(places, &one_unit(places, &unit)?.0, *id)?;
+                if let Some(why) = found.and_then(|failure| failure.envelope.unreadable()) {
+                    eprintln!("px: message {id} cannot be replayed: {why}");
+                    return Ok(ExitCode::from(REFUSED));
+                }
+            }
             change(places, &unit, &ids, all, "to be replayed", FailedStore::ask_replay)
         }
         Command::Drop { unit, ids, all } => change(places, &unit, &ids, all, "dropped", FailedStore::drop_entries),
@@ -117,17 +125,20 @@ fn list(places: &Places, unit: Option<&str>, limit: u32, as_json: bool) -> anyho
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(places: &Places, unit: &str, id: i64, as_json: bool) -> anyhow::Result<ExitCode> {
-    let (name, _) = one_unit(places, unit)?;
-    let found = match store(places, &name)? {
+fn find(places: &Places, name: &UnitName, id: i64) -> anyhow::Result<Option<Failure>> {
+    Ok(match store(places, name)? {
         Some(store) => store.show(id)?,
         None => None,
-    };
-    let Some(failure) = found else {
+    })
+}
+
+fn show(places: &Places, unit: &str, id: i64, as_json: bool) -> anyhow::Result<ExitCode> {
+    let (name, _) = one_unit(places, unit)?;
+    let Some(failure) = find(places, &name, id)? else {
         eprintln!("px: {name} has no failed message {id}");
         return Ok(ExitCode::from(REFUSED));
     };
-    let document = describe(&failure);
+    let document = describe(&failure, as_json);
     if as_json {
         say(serde_json::to_string_pretty(&document)?);
     } else {
@@ -141,17 +152,18 @@ fn show(places: &Places, unit: &str, id: i64, as_json: bool) -> anyhow::Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(failure: &Failure) -> Value {
+fn describe(failure: &Failure, is_whole: bool) -> Value {
     let envelope = &failure.envelope;
     let headers: serde_json::Map<String, Value> = envelope
         .headers
         .iter()
+        .filter(|(name, _)| *name != UNREADABLE)
         .map(|(name, value)| {
             let shown = value.as_str().map_or_else(|| format!("{value:?}"), str::to_owned);
             (name.clone(), shown.into())
         })
         .collect();
-    json!({
+    let mut document = json!({
         "reason": failure.reason,
         "fault": failure.fault,
         "attempts": failure.attempts,
@@ -163,7 +175,21 @@ fn describe(failure: &Failure) -> Value {
         "headers": headers,
         "size": envelope.body.len(),
         "body": String::from_utf8_lossy(&envelope.body[..envelope.body.len().min(BODY_SHOWN)]),
-    })
+    });
+    if let Some(Bytes::Table(mark)) = envelope.headers.get(UNREADABLE) {
+        document["original"] = original(mark, is_whole.then_some(&envelope.body));
+    }
+    document
+}
+
+/// What could not be read, as it came: escaped as in a C string.
+fn original(mark: &Headers, body: Option<&Vec<u8>>) -> Value {
+    let parts = mark.iter().filter_map(|(name, value)| match value {
+        Bytes::Bytes(bytes) => Some((name.clone(), bytes.escape_ascii().to_string().into())),
+        _ => None,
+    });
+    let body = body.map(|body| ("body".to_owned(), body.escape_ascii().to_string().into()));
+    Value::Object(parts.chain(body).collect())
 }
 
 /// Bytes of a body that are shown.

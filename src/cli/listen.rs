@@ -84,6 +84,9 @@ async fn listen(places: &Places, broker: Broker, exchange: Exchange, arguments: 
 }
 
 fn as_text(envelope: &Envelope) -> String {
+    if let Some(why) = envelope.unreadable() {
+        return format!("{} {why}", envelope.key);
+    }
     match decode(envelope, &DecodeOptions::default()) {
         Ok(Decoded::Product(announcement)) => {
             let time = announcement

@@ -148,6 +148,11 @@ impl Publisher {
 
     async fn send(&self, exchange: &str, envelope: Envelope, returns: Returns, is_soft: bool) -> Pending {
         let (answer, pending) = oneshot::channel();
+        if let Some(why) = envelope.unreadable() {
+            // It would go out as something else than it was.
+            drop(answer.send(Err(PublishError::Refused(format!("{why}; so it cannot be published")))));
+            return Pending(pending);
+        }
         let job = Job {
             exchange: exchange.into(),
             envelope,

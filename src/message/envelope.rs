@@ -49,6 +49,10 @@ impl From<&str> for Value {
     }
 }
 
+/// The header of a message that px could not read as it came: a table that says why, and holds what was there. Only px
+/// sets it.
+pub const UNREADABLE: &str = "x-px-unreadable";
+
 /// One message as a broker carries it. Everything here survives a forward untouched.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Envelope {
@@ -78,4 +82,19 @@ pub struct Envelope {
     pub app_id: Option<String>,
     /// The bytes.
     pub body: Vec<u8>,
+}
+
+impl Envelope {
+    /// Why this message is not what was published: something of it could not be read. It is kept and shown, and neither
+    /// worked on nor published again.
+    pub fn unreadable(&self) -> Option<String> {
+        let why = match self.headers.get(UNREADABLE)? {
+            Value::Table(mark) => mark.get("why").and_then(Value::as_str),
+            _ => None,
+        };
+        Some(match why {
+            Some(why) => format!("the message cannot be read: {why}"),
+            None => format!("the message has a header {UNREADABLE}, which is for px alone to set"),
+        })
+    }
 }

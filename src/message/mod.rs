@@ -35,7 +35,7 @@ pub use destination_name::{NAMING, NameError, Naming, NamingError, Scripted};
 pub use directory::{DIRECTORY_NAMES, DirectoryError, DirectoryTemplate};
 pub use duplicate::{By, Fingerprint, SeenKey, seen_key};
 pub use encode::{EncodeError, Encoded, encode};
-pub use envelope::{Envelope, Headers, Value};
+pub use envelope::{Envelope, Headers, UNREADABLE, Value};
 pub use fault::Fault;
 pub use format::{AnnounceAs, AnnounceAsError, Format, Keyed, UnitHeaders};
 pub use identity::ContentHasher;

@@ -22,5 +22,6 @@ mod sundew;
 #[path = "../support/mod.rs"]
 mod support;
 mod sync_order;
+mod unreadable;
 mod vip;
 mod watcher;

@@ -5,15 +5,12 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, ShortString};
 
 use super::classify::fault;
+use super::frames::{Mark, check};
 use crate::broker::BrokerError;
-use crate::message::{Envelope, Fault, Headers, Value};
+use crate::message::{Envelope, Fault, Headers, UNREADABLE, Value};
 
 /// Delivery mode 2: the broker writes it to disk before it confirms.
 const PERSISTENT: u8 = 2;
-
-/// Tables and arrays within each other; beyond this a received header becomes void. Who reads or stores headers
-/// recurses into them.
-const NESTING_MAX: usize = 64;
 
 /// What a content header takes beside its properties: frame (8), class, weight, size and flags (14), and the fixed
 /// parts of every property.
@@ -81,17 +78,36 @@ pub(super) fn short(text: &str, name: &str) -> Result<ShortString, BrokerError> 
     })
 }
 
-/// What arrived, as an envelope.
-pub(super) fn to_envelope(delivery: Delivery) -> Envelope {
-    let properties = &delivery.properties;
-    let text = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
-    Envelope {
-        key: delivery.routing_key.as_str().to_owned(),
-        headers: properties
-            .headers()
+/// What arrived, as an envelope, and where it was published, if that can be read. What a [`Mark`] says was moved is where
+/// it was again.
+pub(super) fn to_envelope(delivery: Delivery) -> (Option<String>, Envelope) {
+    let (key, exchange) = (delivery.routing_key.as_str(), delivery.exchange.as_str());
+    let (mut properties, mut body) = (delivery.properties, delivery.data);
+    let mut exchange = Some(exchange.to_owned());
+    let mut moved = None;
+    if let Some(mut mark) = found_mark(&properties) {
+        let rest = body.split_off(mark.length.min(body.len()));
+        let original = std::mem::replace(&mut body, rest);
+        properties = read_properties(&original).unwrap_or_else(|| {
+            mark.why
+                .get_or_insert_with(|| "its properties cannot be parsed".to_owned());
+            BasicProperties::default()
+        });
+        if mark
+            .names
             .as_ref()
-            .map(|table| from_table(table, 0))
-            .unwrap_or_default(),
+            .is_some_and(|(name, _)| std::str::from_utf8(name).is_err())
+        {
+            exchange = None;
+        }
+        moved = mark.why.is_some().then(|| kept_mark(mark, original));
+    }
+    let mut headers = properties.headers().as_ref().map(from_table).unwrap_or_default();
+    headers.extend(moved.map(|mark| (UNREADABLE.to_owned(), mark)));
+    let text = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
+    let envelope = Envelope {
+        key: key.to_owned(),
+        headers,
         content_type: text(properties.content_type()),
         content_encoding: text(properties.content_encoding()),
         priority: *properties.priority(),
@@ -102,8 +118,53 @@ pub(super) fn to_envelope(delivery: Delivery) -> Envelope {
         timestamp: *properties.timestamp(),
         kind: text(properties.kind()),
         app_id: text(properties.app_id()),
-        body: delivery.data,
+        body,
+    };
+    (exchange, envelope)
+}
+
+/// The mark of a message that was replaced on its way in.
+fn found_mark(properties: &BasicProperties) -> Option<Mark> {
+    let AMQPValue::FieldTable(mark) = properties.headers().as_ref()?.inner().get(UNREADABLE)? else {
+        return None;
+    };
+    let mark = mark.inner();
+    let bytes = |name: &str| match mark.get(name) {
+        Some(AMQPValue::ByteArray(bytes)) => Some(bytes.as_slice().to_vec()),
+        _ => None,
+    };
+    let AMQPValue::LongLongInt(length) = mark.get(Mark::PROPERTIES)? else {
+        return None;
+    };
+    Some(Mark {
+        why: match mark.get(Mark::WHY) {
+            Some(AMQPValue::LongString(why)) => Some(why.to_string()),
+            _ => None,
+        },
+        names: bytes(Mark::EXCHANGE).zip(bytes(Mark::KEY)),
+        length: usize::try_from(*length).ok()?,
+    })
+}
+
+/// The mark as it stays with the envelope: all bytes that were moved or taken out are in it.
+fn kept_mark(mark: Mark, properties: Vec<u8>) -> Value {
+    let mut kept = Headers::from([(Mark::PROPERTIES.to_owned(), Value::Bytes(properties))]);
+    if let Some(why) = mark.why {
+        kept.insert(Mark::WHY.to_owned(), Value::Str(why.into_bytes()));
     }
+    if let Some((exchange, key)) = mark.names {
+        kept.insert(Mark::EXCHANGE.to_owned(), Value::Bytes(exchange));
+        kept.insert(Mark::KEY.to_owned(), Value::Bytes(key));
+    }
+    Value::Table(kept)
+}
+
+/// Properties as they were on the wire, unless they are why the message cannot be read.
+fn read_properties(original: &[u8]) -> Option<BasicProperties> {
+    check(original).ok()?;
+    lapin::protocol::basic::parse_properties(original)
+        .ok()
+        .map(|(_, properties)| properties)
 }
 
 fn to_table(headers: &Headers) -> Result<FieldTable, BrokerError> {
@@ -142,14 +203,15 @@ fn to_value(value: &Value) -> Result<AMQPValue, BrokerError> {
     })
 }
 
-fn from_table(table: &FieldTable, depth: usize) -> Headers {
+/// Not nested without bound: see [`check`].
+fn from_table(table: &FieldTable) -> Headers {
     table
         .into_iter()
-        .map(|(name, value)| (name.as_str().to_owned(), from_value(value, depth)))
+        .map(|(name, value)| (name.as_str().to_owned(), from_value(value)))
         .collect()
 }
 
-fn from_value(value: &AMQPValue, depth: usize) -> Value {
+fn from_value(value: &AMQPValue) -> Value {
     match value {
         AMQPValue::Boolean(v) => Value::Bool(*v),
         AMQPValue::ShortShortInt(v) => Value::I8(*v),
@@ -165,13 +227,9 @@ fn from_value(value: &AMQPValue, depth: usize) -> Value {
         // Never on the wire: RabbitMQ's 's' is a 16-bit integer.
         AMQPValue::ShortString(v) => Value::Str(v.as_str().as_bytes().to_vec()),
         AMQPValue::LongString(v) => Value::Str(v.as_bytes().to_vec()),
-        AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) if depth >= NESTING_MAX => {
-            tracing::warn!("dropped a header nested deeper than {NESTING_MAX} levels");
-            Value::Void
-        }
-        AMQPValue::FieldArray(v) => Value::Array(v.as_slice().iter().map(|v| from_value(v, depth + 1)).collect()),
+        AMQPValue::FieldArray(v) => Value::Array(v.as_slice().iter().map(from_value).collect()),
         AMQPValue::Timestamp(v) => Value::Timestamp(*v),
-        AMQPValue::FieldTable(v) => Value::Table(from_table(v, depth + 1)),
+        AMQPValue::FieldTable(v) => Value::Table(from_table(v)),
         AMQPValue::ByteArray(v) => Value::Bytes(v.as_slice().to_vec()),
         AMQPValue::Void => Value::Void,
     }
@@ -229,22 +287,7 @@ mod tests {
 
     #[test]
     fn headers_of_every_type_come_back_as_they_were() {
-        assert_eq!(from_table(&to_table(&every_type()).unwrap(), 0), every_type());
-    }
-
-    #[test]
-    fn nesting_has_a_limit() {
-        let mut nested = AMQPValue::Void;
-        for _ in 0..500 {
-            nested = AMQPValue::FieldArray(FieldArray::from(vec![nested]));
-        }
-        let mut value = from_value(&nested, 0);
-        let mut depth = 0;
-        while let Value::Array(mut values) = value {
-            depth += 1;
-            value = values.remove(0);
-        }
-        assert_eq!((depth, value), (NESTING_MAX, Value::Void));
+        assert_eq!(from_table(&to_table(&every_type()).unwrap()), every_type());
     }
 
     #[test]

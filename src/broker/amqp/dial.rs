@@ -14,6 +14,7 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout_at};
 
 use super::classify::{classify, classify_io, fault, reason, reply_code};
+use super::filtered::{self, Filtered};
 use crate::broker::BrokerError;
 use crate::config::{Broker, BrokerUrl, Scheme};
 use crate::message::Fault;
@@ -90,12 +91,13 @@ pub(super) async fn dial(url: &BrokerUrl, broker: &Broker, name: &str) -> Result
         }
         _ => stream,
     };
+    let stream = AsyncTcpStream::Plain(Filtered::new(stream, url.frame_max));
     let once = Mutex::new(Some(stream));
     let hand_over = async move |_, _| {
         let stream = once.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted).into())
     };
-    let connecting = Connection::connector(uri(url), runtime, hand_over, properties(name));
+    let connecting = Connection::connector(uri(url), filtered::runtime(runtime), hand_over, properties(name));
     let connection = timeout_at(deadline, connecting)
         .await
         .map_err(silence)?

@@ -6,6 +6,8 @@ mod classify;
 mod convert;
 mod declare;
 mod dial;
+mod filtered;
+mod frames;
 mod life;
 mod publish;
 mod remove;

@@ -71,10 +71,12 @@ impl Deliveries {
             channel: self.channel.clone(),
             tag: delivery.delivery_tag,
         };
+        let redelivered = delivery.redelivered;
+        let (exchange, envelope) = to_envelope(delivery);
         Received {
-            exchange: Some(delivery.exchange.as_str().to_owned()),
-            redelivered: delivery.redelivered,
-            envelope: to_envelope(delivery),
+            envelope,
+            exchange,
+            redelivered,
             receipt: Box::new(receipt),
         }
     }

@@ -222,6 +222,10 @@ impl<H: Handle> Desk<H> {
 
     /// Lets the component begin, publishes in order, and goes on in the background while it holds `place`.
     pub async fn take_with(self: &Arc<Self>, input: Arc<Input>, source: Source, place: impl Send + 'static) {
+        if let Some(why) = input.envelope.unreadable() {
+            self.refuse(input, source, why, place);
+            return;
+        }
         let (mut begun, mut note) = self.begin(&input).await;
         let desk = Arc::clone(self);
         self.in_hand.spawn(async move {
@@ -240,6 +244,28 @@ impl<H: Handle> Desk<H> {
                 Some(Ok(Err(cause))) => desk.trouble(cause).await,
                 // With new channels the broker delivers it again.
                 Some(Err(_)) => desk.trouble(Cause::new(Fault::Own, BROKE)).await,
+            }
+            drop(place);
+        });
+    }
+
+    /// To the failed store with what cannot be read: no component sees it.
+    fn refuse(self: &Arc<Self>, input: Arc<Input>, source: Source, why: String, place: impl Send + 'static) {
+        let desk = Arc::clone(self);
+        self.in_hand.spawn(async move {
+            let refused = match source {
+                Source::Failed(id) => {
+                    let cause = Cause::rubbish(format!("{why}; so it cannot be replayed"));
+                    desk.failed_again(id, &cause).await
+                }
+                source => {
+                    let attempts = input.attempts.saturating_add(1);
+                    desk.fail(&input, source, attempts, &Cause::rubbish(why)).await
+                }
+            };
+            match refused {
+                Ok(()) => desk.unit.state.resume(WORK),
+                Err(cause) => desk.trouble(cause).await,
             }
             drop(place);
         });

@@ -120,7 +120,7 @@ impl Remembered {
         {
             let mut memory = lock(&self.seen);
             let evicted_before = memory.evicted_early();
-            for envelope in told {
+            for envelope in told.iter().filter(|envelope| envelope.unreadable().is_none()) {
                 let learned = memory.learn(&envelope.body, now, &mut batch);
                 self.metrics.add(Count::Learned, learned);
             }
