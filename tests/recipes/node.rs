@@ -167,7 +167,12 @@ fn make_users(world: &World, site: &TestSite) {
 
 /// The commands that look after a broker.
 fn what_to_watch(world: &World, site: &TestSite) {
-    let said = world.type_here(site, &recipe("on a broker: is all well?"));
+    let mut commands = recipe("on a broker: is all well?");
+    if rabbitmq_mirrors() {
+        commands += &recipe("on a broker: is each queue where it is to be? Mirrors, before RabbitMQ 4");
+    }
+    commands += &recipe("on a broker: is each queue where it is to be? Quorum queues");
+    let said = world.type_here(site, &commands);
     assert!(
         said.contains("cmc.alice.pull\t1\t0\t") && said.contains("px@localhost"),
         "{said}"

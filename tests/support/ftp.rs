@@ -241,9 +241,7 @@ TransferLog none
 SystemLog {at}/log
 PidFile {at}/pid
 ScoreboardFile none
-<IfModule mod_delay.c>
 DelayEngine off
-</IfModule>
 AuthOrder mod_auth_file.c
 AuthUserFile {at}/users
 RequireValidShell off

@@ -450,7 +450,7 @@ fn a_disarmed_guest_and_a_new_password_have_commands_too() {
     let changed = plan(&wanted(U), &found);
     assert_eq!(
         changed.steps[0].action.commands(),
-        ["ask u | rabbitmqctl change_password -- u"]
+        ["ask u | rabbitmqctl change_password u"]
     );
 }
 

@@ -364,7 +364,7 @@ fn queue_warning(what: &str, refusal: &str) -> String {
     let advice = match is_quorum || refusal.contains("'x-delivery-limit'") {
         true => {
             "; from RabbitMQ 4 on it may drop what has come back 20 times, as while this unit is paused: set a policy \
-             with delivery-limit = -1"
+             with delivery-limit = 1000000000"
         }
         false => "",
     };
@@ -460,7 +460,7 @@ mod tests {
             ("x-expires", "'1000' but current is none", false),
         ] {
             let warning = queue_warning("queue q", &refusal(arg, other));
-            assert_eq!(warning.contains("delivery-limit = -1"), is_limited, "{warning}");
+            assert_eq!(warning.contains("delivery-limit = 1000000000"), is_limited, "{warning}");
         }
     }
 

@@ -243,7 +243,7 @@ async fn a_delivery_held_too_long_ends_its_subscription() {
     assert_eq!(late.is_ok(), stays, "{late:?}");
     let mut subscription = connection.subscribe("q", 1).await.expect("the connection lives");
     let again = take(&mut subscription).await;
-    assert!(again.redelivered);
+    assert!(again.redelivered || stays);
     assert_eq!(settle(again, Settlement::Ack).await, "slow");
 }
 
