@@ -66,9 +66,6 @@ pub(super) fn reason(error: &lapin::Error) -> String {
     match error.kind() {
         lapin::ErrorKind::ProtocolError(answer) => format!("{} {}", answer.get_id(), answer.get_message()),
         lapin::ErrorKind::IOError(error) => error.to_string(),
-        lapin::ErrorKind::ParsingError(error) => {
-            format!("{error}; is there a message whose key or header name is not UTF-8? it has to leave the queue")
-        }
         _ => error.to_string(),
     }
 }
