@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-/// lapin parses nested headers by recursion on a thread of its own: a hostile message could overrun a usual stack and
-/// end the process, again at each redelivery. 64 MiB are enough for any header that fits a frame; only the pages that
-/// are used count.
+/// lapin parses nested tables by recursion on a thread of its own. It gets no message that is nested deeply, but a hostile
+/// server could overrun a usual stack with what it tells of itself, and end the process, again at each connect. 64 MiB are
+/// enough for any table that fits a frame; only the pages that are used count.
 const STACK_BYTES: &str = "67108864";
 
 fn main() -> ExitCode {

@@ -34,7 +34,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Have the unit try failed messages again; each stays in the store until it is done
+    /// Have the unit try failed messages again; each stays in the store until it is done. What could not be read when it
+    /// came is refused: `show --json` has its bytes
     Replay {
         /// The unit
         unit: String,

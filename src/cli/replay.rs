@@ -38,6 +38,10 @@ deleted at the end. The user must have the permission to configure it.
 They are persistent then, whatever they were; their user_id is not kept; times to live begin anew. A message that was \
 being spilled when px or the broker was killed may be in the queue and in the file, and comes twice.
 
+A message that could not be read when it was spilled, for its routing key, a property or the name of a header is not UTF-8 \
+or its headers are nested without measure, is in the file with all its bytes, under the header x-px-unreadable. It cannot \
+be published: px says which it is, and goes on with the others.
+
 A confirm says that the queue has taken the message, not that it keeps it: a queue with a max-length drops its oldest \
 messages for newer ones, a time to live ends, and what is redelivered too often goes (delivery-limit). px says so where \
 the file names such a limit, and when the queue holds less at the end than was published. A limit that a policy sets is \
@@ -249,10 +253,21 @@ impl Target {
 }
 
 fn dry_run(arguments: &Arguments, target: &Target, reader: &mut SpillReader) -> anyhow::Result<ExitCode> {
-    let (mut messages, mut bytes) = (0u64, 0);
+    let (mut messages, mut bytes, mut left, mut refused) = (0u64, 0, 0u64, false);
     while let Some(message) = next(reader)? {
         messages += 1;
         bytes += message.envelope.body.len();
+        match message.envelope.unreadable() {
+            _ if messages <= arguments.skip => {}
+            None => left += 1,
+            Some(why) => {
+                eprintln!(
+                    "px: message {messages} of the file: {}; so it cannot be published",
+                    plain(&why)
+                );
+                refused = true;
+            }
+        }
     }
     let source = reader.source();
     say(plain(&format!(
@@ -262,11 +277,10 @@ fn dry_run(arguments: &Arguments, target: &Target, reader: &mut SpillReader) -> 
         source.vhost,
         reader.time()
     )));
-    let left = messages.saturating_sub(arguments.skip);
     say(format_args!("{left} would be published to {target}"));
     target.warn_of_limits(source);
     let is_whole = is_whole(arguments, reader, messages);
-    Ok(ExitCode::from(if is_whole { 0 } else { REFUSED }))
+    Ok(ExitCode::from(if is_whole && !refused { 0 } else { REFUSED }))
 }
 
 fn next(reader: &mut SpillReader) -> anyhow::Result<Option<crate::spool::spill::Message>> {

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::sqlite::{self, Durability, Schema};
 use super::{SpoolError, line};
-use crate::message::{Envelope, Fault};
+use crate::message::{Envelope, Fault, UNREADABLE, Value};
 
 const SCHEMA: Schema = Schema {
     name: "failed store",
@@ -130,7 +130,7 @@ pub struct Listed {
     pub rubbish: bool,
     /// A replay has been asked for.
     pub replay: bool,
-    /// Bytes of the body.
+    /// Bytes of the body, and of properties that could not be read.
     pub bytes: u64,
 }
 
@@ -198,7 +198,7 @@ impl FailedStore {
         let mut db = self.lock();
         let tx = sqlite::begin(&mut db, DOING)?;
         let totals = totals(&tx).map_err(refused)?;
-        let bytes = failure.envelope.body.len() as u64;
+        let bytes = bytes(&failure.envelope);
         let kept = if failure.is_rubbish
             && (totals.rubbish >= self.limits.rubbish || totals.rubbish_bytes + bytes > self.limits.rubbish_bytes)
         {
@@ -348,7 +348,7 @@ fn insert(tx: &Connection, failure: &Failure, text: &str) -> Result<i64, rusqlit
         ":first": failure.first.as_millisecond(),
         ":last": failure.last.as_millisecond(),
         ":rubbish": failure.is_rubbish,
-        ":bytes": failure.envelope.body.len() as i64,
+        ":bytes": bytes(&failure.envelope) as i64,
         ":envelope": text,
         ":body": failure.envelope.body,
     })
@@ -415,6 +415,18 @@ fn entry(row: &Row<'_>) -> Result<(i64, Failure), rusqlite::Error> {
         is_rubbish: listed.rubbish,
     };
     Ok((listed.id, failure))
+}
+
+/// What counts for the limits: properties that could not be read may be long.
+fn bytes(envelope: &Envelope) -> u64 {
+    let unread = match envelope.headers.get(UNREADABLE) {
+        Some(Value::Table(mark)) => mark.values().map(|value| match value {
+            Value::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        }),
+        _ => return envelope.body.len() as u64,
+    };
+    (envelope.body.len() + unread.sum::<usize>()) as u64
 }
 
 /// RFC 3339, as everywhere in px's JSON.

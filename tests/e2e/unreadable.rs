@@ -265,6 +265,8 @@ fn a_spilled_queue_keeps_what_cannot_be_read_and_a_replay_passes_it_over() {
         .collect();
     assert_eq!(kept, wanted);
 
+    let told = site.px_ends(1, &["replay", file.to_str().expect("text"), "--dry-run"]);
+    assert!(told.out.contains("20 would be published"), "{told:?}");
     feed.queue("q", &[]);
     let told = site.px_ends(1, &["replay", file.to_str().expect("text")]);
     assert_eq!(feed.reader("q").take(good.len()), good);

@@ -75,9 +75,6 @@ pub(super) fn reason(error: &lapin::Error) -> String {
             format!("{} {}", answer.get_id(), lines.join(" "))
         }
         lapin::ErrorKind::IOError(error) => error.to_string(),
-        lapin::ErrorKind::ParsingError(error) => {
-            format!("{error}; is there a message whose key or header name is not UTF-8? it has to leave the queue")
-        }
         _ => error.to_string(),
     }
 }

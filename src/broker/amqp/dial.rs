@@ -191,7 +191,6 @@ fn handshake_refusal(error: &lapin::Error, url: &BrokerUrl) -> BrokerError {
         Some(530) => format!("; does vhost {} exist, and may user {} enter it?", url.vhost, url.user),
         _ => String::new(),
     };
-    // No message has come yet: nothing is wrong with one.
     let why = match error.kind() {
         lapin::ErrorKind::ParsingError(_) => format!(
             "what answers there does not speak AMQP; is {} the port of the broker, with the right one of amqp:// and \

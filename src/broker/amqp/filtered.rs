@@ -132,3 +132,100 @@ impl Reactor for Clock {
         std::future::ready(Err(io::ErrorKind::Unsupported.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use futures_util::AsyncReadExt;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What comes from the other side, in its pieces, each later than the one before.
+    struct Pieces(VecDeque<Vec<u8>>, bool);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            self.1 = !self.1;
+            if self.1 {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let Some(mut piece) = self.0.pop_front() else {
+                return Poll::Ready(Ok(0));
+            };
+            let count = piece.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&piece[..count]);
+            if count < piece.len() {
+                self.0.push_front(piece.split_off(count));
+            }
+            Poll::Ready(Ok(count))
+        }
+    }
+
+    /// Frames of bodies, with content headers between them of which some cannot be read.
+    fn stream() -> Vec<u8> {
+        let frame = |kind: u8, payload: &[u8]| {
+            let size = (payload.len() as u32).to_be_bytes();
+            [&[kind, 0, 1][..], &size, payload, &[0xce]].concat()
+        };
+        let header = |text: &[u8]| {
+            let fixed = [0u8, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0];
+            frame(2, &[&fixed[..], &[text.len() as u8], text].concat())
+        };
+        let parts = [
+            header(b"text"),
+            frame(3, &[7; 40_000]),
+            header(b"\xff"),
+            header(b"\xfe"),
+            frame(3, &[8; 30]),
+            frame(8, b""),
+        ];
+        parts.concat()
+    }
+
+    proptest! {
+        #[test]
+        fn a_reader_gets_the_same_in_whatever_pieces(
+            pieces in vec(1..50_000usize, 1..40),
+            rooms in vec(1..50_000usize, 1..40),
+        ) {
+            let stream = stream();
+            let mut wanted: Vec<u8> = Vec::new();
+            let mut out = Vec::new();
+            let through = Filter::new(4096).read(&stream, &mut out);
+            wanted.extend(&stream[..through]);
+            wanted.extend(out);
+
+            let (mut rest, mut chunks) = (&stream[..], VecDeque::new());
+            for size in pieces.iter().cycle() {
+                let (piece, after) = rest.split_at((*size).min(rest.len()));
+                chunks.push_back(piece.to_vec());
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            let mut reader = Filtered::new(Pieces(chunks, false), 4096);
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let read = runtime.block_on(async {
+                let mut read: Vec<u8> = Vec::new();
+                for room in rooms.iter().cycle() {
+                    let mut buffer = vec![0; *room];
+                    match reader.read(&mut buffer).await.unwrap() {
+                        0 => break,
+                        count => read.extend(&buffer[..count]),
+                    }
+                }
+                read
+            });
+            prop_assert!(read == wanted);
+        }
+    }
+}
