@@ -16,9 +16,9 @@ use crate::metrics::Count;
 /// A connection that stood this long was good.
 const STOOD: Duration = Duration::from_secs(10);
 
-/// A broker of this very host that was away is missed no longer than this once it is back: an address that moves comes
-/// to the host as soon as the broker is well, and then nobody waits for the unit. Asking it costs nothing.
-const LOCAL_LONGEST: Duration = Duration::from_secs(1);
+/// Between two looks for a broker of this very host that is away: an address that moves comes to the host as soon as the
+/// broker is well, and then nobody waits for the unit. Asking there costs nothing.
+const LOOK_HERE: Duration = Duration::from_secs(1);
 
 /// Between attempts: from 250 ms, doubling, never longer than 30 s.
 pub fn reconnect_backoff() -> Backoff {
@@ -35,7 +35,7 @@ pub struct Link {
     /// When the last connection was made.
     stood_since: Option<Instant>,
     last_error: Option<String>,
-    /// The last error was the broker's: it is away, and comes back.
+    /// It did not answer the last time.
     is_away: bool,
 }
 
@@ -91,15 +91,13 @@ impl Link {
             warn!(broker = %self.broker.name, "no connection: {text}; will be tried again until it stands");
         }
         self.last_error = Some(text.clone());
-        self.is_away = error.fault == Fault::Endpoint;
         self.show(false, Some(text));
     }
 
     fn next_wait(&mut self) -> Duration {
-        let wait = self.backoff.next_wait();
         match self.is_away && self.broker.urls.iter().all(BrokerUrl::is_local) {
-            true => wait.min(LOCAL_LONGEST),
-            false => wait,
+            true => LOOK_HERE,
+            false => self.backoff.next_wait(),
         }
     }
 
@@ -108,9 +106,11 @@ impl Link {
         self.generation
     }
 
-    async fn attempt(&self, topology: &Topology) -> Result<Arc<dyn Connection>, BrokerError> {
+    async fn attempt(&mut self, topology: &Topology) -> Result<Arc<dyn Connection>, BrokerError> {
         let name = format!("px {} {}", self.unit.name, self.part());
-        let connection: Arc<dyn Connection> = Arc::from(broker::connect(&self.broker, self.purpose, &name).await?);
+        let answer = broker::connect(&self.broker, self.purpose, &name).await;
+        self.is_away = matches!(&answer, Err(error) if error.fault == Fault::Endpoint);
+        let connection: Arc<dyn Connection> = Arc::from(answer?);
         for warning in connection.declare(topology).await? {
             warn!(broker = %self.broker.name, "{warning}");
         }
