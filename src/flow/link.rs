@@ -18,9 +18,9 @@ use crate::metrics::Count;
 /// A connection that stood this long was good.
 const STOOD: Duration = Duration::from_secs(10);
 
-/// A broker of this very host that was away is missed no longer than this once it is back: an address that moves comes
-/// to the host as soon as the broker is well, and then nobody waits for the unit. Asking it costs nothing.
-const LOCAL_LONGEST: Duration = Duration::from_secs(1);
+/// Between two looks for a broker of this very host that is away: an address that moves comes to the host as soon as the
+/// broker is well, and then nobody waits for the unit. Asking there costs nothing.
+const LOOK_HERE: Duration = Duration::from_secs(1);
 
 /// Between attempts: from 250 ms, doubling, never longer than 30 s.
 pub fn reconnect_backoff() -> Backoff {
@@ -41,7 +41,7 @@ pub struct Link {
     since: Option<Timestamp>,
     /// Asks again for the bindings that were refused.
     mending: Option<AbortOnDropHandle<()>>,
-    /// The last error was the broker's: it is away, and comes back.
+    /// It did not answer the last time.
     is_away: bool,
 }
 
@@ -102,16 +102,14 @@ impl Link {
             self.since = Some(Timestamp::now());
         }
         self.mending = None;
-        self.is_away = error.fault == Fault::Endpoint;
         self.last_error = Some(text);
         self.show(Vec::new());
     }
 
     fn next_wait(&mut self) -> Duration {
-        let wait = self.backoff.next_wait();
         match self.is_away && self.broker.urls.iter().all(BrokerUrl::is_local) {
-            true => wait.min(LOCAL_LONGEST),
-            false => wait,
+            true => LOOK_HERE,
+            false => self.backoff.next_wait(),
         }
     }
 
@@ -120,9 +118,11 @@ impl Link {
         self.generation
     }
 
-    async fn attempt(&self, topology: &Topology) -> Result<(Arc<dyn Connection>, Vec<Warning>), BrokerError> {
+    async fn attempt(&mut self, topology: &Topology) -> Result<(Arc<dyn Connection>, Vec<Warning>), BrokerError> {
         let name = format!("px {} {}", self.unit.name, self.part());
-        let connection: Arc<dyn Connection> = Arc::from(broker::connect(&self.broker, self.purpose, &name).await?);
+        let answer = broker::connect(&self.broker, self.purpose, &name).await;
+        self.is_away = matches!(&answer, Err(error) if error.fault == Fault::Endpoint);
+        let connection: Arc<dyn Connection> = Arc::from(answer?);
         let warnings = connection.declare(topology).await?;
         for warning in &warnings {
             warn!(broker = %self.broker.name, "{warning}");
