@@ -12,7 +12,7 @@
 //! A kill at any moment leaves queues that the next run finds. Sightings are written before anything is deleted, and a
 //! queue's own is forgotten before it is: else one that is made again under its name would inherit it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -43,8 +43,8 @@ const ENDPOINT_FAULTS_MAX: u32 = 3;
 pub struct Wish<'a> {
     /// Nothing is changed, neither a queue nor a sighting: it shows what a run would do now.
     pub is_dry: bool,
-    /// The messages of a queue are put into a file in this directory first. Classic queues only: another cannot be
-    /// deleted on the condition that it is empty, and what came after the spilling would be lost.
+    /// The messages of a queue are put into a file in this directory first. A quorum queue cannot be deleted on the condition
+    /// that it is empty: it is looked at just before, and what comes between is lost, as it is without this.
     pub spill: Option<&'a Path>,
 }
 
@@ -66,6 +66,7 @@ pub async fn run(
         management: Management::new(&reaper.broker)?,
         connection: None,
         endpoint_faults: 0,
+        unfinished: Vec::new(),
         stop: CancellationToken::new(),
     };
     let _signals = run.heed_signals()?;
@@ -97,6 +98,8 @@ struct Run<'a> {
     /// To the virtual host that was last looked at by AMQP.
     connection: Option<(String, Box<dyn Connection>)>,
     endpoint_faults: u32,
+    /// Of the queue at hand: files of earlier runs that were interrupted.
+    unfinished: Vec<PathBuf>,
     /// Asked to end, on SIGTERM or SIGINT; only while messages are spilled, for there is something to tell then.
     stop: CancellationToken,
 }
@@ -186,6 +189,7 @@ impl Run<'_> {
             rule,
             reason,
             outcome,
+            unfinished: std::mem::take(&mut self.unfinished),
         }
     }
 
@@ -235,10 +239,6 @@ impl Run<'_> {
             }
         }
         let guarded = queue.kind == QueueKind::Classic;
-        if self.wish.spill.is_some() && !guarded {
-            reason.push_str("; not spilled, for a quorum queue cannot be deleted only if it is empty");
-            return Ok(Outcome::KeptAfterAll);
-        }
         if self.wish.spill.is_some() && queue.auto_delete {
             // To read it out is to consume, and to end that would delete it, with what has come meanwhile.
             reason.push_str("; not spilled, for it is auto_delete: it would go with its reader, unguarded");
@@ -252,12 +252,18 @@ impl Run<'_> {
             return Ok(other.unwrap_or(Outcome::WouldBeDeleted { guarded }));
         }
         match self.wish.spill {
-            Some(directory) => self.spill(queue, reason, directory).await,
+            Some(directory) => self.spill(queue, reason, directory, guarded).await,
             None => self.delete(queue, reason, guarded).await,
         }
     }
 
-    async fn spill(&mut self, queue: &QueueInfo, reason: &mut String, directory: &Path) -> anyhow::Result<Outcome> {
+    async fn spill(
+        &mut self,
+        queue: &QueueInfo,
+        reason: &mut String,
+        directory: &Path,
+        guarded: bool,
+    ) -> anyhow::Result<Outcome> {
         let (vhost, name) = (&queue.vhost, &queue.name);
         // Who has cancelled and not settled yet is no consumer, and guards nothing.
         let Some(seen) = figures(&self.management, vhost, name).await? else {
@@ -270,12 +276,22 @@ impl Run<'_> {
         let sighting = self.sightings.forget(vhost, name);
         self.sightings.save()?;
         let broker = self.as_manager(vhost);
+        let mut arguments = queue.arguments.clone();
+        if !guarded {
+            // The virtual host's default is not among those that it was declared with.
+            arguments.entry("x-queue-type").or_insert_with(|| "quorum".into());
+        }
         let Spilled {
-            file, messages, ending, ..
+            file,
+            messages,
+            ending,
+            unfinished,
+            ..
         } = {
             let look = async |queue: &str| figures(&self.management, vhost, queue).await;
-            spill::spill(&broker, name, &queue.arguments, directory, look, &self.stop).await
+            spill::spill(&broker, name, &arguments, directory, look, &self.stop).await
         };
+        self.unfinished = unfinished;
         // It has no consumer, as far as anybody knows: it goes on as it was.
         if let (Ending::FedFaster | Ending::InHand(_) | Ending::Interrupted | Ending::Failed(_), Some(first)) =
             (&ending, sighting)
@@ -283,7 +299,11 @@ impl Run<'_> {
             self.sightings.remember(vhost, name, first);
         }
         Ok(match ending {
-            Ending::Deleted => Outcome::Spilled { file, messages },
+            Ending::Deleted => Outcome::Spilled {
+                file,
+                messages,
+                guarded,
+            },
             Ending::Missing if messages == 0 => Outcome::Gone,
             Ending::InHand(why) if messages == 0 => {
                 *reason += "; ";

@@ -18,7 +18,7 @@ use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,10 @@ const SAME_NAME_MAX: u32 = 1000;
 const QUEUE_MAX: usize = 180;
 /// One member, unpacked. A batch is far smaller; only a single message of a gigabyte is not.
 const MEMBER_MAX: u64 = 2 << 30;
+/// For a batch and what is on its way behind it, packed.
+const ROOM: u64 = 16 << 20;
+/// The end of a file, where its last line is.
+const TAIL: u64 = 512;
 /// How each begins: gzip, deflate, no flags, no time. Its first byte is no other one's.
 const MEMBER: [u8; 8] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0];
 
@@ -116,6 +120,15 @@ impl SpillFile {
         }
     }
 
+    /// Has room on disk for the next messages, or fails: they need not be taken from the broker to learn that.
+    pub fn reserve(&mut self) -> Result<(), SpoolError> {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, ROOM) {
+            // Not every file system can tell.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(error) => Err(self.failed(error.into())),
+        }
+    }
+
     /// Adds messages. They are on disk when it returns; on an error none of them is in the file.
     pub fn append(&mut self, batch: &[Message]) -> Result<(), SpoolError> {
         let lines = batch.iter().map(line::of).collect::<Result<Vec<_>, _>>()?;
@@ -127,7 +140,10 @@ impl SpillFile {
     /// Adds the last line.
     pub fn end(mut self) -> Result<(), SpoolError> {
         let end = line::json(&End { end: self.messages })?;
-        self.add_member(&[end])
+        self.add_member(&[end])?;
+        // What was reserved and not needed.
+        let whole = self.file.set_len(self.length);
+        whole.map_err(|error| self.failed(error))
     }
 
     /// Where it lies.
@@ -214,6 +230,46 @@ fn safe_name(queue: &str) -> String {
         safe += &format!("~{}", identity::md5_hex(queue.as_bytes()));
     }
     safe
+}
+
+/// Files of this queue, other than `except`, that hold messages and have no end: they are of runs that were interrupted.
+/// What cannot be read is none.
+pub fn unfinished(directory: &Path, source: &Source, except: Option<&Path>) -> Vec<PathBuf> {
+    let begin = format!("{}.", safe_name(&source.queue));
+    let is_of_queue = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy());
+        name.is_some_and(|name| name.starts_with(&begin) && name.ends_with(".jsonl.gz"))
+    };
+    let is_left = |path: &PathBuf| {
+        let Ok(mut found) = SpillReader::open(path) else {
+            return false;
+        };
+        let of = |source: &Source| (source.broker.clone(), source.vhost.clone(), source.queue.clone());
+        of(found.source()) == of(source) && !has_end(path).unwrap_or(true) && !matches!(found.next(), Ok(None))
+    };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut left: Vec<PathBuf> = paths
+        .filter(|path| Some(path.as_path()) != except && is_of_queue(path) && is_left(path))
+        .collect();
+    left.sort();
+    left
+}
+
+/// Whether the last member is the end.
+fn has_end(path: &Path) -> std::io::Result<bool> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail)?;
+    let members = tail.windows(MEMBER.len()).enumerate();
+    let last = members.filter(|(_, bytes)| *bytes == MEMBER).map(|(at, _)| at).last();
+    let mut text = String::new();
+    let unpacked = last.map(|at| GzDecoder::new(&tail[at..]).take(TAIL).read_to_string(&mut text));
+    Ok(matches!(unpacked, Some(Ok(_))) && serde_json::from_str::<End>(&text).is_ok())
 }
 
 /// A place where a file is damaged.

@@ -2,12 +2,16 @@
 
 use std::process::Command;
 
+use jiff::Timestamp;
+use px::message::Envelope;
+use px::spool::spill::{Message, Source, SpillFile, SpillReader};
 use serde_json::json;
 
-use crate::world::{World, of, with_outcome};
+use crate::support::wait_until;
+use crate::world::{STATISTICS, World, of, with_outcome};
 
 #[test]
-fn classic_queues_are_spilled_and_quorum_queues_stay() {
+fn queues_are_spilled_and_those_that_go_with_their_reader_stay() {
     let world = World::new("reaper-spill", "max_messages = 3\ngrace = \"1s\"\nidle_for = \"1s\"");
     for queue in ["full", "held", "a b/é", "empty"] {
         world.make(queue, json!({}));
@@ -53,9 +57,54 @@ fn classic_queues_are_spilled_and_quorum_queues_stay() {
     );
     let reason = of(&report, "held")["reason"].as_str().expect("a reason");
     assert!(reason.ends_with("somebody has messages of it in hand"), "{reason}");
-    assert_eq!(world.depth("quorum"), Some(4));
+    assert_eq!(world.depth("quorum"), Some(4), "its grace is not over");
     assert_eq!(world.depth("auto"), Some(4), "it would go with its reader");
     let reason = of(&report, "auto")["reason"].as_str().expect("a reason");
     assert!(reason.contains("auto_delete"), "{reason}");
     drop(held);
+}
+
+/// What no guard protects is in a file as well, and the report says so; and what an earlier run has left is named.
+#[test]
+fn a_quorum_queue_is_spilled_when_its_grace_is_over() {
+    let world = World::new("reaper-spill-quorum", "max_messages = 3\ngrace = \"1s\"");
+    world.make("quorum", json!({"x-queue-type": "quorum"}));
+    world.fill("quorum", [10; 4]);
+    world.wait_figures([("quorum", 4, 0)]);
+    let directory = world.site.path("spilled");
+    std::fs::create_dir(&directory).expect("a directory");
+    // One run was killed.
+    let source = Source {
+        broker: "main".into(),
+        vhost: world.broker.vhost.clone(),
+        queue: "quorum".into(),
+        arguments: serde_json::Map::new(),
+    };
+    let mut killed = SpillFile::create(&directory, &source, Timestamp::UNIX_EPOCH).expect("a file");
+    let message = Message {
+        exchange: None,
+        redelivered: false,
+        envelope: Envelope::default(),
+    };
+    killed.append(&[message]).expect("room");
+    let mut report = world.reap(0, &["--spill", directory.to_str().expect("UTF-8")]);
+    assert_eq!(
+        (with_outcome(&report, "kept"), world.depth("quorum")),
+        (vec!["quorum".to_owned()], Some(4))
+    );
+    wait_until(STATISTICS, "its grace is over", || {
+        report = world.reap(0, &["--spill", directory.to_str().expect("UTF-8")]);
+        with_outcome(&report, "deleted") == ["quorum"]
+    });
+    let quorum = of(&report, "quorum");
+    assert_eq!((&quorum["spilled"], &quorum["guarded"]), (&json!(4), &json!(false)));
+    assert_eq!(quorum["unfinished"], json!([killed.path()]));
+    assert_eq!(world.depth("quorum"), None);
+    let mut file = SpillReader::open(quorum["file"].as_str().expect("a file").as_ref()).expect("a spill file");
+    let mut messages = 0;
+    while let Some(message) = file.next().expect("a message") {
+        assert_eq!((&*message.envelope.key, message.envelope.body.len()), ("quorum", 10));
+        messages += 1;
+    }
+    assert_eq!((messages, file.end()), (4, Some(4)));
 }

@@ -15,6 +15,8 @@ pub struct Finding {
     pub reason: String,
     /// What became of it.
     pub outcome: Outcome,
+    /// Files into which earlier runs have spilled it, and were interrupted.
+    pub unfinished: Vec<PathBuf>,
 }
 
 /// What became of a queue.
@@ -26,9 +28,14 @@ pub enum Outcome {
     /// The same, had this not been a dry run.
     #[allow(missing_docs)]
     WouldBeDeleted { guarded: bool },
-    /// Deleted, and so many messages are in the file; no file where there was none.
+    /// Deleted, and so many messages are in the file; no file where there was none. Guarded: the broker has made sure that
+    /// it was empty and had no consumer.
     #[allow(missing_docs)]
-    Spilled { file: Option<PathBuf>, messages: u64 },
+    Spilled {
+        file: Option<PathBuf>,
+        messages: u64,
+        guarded: bool,
+    },
     /// It stays, though so many messages are in the file. After a failure the last of them may be in the queue too.
     #[allow(missing_docs)]
     HalfSpilled {
@@ -99,7 +106,7 @@ impl Finding {
     /// Where messages were spilled to, and how many.
     pub fn spilled(&self) -> Option<(&Path, u64)> {
         match &self.outcome {
-            Outcome::Spilled { file, messages } | Outcome::HalfSpilled { file, messages, .. } => {
+            Outcome::Spilled { file, messages, .. } | Outcome::HalfSpilled { file, messages, .. } => {
                 Some((file.as_deref()?, *messages))
             }
             _ => None,
@@ -117,13 +124,19 @@ impl Finding {
         let spilled = self.spilled().map_or(String::new(), |(file, messages)| {
             format!("; {messages} messages are in {}", file.display())
         });
+        let older = self.unfinished.iter().map(|file| file.display().to_string());
+        let older = older.collect::<Vec<_>>().join(", ");
+        let spilled = match older.is_empty() {
+            true => spilled,
+            false => format!("{spilled}; earlier messages, of runs that were interrupted, are in {older}"),
+        };
         let guard = |guarded: bool| if guarded { "" } else { "; unguarded" };
         match &self.outcome {
             Outcome::Deleted { guarded } => format!("deleted {queue}: {reason}{}", guard(*guarded)),
             Outcome::WouldBeDeleted { guarded } => format!("would delete {queue}: {reason}{}", guard(*guarded)),
-            Outcome::Spilled { .. } => format!("deleted {queue}: {reason}{spilled}"),
+            Outcome::Spilled { guarded, .. } => format!("deleted {queue}: {reason}{spilled}{}", guard(*guarded)),
             Outcome::HalfSpilled { why, .. } => format!("{queue} ({reason}): {why}{spilled}"),
-            Outcome::Kept | Outcome::KeptAfterAll => format!("kept {queue}: {reason}"),
+            Outcome::Kept | Outcome::KeptAfterAll => format!("kept {queue}: {reason}{spilled}"),
             Outcome::Gone => format!("gone {queue}: deleted by somebody else meanwhile; {reason}"),
             Outcome::Failed(error) if reason.is_empty() => format!("cannot judge {queue}: {error}"),
             Outcome::Failed(error) => format!("cannot delete {queue} ({reason}): {error}"),

@@ -271,7 +271,10 @@ impl SeenLog {
     /// Makes the new log safe and puts it in the place of the old one, which goes on after an error. Blocks.
     pub fn replace(&mut self, aside: Aside) -> Result<(), SpoolError> {
         let path = self.path.clone();
-        *self = put_in_place(aside).map_err(|err| refused("rewrite", &path, err))?;
+        let new = put_in_place(aside).map_err(|err| refused("rewrite", &path, err))?;
+        let old = std::mem::replace(self, new).file;
+        // The kernel frees what was in it when it is closed, for up to 100 ms. Without a thread it is closed at once.
+        drop(std::thread::Builder::new().spawn(move || drop(old)));
         // Until that is known, nothing that is appended is safe.
         self.settle_directory().map_err(|err| refused("rewrite", &path, err))
     }

@@ -234,3 +234,35 @@ fn a_file_of_the_first_px_is_read() {
     let messages = vec![message(0), plain(1), plain(2), message(3)];
     assert_eq!(read(&sample), (messages, vec![], Some(4)));
 }
+
+#[test]
+fn a_file_without_its_end_is_named_until_it_has_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let left = |except: Option<&Path>| unfinished(directory.path(), &source("q"), except);
+    assert_eq!(left(None), Vec::<PathBuf>::new());
+    let (ended, _) = two_batches(directory.path());
+    let mut files = Vec::new();
+    for queue in ["q", "q", "q.20261121T210337", "other"] {
+        let mut file = SpillFile::create(directory.path(), &source(queue), now()).unwrap();
+        file.reserve().unwrap();
+        file.append(&[message(1)]).unwrap();
+        files.push(file.path().to_owned());
+    }
+    // Of another virtual host, without a message, and no spill file at all.
+    let elsewhere = Source {
+        vhost: "v".into(),
+        ..source("q")
+    };
+    for source in [&elsewhere, &source("q")] {
+        SpillFile::create(directory.path(), source, now()).unwrap();
+    }
+    std::fs::write(directory.path().join("q.x.jsonl.gz"), "none").unwrap();
+    assert_eq!(left(None), files[..2]);
+    assert_eq!(left(Some(&files[0])), files[1..2]);
+    // Torn in its end.
+    let whole = std::fs::read(&ended).unwrap();
+    for length in [whole.len() - 1, whole.len() - 30] {
+        std::fs::write(&ended, &whole[..length]).unwrap();
+        assert_eq!(left(None).len(), 3);
+    }
+}

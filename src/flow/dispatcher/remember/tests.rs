@@ -71,6 +71,8 @@ fn twice(path: &std::path::Path, memory: Memory, durability: Durability) -> (See
         }
     }
     drop(log);
+    // Else the first who syncs writes all of it.
+    std::fs::File::open(path).unwrap().sync_all().unwrap();
     let (log, _) = SeenLog::open(path, durability, &mut Seen::new(memory), now).unwrap();
     (seen, log)
 }
@@ -138,6 +140,8 @@ fn measure_a_rewrite_of_a_million_products() {
     }
     is_over.store(true, std::sync::atomic::Ordering::Relaxed);
     let looked = looker.join().unwrap();
+    let at = meanwhile.iter().position(|wait| Some(wait) == meanwhile.iter().max());
+    eprintln!("the longest is forward {at:?}");
     let said = |waits: &mut Vec<Duration>| {
         waits.sort_unstable();
         let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
