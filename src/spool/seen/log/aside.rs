@@ -6,8 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{Batch, MAGIC_LENGTH, SeenLog, Version, refused};
-use crate::spool::SpoolError;
-use crate::spool::db::Durability;
+use crate::spool::{Durability, SpoolError};
 
 /// A new log is synced so often, or its end would take a second and hold up every other sync of the disk.
 const SYNC_EVERY: u64 = 256 << 10;
