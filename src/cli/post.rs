@@ -35,8 +35,8 @@ pub struct Arguments {
     /// Announce products of the database, by --since and its kin, in place of files; the root is the database then
     #[arg(long, requires = "since")]
     from_db: bool,
-    /// Products received since then, in UTC: HH:MM[:SS], the last that has passed; "YYYY-MM-DD HH:MM[:SS]"; RFC 3339; or
-    /// how long ago, as 2h
+    /// Products received since then, in UTC: HH:MM[:SS], the last that has passed; "YYYY-MM-DD HH:MM[:SS]"; RFC 3339;
+    /// or how long ago, as 2h
     #[arg(long, value_name = "TIME", value_parser = selection::time, requires = "from_db")]
     since: Option<Timestamp>,
     #[command(flatten)]

@@ -26,8 +26,8 @@ const SYNC_EVERY: usize = 500;
 pub struct Arguments {
     /// The client: tx/NAME, trx/NAME, or NAME where it is unique; whoever runs it
     client: String,
-    /// Products received since then, in UTC: HH:MM[:SS], the last that has passed; "YYYY-MM-DD HH:MM[:SS]"; RFC 3339; or
-    /// how long ago, as 2h
+    /// Products received since then, in UTC: HH:MM[:SS], the last that has passed; "YYYY-MM-DD HH:MM[:SS]"; RFC 3339;
+    /// or how long ago, as 2h
     #[arg(long, value_name = "TIME", value_parser = selection::time)]
     since: Timestamp,
     #[command(flatten)]

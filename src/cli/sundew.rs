@@ -1,9 +1,10 @@
-//! The old program names. `pxSender`, `pxReceiver`, `pxChecker` and `queue_manager` are links to `px`: they say what the
-//! old programs say, with their exit codes, for the scripts and watchdogs of a site. `px` itself keeps its own words.
+//! The old program names. `pxSender`, `pxReceiver`, `pxChecker` and `queue_manager` are links to `px`: they say what
+//! the old programs say, with their exit codes, for the scripts and watchdogs of a site. `px` itself keeps its own
+//! words.
 //!
-//! Kept on purpose: `status` is always 0 and `reload` always 2, and `restart` does not start what does not run. Not kept:
-//! a start that fails is told, with 1, and what is not ready yet, with 0; where the configuration is bad, `restart` ends
-//! nothing and is 1; `reload` works for root too.
+//! Kept on purpose: `status` is always 0 and `reload` always 2, and `restart` does not start what does not run. Not
+//! kept: a start that fails is told, with 1, and what is not ready yet, with 0; where the configuration is bad,
+//! `restart` ends nothing and is 1; `reload` works for root too.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -310,7 +311,8 @@ impl Doing<'_> {
         }
     }
 
-    /// Ends it by `end`; whether it ran, and says when not. What has died counts as having run: a watchdog's restart must start it.
+    /// Ends it by `end`; whether it ran, and says when not. What has died counts as having run: a watchdog's restart
+    /// must start it.
     fn end(&self, end: fn(&Places, &UnitName) -> anyhow::Result<bool>) -> anyhow::Result<bool> {
         let (word, name) = (self.words.word, &self.unit.name);
         let runs = self.runs()?;

@@ -18,8 +18,8 @@ struct Own {
 }
 
 impl OwnQueues {
-    /// Reads no more of a unit than its queue, so that what else is wrong with it costs it nothing. `Err`: files of which
-    /// it cannot be known whether they name a queue.
+    /// Reads no more of a unit than its queue, so that what else is wrong with it costs it nothing. `Err`: files of
+    /// which it cannot be known whether they name a queue.
     pub fn of(site: &Site) -> Result<OwnQueues, Vec<ConfigError>> {
         let errors = Errors::default();
         let consumes = [UnitDir::Rx, UnitDir::Dispatch];

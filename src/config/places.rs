@@ -42,9 +42,9 @@ impl Places {
         places.moved_by_px_conf()
     }
 
-    /// These places as their `px.conf` moves them, where there is one. px's own state moves with the spool, for it tells
-    /// what was done with the files there; locks and status files stay. What is wrong in `px.conf` moves nothing, and
-    /// is told when the site is loaded.
+    /// These places as their `px.conf` moves them, where there is one. px's own state moves with the spool, for it
+    /// tells what was done with the files there; locks and status files stay. What is wrong in `px.conf` moves nothing,
+    /// and is told when the site is loaded.
     pub fn moved_by_px_conf(mut self) -> Places {
         let moved = Directories::of(&self.first_px_conf);
         if let Some(etc) = moved.etc {

@@ -140,10 +140,10 @@
 //!
 //! # A Sundew site
 //!
-//! Where `px.conf` stands beside it, `px.toml` may be missing. Of `px.conf` the site has `etcdir`, `spooldir` and `logdir`,
-//! absolute paths, which move the places above (px's own state with the spool), `daysToKeepInDB`, for which `keep_db` is
-//! another word, and `logrotate`, the same as `keep` of `[log]`. What `px.toml` says counts more. Every other line of it
-//! is for the units that are `.conf` files themselves.
+//! Where `px.conf` stands beside it, `px.toml` may be missing. Of `px.conf` the site has `etcdir`, `spooldir` and
+//! `logdir`, absolute paths, which move the places above (px's own state with the spool), `daysToKeepInDB`, for which
+//! `keep_db` is another word, and `logrotate`, the same as `keep` of `[log]`. What `px.toml` says counts more. Every
+//! other line of it is for the units that are `.conf` files themselves.
 //!
 //! The table `[sundew]`:
 //!

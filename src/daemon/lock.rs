@@ -1,4 +1,5 @@
-//! Who runs a unit: the truth is a `flock` on `run/UNIT.lock`. The file is never unlinked; its text is the holder's pid.
+//! Who runs a unit: the truth is a `flock` on `run/UNIT.lock`. The file is never unlinked; its text is the holder's
+//! pid.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -4,7 +4,8 @@
 //!
 //! `2026-11-21 21:03:37,617 [INFO] (86 Bytes) Message NAME  delivered (lat=2.617139,speed=224461.819540)`
 //!
-//! `2026-11-21 21:03:37,617 [INFO] (86 Bytes) File PATH delivered to ftp://user@host/a/NAME (lat=2.617139,speed=224461.8)`
+//! `2026-11-21 21:03:37,617 [INFO] (86 Bytes) File PATH delivered to ftp://user@host/a/NAME
+//! (lat=2.617139,speed=224461.8)`
 //!
 //! `2026-11-21 21:03:37,617 [INFO] (12 Bytes) Ingested in DB as /var/spool/px/db/20261121/RADAR/URP/XSS/NAME`
 //!

@@ -1,7 +1,7 @@
 //! `.lock` of a queue's directory: the pid of who runs it, for Sundew's own programs and for the watchdogs of a site.
 //!
-//! Who runs a unit of px is decided by its own lock ([`super::lock`]); only its holder comes here. So this file keeps px
-//! and Sundew from working on one queue, and the programs of a site find a pid where they have always looked.
+//! Who runs a unit of px is decided by its own lock ([`super::lock`]); only its holder comes here. So this file keeps
+//! px and Sundew from working on one queue, and the programs of a site find a pid where they have always looked.
 //!
 //! It holds the bare pid: `4711`, no newline. It is removed at a clean end only: "the file is there and the process is
 //! not" is how a watchdog knows of a crash. Anything but a pid counts as no lock.

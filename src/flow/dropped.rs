@@ -30,27 +30,28 @@
 //! masks = [{ reject = '.*\.part$' }]
 //! ```
 //!
-//! The queue of the unit `rx/NAME` is `rxq/NAME` in the spool, with all directories below. Names that begin with a dot or
-//! end in `.tmp` are not seen, so write under such a name and rename, or link. A file that its writer still has open is
-//! left alone until it is closed; where the kernel does not tell of writers, as with files of another user, until it has
-//! stood still for 2 s. One that is not closed for ten minutes is named in a warning. Symbolic links are not followed.
+//! The queue of the unit `rx/NAME` is `rxq/NAME` in the spool, with all directories below. Names that begin with a dot
+//! or end in `.tmp` are not seen, so write under such a name and rename, or link. A file that its writer still has open
+//! is left alone until it is closed; where the kernel does not tell of writers, as with files of another user, until it
+//! has stood still for 2 s. One that is not closed for ten minutes is named in a warning. Symbolic links are not
+//! followed.
 //!
-//! A file is linked into the database and into the queues of its clients, all of that is synced, then it is removed from
-//! `rxq`: a crash in between is finished at the next start, and nothing is linked twice. What becomes of its name, and
-//! who its clients are, is in px-receiver(5). With `route = "table"` the groups of the mask that accepts the name in the
-//! database are the routing key.
+//! A file is linked into the database and into the queues of its clients, all of that is synced, then it is removed
+//! from `rxq`: a crash in between is finished at the next start, and nothing is linked twice. What becomes of its name,
+//! and who its clients are, is in px-receiver(5). With `route = "table"` the groups of the mask that accepts the name
+//! in the database are the routing key.
 //!
-//! Duplicates are known by the md5 of the content, once the first was ingested. The memory is lost when the unit ends or
-//! is reloaded; nothing leaves it until it is full, then what is older than `keep`, then the older half.
+//! Duplicates are known by the md5 of the content, once the first was ingested. The memory is lost when the unit ends
+//! or is reloaded; nothing leaves it until it is full, then what is older than `keep`, then the older half.
 //!
 //! Programs are given as `["/path/to/program", "argument"]`, and are spoken to as docs/scripts.md says. Complete files
-//! that the masks accept go to the `lx_script`, up to `batch` at once; then, but for duplicates, to the `fx_script`; what
-//! that lets pass is ingested under the name it has then. A file that has no answer is asked about again after 5 s, 1 min
-//! and 10 min, and alone, then it stays as one that can never be ingested. While a program cannot be run, or asks for
-//! patience, nothing is ingested, and the unit is paused and says so. What replaces a file lies in the queue too, and is
-//! ingested before that is removed; after a crash the program may be asked about either. The `pull_script` is run between
-//! two looks at the queue, so that nothing is ingested before its end. It is told to sleep where the queue has a file
-//! `.sleep`, too.
+//! that the masks accept go to the `lx_script`, up to `batch` at once; then, but for duplicates, to the `fx_script`;
+//! what that lets pass is ingested under the name it has then. A file that has no answer is asked about again after 5
+//! s, 1 min and 10 min, and alone, then it stays as one that can never be ingested. While a program cannot be run, or
+//! asks for patience, nothing is ingested, and the unit is paused and says so. What replaces a file lies in the queue
+//! too, and is ingested before that is removed; after a crash the program may be asked about either. The `pull_script`
+//! is run between two looks at the queue, so that nothing is ingested before its end. It is told to sleep where the
+//! queue has a file `.sleep`, too.
 //!
 //! A file that can never be ingested, for its name would be too long, stays where it is, is told of as an error and
 //! counted as failed. While there is one that px may not remove, the unit is paused and says so; the others go on.

@@ -1,8 +1,8 @@
 //! Programs of the site that have a say in what becomes of files. One contract for all hooks; docs/scripts.md is its
 //! manual.
 //!
-//! A program is started with its words and the name of the hook, without a shell, in the unit's queue directory. It reads
-//! one JSON object a line for each file, writes one for each answer, and ends:
+//! A program is started with its words and the name of the hook, without a shell, in the unit's queue directory. It
+//! reads one JSON object a line for each file, writes one for each answer, and ends:
 //!
 //! | end | files without an answer |
 //! | --- | --- |

@@ -149,8 +149,8 @@ impl DirectoryTemplate {
         (names.collect(), is_plain)
     }
 
-    /// The directory for an ingest name and the groups that the masks took from it ([`super::Masks::groups`]). It has no
-    /// `..`, no control character, no slash at its end.
+    /// The directory for an ingest name and the groups that the masks took from it ([`super::Masks::groups`]). It has
+    /// no `..`, no control character, no slash at its end.
     pub fn expand(&self, name: &[u8], groups: Option<&[Vec<u8>]>, now: Timestamp) -> Result<Vec<u8>, DirectoryError> {
         let mut path = Vec::new();
         for piece in &self.pieces {

@@ -110,7 +110,8 @@ enum Kind {
 }
 
 impl KeyTemplate {
-    /// Parses. A fixed key over 255 bytes is an error at once; the empty one is fit for exchanges that do not look at it.
+    /// Parses. A fixed key over 255 bytes is an error at once; the empty one is fit for exchanges that do not look at
+    /// it.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         if text.contains('$') {
             let words = text.split('.').filter(|word| !word.is_empty());

@@ -24,7 +24,8 @@ use crate::message::{Fault, ingest_name, stamp};
 pub const DIRECTORY_MODE: u32 = 0o1775;
 /// Names that one search looks at. A search that ends here has found nothing, and a repeat may be made.
 const LOOKED_AT_MAX: usize = 200_000;
-/// Seconds before and after a file's last change in which its entry is looked for by name, before any directory is read.
+/// Seconds before and after a file's last change in which its entry is looked for by name, before any directory is
+/// read.
 const PROBED_S: i64 = 120;
 /// Dates that one search looks at, the newest first.
 const DATES_MAX: usize = 400;

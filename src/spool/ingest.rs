@@ -226,8 +226,8 @@ impl Ingester {
     }
 
     /// Ingests what an earlier run has left in `rxq`, and removes what it had not written to its end. What is ingested
-    /// is told to `tell`; what cannot be ever, and what somebody has put there that px may not take, comes back with its
-    /// reason, and stays where it is.
+    /// is told to `tell`; what cannot be ever, and what somebody has put there that px may not take, comes back with
+    /// its reason, and stays where it is.
     pub async fn recover(&self, tell: impl Fn(&Ingested)) -> Result<Vec<SpoolError>, SpoolError> {
         let inner = Arc::clone(&self.inner);
         // Nobody else writes here while this unit runs, so whatever is unlocked is abandoned, however young.

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! `properties` are `content_type`, `timestamp` and the like, and `headers`, whose texts, numbers and truth values are
-//! JSON's own: `{"content_type": "text/plain", "headers": {"filename": "a.b++c:URP:XSS:RADAR:GIF:"}}`. Header types that
-//! JSON does not know are spelled out, `{"I32": 5}`. Not valid: `{"Headers": {}}`, for no other property is known.
+//! JSON's own: `{"content_type": "text/plain", "headers": {"filename": "a.b++c:URP:XSS:RADAR:GIF:"}}`. Header types
+//! that JSON does not know are spelled out, `{"I32": 5}`. Not valid: `{"Headers": {}}`, for no other property is known.
 //!
 //! What others insert goes out within seconds. A row that cannot be read goes to the failed store.
 //!

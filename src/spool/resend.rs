@@ -1,8 +1,8 @@
 //! Products of the database that are put into a client's queue once more.
 //!
 //! A product is chosen by the stamp that ends its name, which is when it was received, and is linked into
-//! `txq/CLIENT/PRIORITY/YYYYMMDDHH` under the name that it has. What is in the queue already stays as it is, so this may
-//! be broken off at any moment and repeated.
+//! `txq/CLIENT/PRIORITY/YYYYMMDDHH` under the name that it has. What is in the queue already stays as it is, so this
+//! may be broken off at any moment and repeated.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -61,8 +61,8 @@ pub struct Found {
     pub unread: Vec<SpoolError>,
 }
 
-/// The products of the span that `wants` wants by their names. Temporary and dot names are not looked at. An error where
-/// the database cannot be read at all, or there are too many. Blocks.
+/// The products of the span that `wants` wants by their names. Temporary and dot names are not looked at. An error
+/// where the database cannot be read at all, or there are too many. Blocks.
 pub fn products(db: &Path, span: Span, wants: impl Fn(&[u8]) -> bool) -> Result<Found, SpoolError> {
     let mut search = Search {
         tree: Tree::open(db, false, Durability::Crash)?,

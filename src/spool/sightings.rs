@@ -3,8 +3,9 @@
 //! One JSON file, replaced as a whole and synced. A sighting lasts as long as every run sees the queue without a
 //! consumer; what cannot be read counts as never seen, which deletes later and never earlier.
 //!
-//! How much time passes from run to run is told by a clock that nobody sets, the one that counts since the boot. So a wall
-//! clock that is wrong for a while makes no queue older; nor does the time between two runs with a boot between them.
+//! How much time passes from run to run is told by a clock that nobody sets, the one that counts since the boot. So a
+//! wall clock that is wrong for a while makes no queue older; nor does the time between two runs with a boot between
+//! them.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -121,8 +122,8 @@ impl Sightings {
         Ok((Sightings { path, kept }, said))
     }
 
-    /// A run begins. Where the wall clock has been set since the last one, or the machine was booted, all sightings move
-    /// along: a queue stays as old as it was, and the time that has passed for certain is added.
+    /// A run begins. Where the wall clock has been set since the last one, or the machine was booted, all sightings
+    /// move along: a queue stays as old as it was, and the time that has passed for certain is added.
     pub fn go_on(&mut self, now: &Moment) {
         let before = self.kept.looked.replace(now.clone());
         let jump = before.map_or(SignedDuration::ZERO, |before| now.jump_since(&before));

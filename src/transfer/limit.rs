@@ -71,8 +71,8 @@ impl CoolDown {
         }
     }
 
-    /// The place failed this URL. Failures of what was in flight when the rest began do not prolong it; what the place itself
-    /// `asked` for counts always.
+    /// The place failed this URL. Failures of what was in flight when the rest began do not prolong it; what the place
+    /// itself `asked` for counts always.
     pub fn note_fault(&mut self, place: &str, url: u64, asked: Option<Duration>, now: Instant) {
         let (first, longest) = (self.first, self.longest);
         let rest = self.places.get_or_insert_mut(place.to_owned(), || Rest {

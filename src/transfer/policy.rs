@@ -268,8 +268,8 @@ impl Policy {
     }
 }
 
-/// The file of an `ftp:` URL lies where the login begins, unless its path begins with an escaped slash; that of an `sftp:`
-/// URL lies below the root, unless its path begins with `~/`.
+/// The file of an `ftp:` URL lies where the login begins, unless its path begins with an escaped slash; that of an
+/// `sftp:` URL lies below the root, unless its path begins with `~/`.
 fn remote(url: Url) -> Result<Remote, TransferError> {
     let shown = shorten(url.as_str()).to_string();
     if url.query().is_some() || url.fragment().is_some() {

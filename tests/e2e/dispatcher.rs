@@ -107,7 +107,8 @@ fn of_two_times_a_thousand_the_first_of_each_goes_on_in_order() {
     );
 }
 
-/// SIGKILL in the middle of forwarding, 20 times during 20 000 pairs: every product is forwarded, and no more than was in flight twice.
+/// SIGKILL in the middle of forwarding, 20 times during 20 000 pairs: every product is forwarded, and no more than was
+/// in flight twice.
 #[test]
 fn a_killed_dispatcher_loses_nothing_and_repeats_only_what_was_in_flight() {
     const KILLS: usize = 20;

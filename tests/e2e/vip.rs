@@ -165,8 +165,8 @@ fn a_switch_takes_less_than_a_second() {
     assert!(times.iter().min() < Some(&Duration::from_secs(1)), "{times:?}");
 }
 
-/// The copies of what one host has forwarded are ignored by the other, whose dispatcher was killed and away for a while:
-/// nothing is forwarded twice when nothing is in hand. And what each does, since when and why is said.
+/// The copies of what one host has forwarded are ignored by the other, whose dispatcher was killed and away for a
+/// while: nothing is forwarded twice when nothing is in hand. And what each does, since when and why is said.
 #[test]
 fn who_stood_by_knows_what_the_other_has_forwarded() {
     let broker = TestBroker::new("vip-warm");
@@ -276,8 +276,8 @@ fn who_is_stopped_has_told_everything() {
     hosts.sites[1].wait(UNIT, "has learned all that is done", told);
 }
 
-/// One whose output is another, as while a new configuration goes from host to host, or in another installation with the
-/// same names, has forwarded nothing that the others forward.
+/// One whose output is another, as while a new configuration goes from host to host, or in another installation with
+/// the same names, has forwarded nothing that the others forward.
 #[test]
 fn who_forwards_to_elsewhere_is_not_learned_from() {
     let broker = TestBroker::new("vip-elsewhere");
@@ -372,8 +372,8 @@ fn a_broker_in_trouble_holds_up_no_switch() {
     assert_eq!(counted(out.take(300)).len(), 300);
 }
 
-/// The follow queue is lost at the worst moment: its connection is closed by hand when the address comes. Nobody waits for
-/// longer than the marker may take, and a user that may not publish there needs no marker.
+/// The follow queue is lost at the worst moment: its connection is closed by hand when the address comes. Nobody waits
+/// for longer than the marker may take, and a user that may not publish there needs no marker.
 #[test]
 fn a_marker_that_does_not_come_holds_up_nothing() {
     let broker = TestBroker::new("vip-marker");
@@ -470,8 +470,8 @@ fn on_an_embedded_broker_who_stands_by_knows_too() {
     );
 }
 
-/// Both hosts have the address, as when they do not see each other: what comes is shared, nothing is lost, and when one is
-/// without it again the other goes on.
+/// Both hosts have the address, as when they do not see each other: what comes is shared, nothing is lost, and when one
+/// is without it again the other goes on.
 #[test]
 fn two_hosts_with_the_address_lose_nothing() {
     let broker = TestBroker::new("vip-split");

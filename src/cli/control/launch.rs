@@ -61,8 +61,9 @@ fn make(places: &Places) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Goes on as what units run as, where root has called px at the system's own places: what it writes is theirs then, and
-/// so is the directory `kept` with its files, which root may have written before. Comes back where all is as it should be.
+/// Goes on as what units run as, where root has called px at the system's own places: what it writes is theirs then,
+/// and so is the directory `kept` with its files, which root may have written before. Comes back where all is as it
+/// should be.
 pub fn become_unit_account(places: &Places, kept: &Path) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());

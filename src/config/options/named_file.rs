@@ -1,8 +1,8 @@
 //! Files that a unit names, looked at before they are used: `px check` is where a wrong one should be told of.
 //!
-//! What somebody can put right without touching the configuration is a warning: a file that is not there, that px cannot
-//! read, that is empty, that is not executable. It may come later, or this may be another host. A file that is something
-//! else than what is wanted is an error: the unit names the wrong one.
+//! What somebody can put right without touching the configuration is a warning: a file that is not there, that px
+//! cannot read, that is empty, that is not executable. It may come later, or this may be another host. A file that is
+//! something else than what is wanted is an error: the unit names the wrong one.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;

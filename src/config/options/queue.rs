@@ -8,8 +8,8 @@ use crate::message::Queue;
 /// Leaves room for what px appends to name the queues it makes for itself.
 const QUEUE: &str = "a name of at most 200 bytes that does not start with amq.; \"\" with durable = false";
 
-/// The unit's own queue: `queue` (required), `durable` (default true), `auto_delete`, `expires`, `queue_type`. `""` is a
-/// queue that the broker names, for as long as the connection stands. Without a broker nothing is said of what that
+/// The unit's own queue: `queue` (required), `durable` (default true), `auto_delete`, `expires`, `queue_type`. `""` is
+/// a queue that the broker names, for as long as the connection stands. Without a broker nothing is said of what that
 /// one lacks.
 pub fn queue(table: &mut Table, broker: Option<&Broker>) -> Option<Queue> {
     let durable = table.boolean("durable");

@@ -13,7 +13,8 @@ const PROGRAM: &str = r#"an absolute path, or a list of it and its arguments: ["
 /// How long a program may take when nobody says.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// `key = ["/path/to/program", "argument"]`, or the path alone: the words a program is started with. No shell reads them.
+/// `key = ["/path/to/program", "argument"]`, or the path alone: the words a program is started with. No shell reads
+/// them.
 pub fn script(table: &mut Table, key: &str) -> Option<Vec<String>> {
     let entry = table.entries().iter().find(|entry| entry.key == key);
     let words = match entry.and_then(|entry| entry.value.as_text()) {

@@ -1,4 +1,5 @@
-//! A unit's table as TOML that gives the same table again, and what `px.toml`, `secrets.toml` and the unit need beside it.
+//! A unit's table as TOML that gives the same table again, and what `px.toml`, `secrets.toml` and the unit need beside
+//! it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

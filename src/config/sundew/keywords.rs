@@ -51,7 +51,8 @@ impl Kind {
         }
     }
 
-    /// Whether px runs scripts in it. The products of an amqp receiver come one by one, each with a message to be acked.
+    /// Whether px runs scripts in it. The products of an amqp receiver come one by one, each with a message to be
+    /// acked.
     pub(super) fn has_hooks(self) -> bool {
         matches!(self, Kind::Dropped | Kind::Deliverer)
     }

@@ -9,8 +9,8 @@ use crate::config::value::{Entry, Value};
 pub(super) const REJECT_ALL: &str = "(?s).*";
 
 /// Puts `masks` into the table, where there are any. The globs come before all others, wherever they stand. A sender
-/// rejects what nothing matches, and px does not: `is_closed` says so in so many words. `more` is what a mask has beside
-/// its pattern.
+/// rejects what nothing matches, and px does not: `is_closed` says so in so many words. `more` is what a mask has
+/// beside its pattern.
 pub(super) fn put(reading: &mut Reading, is_closed: bool, more: impl Fn(&mut Reading, &Line) -> Vec<Entry>) {
     let globs: Vec<&Line> = reading.all(&["imask", "emask"]).collect();
     let patterns: Vec<&Line> = reading.all(&["accept", "reject"]).collect();

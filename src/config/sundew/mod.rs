@@ -92,8 +92,8 @@ fn flow_dir(dir: UnitDir) -> Option<FlowDir> {
     }
 }
 
-/// Who runs the unit in this `.conf`. One that the site keeps for Sundew, and one with a script that nothing runs for px,
-/// is left to Sundew. One of a type that nobody has is px's, so that whoever loads it is told why.
+/// Who runs the unit in this `.conf`. One that the site keeps for Sundew, and one with a script that nothing runs for
+/// px, is left to Sundew. One of a type that nobody has is px's, so that whoever loads it is told why.
 pub(super) fn service(places: &Places, dir: UnitDir, path: &Path) -> Service {
     whose(places, dir, path).0
 }

@@ -222,8 +222,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Like [`Reading::hook`], for a script that a line names in another way. As Sundew does, the directory and the name
-    /// are put together, whatever the name is.
+    /// Like [`Reading::hook`], for a script that a line names in another way. As Sundew does, the directory and the
+    /// name are put together, whatever the name is.
     pub(super) fn script(&mut self, key: &str, line: &Line, name: &str) {
         let Some(host) = self.settings.hook_host.as_ref().filter(|_| self.runs_hooks()) else {
             return;

@@ -68,7 +68,8 @@ impl From<&TransferError> for Failure {
     }
 }
 
-/// Without the product that has met with it: one cause is one reason, and one line of the log, whichever product is next.
+/// Without the product that has met with it: one cause is one reason, and one line of the log, whichever product is
+/// next.
 fn cause_of(what: &str) -> &str {
     let is_of_product = ["cannot put ", "cannot deliver "]
         .iter()

@@ -1,5 +1,5 @@
-//! What follows a delivery: announce it, remember the content, tell of it, remove the file. A handful at a time, so that
-//! one sync serves many.
+//! What follows a delivery: announce it, remember the content, tell of it, remove the file. A handful at a time, so
+//! that one sync serves many.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
 //! The programs that have a say in what is ingested: `lx_script` of a list, then `fx_script` of each file.
 //!
-//! What an `fx_script` replaces is removed once its replacement is ingested. A kill before that finds both in the queue,
-//! and asks the program about both; one after it finds what was there at first, and ingests its replacement once more.
+//! What an `fx_script` replaces is removed once its replacement is ingested. A kill before that finds both in the
+//! queue, and asks the program about both; one after it finds what was there at first, and ingests its replacement once
+//! more.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -114,8 +115,8 @@ impl Hooks {
             .apart(files, |ready| (&ready.file, Some(ready.whole.version)))
     }
 
-    /// These were left where they are: they are shown again, later and later. Where one of them is new, it may be what the
-    /// program waits for to take the others: then all are shown again soon, together.
+    /// These were left where they are: they are shown again, later and later. Where one of them is new, it may be what
+    /// the program waits for to take the others: then all are shown again soon, together.
     fn left(&mut self, queue: &Queue, files: Vec<Ready>) {
         let (now, is_there) = (Instant::now(), |file: &Queued| {
             at(queue, file.path()).symlink_metadata().is_ok()
@@ -268,8 +269,8 @@ impl Receiver {
         (is_plain && below.file_name().is_some()).then(|| self.queue.file(below.as_os_str().as_bytes()))
     }
 
-    /// What the `fx_script` lets pass, and whether anything has left the queue. A file with which it has failed is asked
-    /// about alone, so that no other suffers from it.
+    /// What the `fx_script` lets pass, and whether anything has left the queue. A file with which it has failed is
+    /// asked about alone, so that no other suffers from it.
     pub(super) async fn fx(&mut self, files: Vec<Ready>) -> (Vec<Ready>, bool) {
         let Some(script) = self.hooks.fx.clone() else {
             return (files, false);

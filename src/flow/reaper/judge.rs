@@ -1,5 +1,5 @@
-//! Is this queue abandoned? A pure decision, on what the broker says of the queue and on when it was first seen without a
-//! consumer.
+//! Is this queue abandoned? A pure decision, on what the broker says of the queue and on when it was first seen without
+//! a consumer.
 
 use std::fmt;
 use std::time::Duration;

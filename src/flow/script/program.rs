@@ -1,5 +1,5 @@
-//! One run of a program: started without a shell in a process group of its own, fed and heard at the same time, ended in
-//! time. Nothing of its group outlives it, and it does not outlive this process.
+//! One run of a program: started without a shell in a process group of its own, fed and heard at the same time, ended
+//! in time. Nothing of its group outlives it, and it does not outlive this process.
 
 use std::io;
 use std::process::{ExitStatus, Stdio};

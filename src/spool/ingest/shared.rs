@@ -1,6 +1,6 @@
-//! What all ingesters of one receiver share in a process. Work that a reload has let go of may still run, on a disk that
-//! is slow: what the next configuration does with the same name, when its message comes again, has to wait for it and
-//! to know of it.
+//! What all ingesters of one receiver share in a process. Work that a reload has let go of may still run, on a disk
+//! that is slow: what the next configuration does with the same name, when its message comes again, has to wait for it
+//! and to know of it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

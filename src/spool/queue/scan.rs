@@ -92,8 +92,8 @@ pub(super) fn count(queue: &Queue, root: BorrowedFd<'_>, max: usize) -> Result<u
     Ok(count)
 }
 
-/// Where the front of the pass is urgent itself, for at least a batch, only what goes before even that is looked for: each
-/// listing is short, or finds more than it costs.
+/// Where the front of the pass is urgent itself, for at least a batch, only what goes before even that is looked for:
+/// each listing is short, or finds more than it costs.
 pub(super) fn overtaking(
     queue: &Queue,
     root: BorrowedFd<'_>,

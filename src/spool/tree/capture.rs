@@ -1,4 +1,5 @@
-//! Reading one version of a file: its digests belong to the very bytes that its size and time are of, or there are none.
+//! Reading one version of a file: its digests belong to the very bytes that its size and time are of, or there are
+//! none.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

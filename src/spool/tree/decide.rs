@@ -57,8 +57,8 @@ pub(super) fn next_step(
     }
 }
 
-/// The same in a tree that is polled: a file is ready when it stood still for `pause`, from one walk to a later look. The
-/// writers that a lease can tell of, those of this host, are waited for.
+/// The same in a tree that is polled: a file is ready when it stood still for `pause`, from one walk to a later look.
+/// The writers that a lease can tell of, those of this host, are waited for.
 pub(super) fn next_polled(look: Look, version: Version, pause: Duration, writers: Writers) -> Next {
     match (look, writers) {
         // The next walk meets it again.

@@ -248,7 +248,8 @@ impl Scout {
         match root::regular_file(root, &path) {
             Ok(Some(stat)) if stat.st_nlink > 1 => self.look(root, &path, Look::Closed),
             Ok(Some(_)) => {
-                // Usually its close follows. It does not where a nameless file was linked in, or the other name is gone.
+                // Usually its close follows. It does not where a nameless file was linked in, or the other name is
+                // gone.
                 self.wait(&path, MADE_FIRST, Look::Made(0));
                 Ok(())
             }

@@ -368,8 +368,8 @@ impl Drop for Draft {
     }
 }
 
-/// Copies as long as the kernel does it. Where it cannot, or finds nothing, the next way goes on and tells why; but what
-/// is full stays full.
+/// Copies as long as the kernel does it. Where it cannot, or finds nothing, the next way goes on and tells why; but
+/// what is full stays full.
 fn in_kernel(
     at: &mut u64,
     size: u64,

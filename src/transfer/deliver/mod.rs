@@ -1,8 +1,8 @@
 //! Delivering: a file of this host is put into a directory of a server, whole or not at all as far as readers can see.
 //!
-//! A [`Deliverer`] is one per unit and knows how its destination is; a [`Lane`] is one connection to it, made when it is
-//! needed and kept while it works. Nothing here decides what happens to a failure: [`TransferError::fault`] says whose
-//! it is. To put the same product twice does no harm.
+//! A [`Deliverer`] is one per unit and knows how its destination is; a [`Lane`] is one connection to it, made when it
+//! is needed and kept while it works. Nothing here decides what happens to a failure: [`TransferError::fault`] says
+//! whose it is. To put the same product twice does no harm.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -84,7 +84,8 @@ impl<'a> Upload<'a> {
         result
     }
 
-    /// Takes away what is not wanted. Nothing is lost where it stays, or was closed before: the next try writes over it.
+    /// Takes away what is not wanted. Nothing is lost where it stays, or was closed before: the next try writes over
+    /// it.
     async fn tidy(&self, handle: String) {
         let sftp = &self.session.sftp;
         let _ = tokio::time::timeout(TIDYING, sftp.close(handle)).await;
@@ -244,7 +245,8 @@ impl<'a> Upload<'a> {
             self.session.ask(posix_rename(sftp, from, to)).await
         } else {
             match self.session.ask(sftp.rename(from, to)).await.map(drop) {
-                // Plain SFTP replaces nothing. Only what is in the way is removed, and only for what is there to replace it.
+                // Plain SFTP replaces nothing. Only what is in the way is removed, and only for what is there to
+                // replace it.
                 Err(err) if code(&err) == Some(StatusCode::Failure) && self.are_both_there().await => {
                     match self.session.ask(sftp.remove(to)).await {
                         Ok(_) => self.session.ask(sftp.rename(from, to)).await.map(drop),

@@ -55,7 +55,8 @@ fn body(n: usize) -> Vec<u8> {
     format!("{n};").into_bytes().repeat(5000)
 }
 
-/// Dies when some are delivered, and returns when that has been noticed: all of them arrive whole, and none is at fault.
+/// Dies when some are delivered, and returns when that has been noticed: all of them arrive whole, and none is at
+/// fault.
 fn survives(world: &World, named: &str, below: &Path, server: &mut dyn Mortal) {
     for n in 0..COUNT {
         let name = format!("p{n}:a:b:c:3::20261121120000");

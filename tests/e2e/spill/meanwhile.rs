@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// What came into the queue is in the file. Oddity of RabbitMQ: what is published in the moment of the queue's end may be
-/// confirmed and not returned, though it came into no queue.
+/// What came into the queue is in the file. Oddity of RabbitMQ: what is published in the moment of the queue's end may
+/// be confirmed and not returned, though it came into no queue.
 #[test]
 fn nothing_that_comes_meanwhile_is_lost() {
     let broker = TestBroker::new("spill-meanwhile");

@@ -53,8 +53,8 @@ pub(super) struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    /// What the lines come to. What is missing or wrong is refused and has a stand-in, so that the component does not say
-    /// it again.
+    /// What the lines come to. What is missing or wrong is refused and has a stand-in, so that the component does not
+    /// say it again.
     pub(super) fn read(reading: &mut Reading<'a>) -> Server<'a> {
         let mut said = Said::default();
         let keywords = ["protocol", "host", "port", "user", "password", "destination"];
