@@ -336,6 +336,8 @@ fn every_sample_is_taken_by_its_component() {
             let name = format!("{directory}/{}", path.file_name().unwrap().display());
             let text = std::fs::read_to_string(&path).unwrap();
             let text = text.replace("/etc/px/pxRouting.radar.conf", &table);
+            // They are of many sites, and have exchanges of one name and several types.
+            let text = text.replace("exchange_name ", &format!("exchange_name {}-", names.len()));
             old.write(&name, &text.replace("/etc/px/pxRouting.conf", &table));
             names.extend(name.strip_suffix(".conf").map(str::to_string));
         }

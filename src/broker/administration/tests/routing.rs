@@ -164,9 +164,11 @@ fn each_difference_is_named() {
 fn run(script: &str, fails_at: &str) -> (bool, Vec<String>, String) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("rabbitmqctl");
-    let fake = "#!/bin/bash\nread -r line\nprintf '%s<%s\\n' \"$*\" \"$line\" >>\"$0.log\"\n\
+    let fake = "#!/bin/bash\nread -r line\n\
+                [ \"$1\" != import_definitions ] || { line=$(<\"$2\"); set -- \"$1\"; }\n\
+                printf '%s<%s\\n' \"$*\" \"$line\" >>\"$0.log\"\n\
                 [ \"$*\" != \"$FAILS_AT\" ] || exit 1\n\
-                [ \"$*\" != 'add_user -- old' ] || { echo 'User \"old\" already exists' >&2; exit 70; }\n\
+                [ \"$*\" != 'add_user old' ] || { echo 'User \"old\" already exists' >&2; exit 70; }\n\
                 [ \"$*\" != version ] || echo 3.10.8\n";
     std::fs::write(&path, fake).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
@@ -203,9 +205,9 @@ fn the_commands_end_at_the_first_that_fails_and_may_be_run_again() {
         "{said}\n{script}"
     );
     let told: Vec<&str> = told.iter().map(String::as_str).collect();
-    assert_eq!(told[0], "add_user -- root<one");
+    assert_eq!(told[0], "add_user root<one");
     assert!(
-        told.contains(&"add_user -- old<two") && told.contains(&"add_user -- u<three"),
+        told.contains(&"add_user old<two") && told.contains(&"add_user u<three"),
         "{told:?}"
     );
     for line in [
