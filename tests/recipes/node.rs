@@ -75,10 +75,13 @@ impl World {
         site.write("etc/secrets.toml", secrets);
         let mode = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(site.path("etc/secrets.toml"), mode).expect("0600");
+        let kind = if rabbitmq_mirrors() { "classic" } else { "quorum" };
         site.unit(
             UNIT,
-            "type = \"pull\"\nbroker = \"bunny\"\nqueue = \"cmc.alice.pull\"\nbind = [\"v02.post.#\"]\n\
-             exchange = \"xpublic\"\ndirectory = \"{root}/data\"\n",
+            &format!(
+                "type = \"pull\"\nbroker = \"bunny\"\nqueue = \"cmc.alice.pull\"\nbind = [\"v02.post.#\"]\n\
+                 exchange = \"xpublic\"\ndirectory = \"{{root}}/data\"\nqueue_type = \"{kind}\"\n"
+            ),
         );
         site
     }
