@@ -65,7 +65,7 @@
 //!
 //! # Bindings
 //!
-//! | option | default | meaning |
+//! | in it | default | meaning |
 //! | --- | --- | --- |
 //! | `exchange` | | where messages come from |
 //! | `to_exchange`, or `queue` | | where they go |

@@ -68,7 +68,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// `paused: REASON`, `waiting for broker NAME since TIME: REASON`, `standby`, `impaired: REASON`, `running` or
+    /// `paused: REASON`, `standby`, `waiting for broker NAME since TIME: REASON`, `impaired: REASON`, `running` or
     /// `starting`: the first that is so.
     pub fn word(&self) -> String {
         if !self.paused.is_empty() {
@@ -77,15 +77,12 @@ impl Snapshot {
             let reasons: Vec<&str> = reasons.into_iter().collect();
             return format!("paused: {}", reasons.join("; "));
         }
-        if let Some((link, error)) = self.away().filter(|_| self.ready || self.role.is_some()) {
-            return format!(
-                "waiting for broker {} since {}: {error}",
-                link.broker,
-                moment(link.since)
-            );
-        }
         if self.role.as_ref().is_some_and(|role| !role.active) {
-            return "standby".into();
+            return "standby".into(); // a switch shows, whatever the broker does
+        }
+        if let Some((link, error)) = self.away().filter(|_| self.ready) {
+            let since = moment(link.since);
+            return format!("waiting for broker {} since {since}: {error}", link.broker);
         }
         match self.unbound() {
             Some(reason) => format!("impaired: {reason}"),
@@ -271,7 +268,7 @@ mod tests {
             since: Timestamp::default(),
             why: String::new(),
         });
-        assert_eq!(unit.word(), waiting); // who cannot reach the broker cannot take over
+        assert_eq!(unit.word(), "standby");
         unit.paused.insert("publishing", "full".into());
         assert_eq!(unit.word(), "paused: full");
         unit.paused.clear();

@@ -8,6 +8,7 @@ use super::found::Found;
 use super::plan::plan;
 use super::step::{Action, Limited, NewPassword, exchange_body, limits_body};
 use crate::config::Administration;
+use crate::config::administration::Policy;
 
 const HEAD: &str = "\
 # For a new RabbitMQ node: save it on the broker's host and run it there with bash, as root or rabbitmq. It asks for a
@@ -128,29 +129,7 @@ impl Action {
             Action::SetPolicy {
                 policy,
                 is_for_mirroring,
-            } => {
-                let command = ctl(&[
-                    "set_policy",
-                    "-p",
-                    &policy.vhost,
-                    "--apply-to",
-                    policy.apply_to,
-                    "--priority",
-                    &policy.priority.to_string(),
-                    "--",
-                    &policy.name,
-                    &policy.pattern,
-                    &Value::Object(policy.definition.clone()).to_string(),
-                ]);
-                match is_for_mirroring {
-                    // Later brokers refuse it: their queues are quorum queues.
-                    true => vec![
-                        "version=$(rabbitmqctl version)".to_string(), // that it fails is seen here alone
-                        format!("case $version in [0-3].*) {command} ;; esac"),
-                    ],
-                    false => vec![command],
-                }
-            }
+            } => policy_commands(policy, *is_for_mirroring),
         }
     }
 }
@@ -175,6 +154,30 @@ impl Action {
             }
             _ => None,
         }
+    }
+}
+
+fn policy_commands(policy: &Policy, is_for_mirroring: bool) -> Vec<String> {
+    let command = ctl(&[
+        "set_policy",
+        "-p",
+        &policy.vhost,
+        "--apply-to",
+        policy.apply_to,
+        "--priority",
+        &policy.priority.to_string(),
+        "--",
+        &policy.name,
+        &policy.pattern,
+        &Value::Object(policy.definition.clone()).to_string(),
+    ]);
+    match is_for_mirroring {
+        // Later brokers refuse it: their queues are quorum queues.
+        true => vec![
+            "version=$(rabbitmqctl version)".to_string(), // that it fails is seen here alone
+            format!("case $version in [0-3].*) {command} ;; esac"),
+        ],
+        false => vec![command],
     }
 }
 

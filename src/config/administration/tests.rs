@@ -88,17 +88,8 @@ fn everything_has_a_default() {
             { configure = "", write = "x", read = ".*" },
             { vhost = "/", configure = "", write = "", read = "" },
         ]
-        topic_permissions = { exchange = "x", write = "", read = "a" }
-        limits = { max_channels = 0 }
         [[exchanges]]
         name = "x"
-        [[bindings]]
-        exchange = "x"
-        queue = "q"
-        key = ""
-        [[vhost_limits]]
-        vhost = "/"
-        max_queues = -1
         [[policies]]
         name = "p"
         pattern = "y"
@@ -124,6 +115,41 @@ fn everything_has_a_default() {
         (exchange.vhost.as_str(), exchange.kind, exchange.durable),
         ("a b", ExchangeKind::Topic, true)
     );
+    let policy = &read.policies[0];
+    assert_eq!((policy.apply_to, policy.priority), ("all", 0));
+    let definition = Json::Object(policy.definition.clone()).to_string();
+    assert_eq!(
+        definition,
+        r#"{"deep":{"list":[true,-1]},"max-length":7,"overflow":"reject-publish"}"#
+    );
+    assert!(read.replicated[0].covers("a z") && !read.replicated[0].covers("zebra"));
+    assert_eq!(read.without_password(), [""; 0]);
+}
+
+#[test]
+fn limits_keys_and_bindings_are_of_the_first_virtual_host() {
+    let (read, said) = Root::new(SECRETS).load(
+        r#"
+        broker = "bunny"
+        vhosts = ["a b", "/"]
+        [users.u]
+        password = "external"
+        topic_permissions = { exchange = "x", write = "", read = "a" }
+        limits = { max_channels = 0 }
+        [[exchanges]]
+        name = "x"
+        [[bindings]]
+        exchange = "x"
+        queue = "q"
+        key = ""
+        [[vhost_limits]]
+        vhost = "/"
+        max_queues = -1
+        "#,
+    );
+    assert_eq!(said, [""; 0]);
+    let read = read.unwrap();
+    let (user, exchange) = (&read.users[0], &read.exchanges[0]);
     assert!(!exchange.auto_delete && !exchange.internal && exchange.arguments.is_empty());
     let binding = &read.bindings[0];
     assert_eq!(
@@ -138,15 +164,6 @@ fn everything_has_a_default() {
         (&*read.vhost_limits[0].vhost, &read.vhost_limits[0].limits),
         ("/", &vec![("max-queues", NO_LIMIT)])
     );
-    let policy = &read.policies[0];
-    assert_eq!((policy.apply_to, policy.priority), ("all", 0));
-    let definition = Json::Object(policy.definition.clone()).to_string();
-    assert_eq!(
-        definition,
-        r#"{"deep":{"list":[true,-1]},"max-length":7,"overflow":"reject-publish"}"#
-    );
-    assert!(read.replicated[0].covers("a z") && !read.replicated[0].covers("zebra"));
-    assert_eq!(read.without_password(), [""; 0]);
 }
 
 #[test]
