@@ -1,4 +1,5 @@
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
@@ -77,6 +78,48 @@ fn twice(path: &std::path::Path, memory: Memory, durability: Durability) -> (See
     (seen, log)
 }
 
+/// What all of a new log takes.
+fn at_once(seen: &Seen, log: &SeenLog) -> Duration {
+    let (begun, mut aside) = (Instant::now(), log.begin_aside().unwrap());
+    while !aside.is_complete(log) {
+        let records = aside.next(log, 0).unwrap();
+        aside.add(&seen.still_known(&records, Timestamp::now())).unwrap();
+    }
+    drop(aside);
+    begun.elapsed()
+}
+
+/// Looks into the memory all the time; ends with the longest that this took.
+fn looker(
+    remembered: &Arc<Remembered>,
+    announcement: &Arc<Announcement>,
+    is_over: &Arc<AtomicBool>,
+) -> std::thread::JoinHandle<Duration> {
+    let (remembered, announcement, is_over) = (Arc::clone(remembered), Arc::clone(announcement), Arc::clone(is_over));
+    std::thread::spawn(move || {
+        let mut longest = Duration::ZERO;
+        while !is_over.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            remembered.verdict(SeenKey([1; 16]), &announcement, None);
+            longest = longest.max(begun.elapsed());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        longest
+    })
+}
+
+fn said(waits: &mut [Duration]) -> String {
+    waits.sort_unstable();
+    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
+    format!(
+        "{} forwards, p50 {:?}, p99 {:?}, max {:?}",
+        waits.len(),
+        at(50),
+        at(99),
+        at(100)
+    )
+}
+
 /// What a forward and a look into the memory wait for at most, while a million products are written anew.
 #[test]
 #[ignore = "measures"]
@@ -89,13 +132,7 @@ fn measure_a_rewrite_of_a_million_products() {
     };
     let (seen, log) = twice(&path, memory, Durability::Power);
     let filled = std::fs::metadata(&path).unwrap().len();
-    let (at_once, mut aside) = (Instant::now(), log.begin_aside().unwrap());
-    while !aside.is_complete(&log) {
-        let records = aside.next(&log, 0).unwrap();
-        aside.add(&seen.still_known(&records, Timestamp::now())).unwrap();
-    }
-    drop(aside);
-    let at_once = at_once.elapsed();
+    let at_once = at_once(&seen, &log);
     let seen = Arc::new(Mutex::new(seen));
     let metrics = Arc::new(Metrics::default());
     let (keeper, asked) = mpsc::channel(BATCH);
@@ -109,21 +146,8 @@ fn measure_a_rewrite_of_a_million_products() {
     });
     let announcement = Announcement::new("http://h/", crate::message::ProductPath(b"p".to_vec())).unwrap();
     let announcement = Arc::new(announcement);
-    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let looker = {
-        let (remembered, announcement, is_over) =
-            (Arc::clone(&remembered), Arc::clone(&announcement), Arc::clone(&is_over));
-        std::thread::spawn(move || {
-            let mut longest = Duration::ZERO;
-            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                let begun = Instant::now();
-                remembered.verdict(SeenKey([1; 16]), &announcement, None);
-                longest = longest.max(begun.elapsed());
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            longest
-        })
-    };
+    let is_over = Arc::new(AtomicBool::new(false));
+    let looker = looker(&remembered, &announcement, &is_over);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (mut meanwhile, mut after) = (Vec::new(), Vec::new());
     for n in 0_u128.. {
@@ -138,21 +162,8 @@ fn measure_a_rewrite_of_a_million_products() {
         let waits = if is_rewritten { &mut after } else { &mut meanwhile };
         waits.push(begun.elapsed());
     }
-    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    is_over.store(true, Ordering::Relaxed);
     let looked = looker.join().unwrap();
-    let at = meanwhile.iter().position(|wait| Some(wait) == meanwhile.iter().max());
-    eprintln!("the longest is forward {at:?}");
-    let said = |waits: &mut Vec<Duration>| {
-        waits.sort_unstable();
-        let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
-        format!(
-            "{} forwards, p50 {:?}, p99 {:?}, max {:?}",
-            waits.len(),
-            at(50),
-            at(99),
-            at(100)
-        )
-    };
     eprintln!("meanwhile {}", said(&mut meanwhile));
     eprintln!("afterwards {}", said(&mut after));
     let longest = meanwhile.last().unwrap();
