@@ -192,7 +192,7 @@ impl Keeper {
         let mut slice = Batch::default();
         // All that was ever appended was in the memory before, so the slices up to the last have it.
         let is_more = lock(seen).slice(count, Timestamp::now(), &mut slice);
-        let aside = aside.add(&slice)?;
+        let aside = aside.with(&slice)?;
         match is_more {
             true => self.aside = Some(aside),
             false => {

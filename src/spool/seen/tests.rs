@@ -216,9 +216,9 @@ fn the_log_is_rewritten_when_most_of_it_is_history() {
     let mut slice = Batch::default();
     seen.begin_slices();
     assert!(seen.slice(60, at(1), &mut slice), "there is more");
-    let aside = log.begin_aside().unwrap().add(&std::mem::take(&mut slice)).unwrap();
+    let aside = log.begin_aside().unwrap().with(&std::mem::take(&mut slice)).unwrap();
     assert!(!seen.slice(60, at(1), &mut slice));
-    log.replace(aside.add(&slice).unwrap()).unwrap();
+    log.replace(aside.with(&slice).unwrap()).unwrap();
     assert!(!log.wants_rewrite(seen.len()));
     log.append_batch(&remember(&mut seen, 1, at(2))).unwrap();
     let mut again = Seen::new(memory(100));

@@ -137,7 +137,7 @@ fn at_once(seen: &mut Seen, log: &SeenLog) -> Duration {
     let (mut aside, mut slice, mut is_more) = (log.begin_aside().unwrap(), Batch::default(), true);
     while is_more {
         is_more = seen.slice(SLICE, Timestamp::now(), &mut slice);
-        aside = aside.add(&std::mem::take(&mut slice)).unwrap();
+        aside = aside.with(&std::mem::take(&mut slice)).unwrap();
     }
     let took = begun.elapsed();
     aside.discard();

@@ -22,7 +22,7 @@ pub struct Aside {
 impl Aside {
     /// Adds a slice. After an error nothing of the new log is left. Blocks, not for long: what is written is synced as it
     /// grows.
-    pub fn add(mut self, slice: &Batch) -> Result<Aside, SpoolError> {
+    pub fn with(mut self, slice: &Batch) -> Result<Aside, SpoolError> {
         match self.try_add(slice) {
             Ok(()) => Ok(self),
             Err(err) => {
