@@ -61,7 +61,7 @@ impl Declared {
                 first.file.display(),
                 differing.join(", ")
             ),
-            warning: !is_refused,
+            warning: true, // each file alone is good, and its unit starts
         })
     }
 }
@@ -159,7 +159,7 @@ mod tests {
             [
                 "rx/first.toml: warning: exchange \"y\" is declared otherwise by broker.toml: durable = false here, true \
                  there, auto_delete = false here, true there; it is as who comes first declares it",
-                "tx/direct.toml: exchange \"x\" is declared otherwise by px.toml: type = \"direct\" here, \"topic\" there; \
+                "tx/direct.toml: warning: exchange \"x\" is declared otherwise by px.toml: type = \"direct\" here, \"topic\" there; \
                  who declares it second is refused",
                 "tx/second.toml: warning: exchange \"y\" is declared otherwise by broker.toml: auto_delete = false here, true \
                  there; it is as who comes first declares it",
