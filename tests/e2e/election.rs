@@ -57,7 +57,7 @@ fn who_has_the_queue_to_itself_is_the_chosen_one() {
     sites[1].wait(UNIT, "works now", |status| status["role"]["active"] == true);
 }
 
-/// RabbitMQ counts only one consumer of a quorum queue, whoever waits: nobody but the first takes itself for chosen.
+/// RabbitMQ counts only one consumer of a quorum queue, whoever waits: nobody takes itself for chosen without a delivery.
 #[test]
 fn the_second_on_a_quorum_queue_stands_by() {
     let broker = TestBroker::new("election-quorum");
@@ -72,8 +72,9 @@ fn the_second_on_a_quorum_queue_stands_by() {
         wait_follows(site);
         unit
     });
-    sites[0].wait(UNIT, "works", |status| status["role"]["active"] == true);
+    assert!(!sites.iter().any(is_active), "nothing has come yet");
     feed.announce_all((0..50).map(|n| urp(SOURCES[0], n)));
+    sites[0].wait(UNIT, "works", |status| status["role"]["active"] == true);
     sites[1].wait_count(UNIT, "learned", 50);
     assert!(!is_active(&sites[1]));
     assert!(first.terminate().success());
