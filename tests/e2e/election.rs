@@ -1,6 +1,7 @@
 //! Dispatchers on one queue of which the broker chooses one.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -108,6 +109,15 @@ fn a_follow_queue_that_somebody_else_consumes_is_not_shared_and_that_is_said() {
     // It works all the same.
     feed.announce_all((0..50).map(|n| urp(SOURCES[0], n)));
     site.wait_count(UNIT, "forwarded", 50);
+    let follow_link = || site.status(UNIT).unwrap_or_default()["links"]["follow"].clone();
+    let said = follow_link();
+    assert_eq!(said["connected"], false, "{said}");
+    // With new connections it would be gone at times, longer than this.
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        assert_eq!(follow_link(), said);
+        std::thread::sleep(Duration::from_millis(100));
+    }
     drop(clone);
     site.wait_that("it reads what has gathered", || {
         let status = site.status(UNIT).unwrap_or_default();
