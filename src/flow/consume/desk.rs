@@ -144,7 +144,7 @@ impl<H: Handle> Desk<H> {
         connection: Arc<dyn Connection>,
         halt: CancellationToken,
     ) -> Result<(), BrokerError> {
-        let choice = Choice::of(connection.as_ref(), &self.intake.queue).await;
+        let choice = Choice::of(connection.as_ref(), &self.intake.queue);
         let mut subscription = connection
             .subscribe(&self.intake.queue.name, self.intake.prefetch)
             .await?;
