@@ -80,7 +80,7 @@ impl Snapshot {
         if self.role.as_ref().is_some_and(|role| !role.active) {
             return "standby".into(); // a switch shows, whatever the broker does
         }
-        if let Some((link, error)) = self.away().filter(|_| self.ready) {
+        if let Some((link, error)) = self.away() {
             let since = moment(link.since);
             return format!("waiting for broker {} since {since}: {error}", link.broker);
         }
@@ -259,9 +259,9 @@ mod tests {
         let mut unit = Snapshot::default();
         assert_eq!(unit.word(), "starting");
         unit.links.insert("publish", link(Some("refused"), Vec::new()));
-        assert_eq!(unit.word(), "starting"); // it never was at work
-        unit.ready = true;
         let waiting = "waiting for broker bunny since 1970-01-01 00:00:00 UTC: refused";
+        assert_eq!(unit.word(), waiting); // whether it ever was at work or not
+        unit.ready = true;
         assert_eq!(unit.word(), waiting);
         unit.role = Some(Role {
             active: false,

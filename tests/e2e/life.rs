@@ -142,7 +142,8 @@ fn a_unit_whose_broker_is_away_starts_and_says_that_it_waits() {
         "{said:?}"
     );
     let said = site.px_ends(0, &["status"]);
-    assert!(said.out.contains("starting"), "{said:?}");
+    assert!(said.out.contains("  waiting for broker main since 2"), "{said:?}");
+    assert!(site.state(UNIT).starts_with("waiting for broker main since 2"));
     site.px_ends(0, &["stop", UNIT]);
 }
 

@@ -57,18 +57,22 @@ pub fn plan(wanted: &Administration, found: &Found) -> Plan {
         .iter()
         .filter(|user| own.is_none_or(|own| own.name != user.name));
     if let Some(user) = own {
-        rights::plan_of_user(&mut plan, user, found);
+        rights::plan_permissions(&mut plan, user, found);
+    }
+    for exchange in &wanted.exchanges {
+        exchanges::plan_exchange(&mut plan, exchange, found);
+    }
+    if let Some(user) = own {
+        rights::plan_bounds(&mut plan, user, found);
     }
     for user in others {
         plan_user(&mut plan, user, None, found);
-        rights::plan_of_user(&mut plan, user, found);
+        rights::plan_permissions(&mut plan, user, found);
+        rights::plan_bounds(&mut plan, user, found);
     }
     for of_vhost in &wanted.vhost_limits {
         let of = Limited::Vhost(of_vhost.vhost.clone());
         rights::plan_limits(&mut plan, of, &of_vhost.limits, found);
-    }
-    for exchange in &wanted.exchanges {
-        exchanges::plan_exchange(&mut plan, exchange, found);
     }
     for binding in &wanted.bindings {
         exchanges::plan_binding(&mut plan, binding, wanted, found);

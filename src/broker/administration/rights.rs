@@ -8,14 +8,14 @@ use super::shown;
 use super::step::{Action, Limited};
 use crate::config::administration::{Limits, NO_LIMIT, User};
 
-/// All that a user may do.
-pub(super) fn plan_of_user(plan: &mut Plan, user: &User, found: &Found) {
-    plan_permissions(plan, user, found);
+/// What narrows the permissions of a user. Later brokers want the exchanges to be there.
+pub(super) fn plan_bounds(plan: &mut Plan, user: &User, found: &Found) {
     plan_topics(plan, user, found);
     plan_limits(plan, Limited::User(user.name.clone()), &user.limits, found);
 }
 
-fn plan_permissions(plan: &mut Plan, user: &User, found: &Found) {
+/// What a user may do in virtual hosts.
+pub(super) fn plan_permissions(plan: &mut Plan, user: &User, found: &Found) {
     let name = shown(&user.name);
     let there = || found.permissions.iter().filter(|there| there.user == user.name);
     for wanted in &user.permissions {

@@ -75,9 +75,9 @@ fn a_new_broker_gets_its_administrator_first_and_loses_guest_last() {
             "add the user root: tags administrator",
             "add the virtual host v",
             "let root in / configure \".*\", write \".*\", read \".*\"",
+            "declare the exchange x in v: topic, durable",
             "add the user \"a 'b\"",
             "add the user alice: no password here",
-            "declare the exchange x in v: topic, durable",
             "set the policy ha in /: {\"ha-mode\":\"all\",\"ha-sync-mode\":\"automatic\"} for all of \"^c\\\\.\", priority 0",
             "give the user guest no password, tags none",
             "take all permissions in / from guest",
@@ -414,13 +414,13 @@ fn commands_hold_no_password_and_survive_any_name() {
             "rabbitmqctl set_user_tags -- root administrator",
             r"rabbitmqctl add_vhost -- 'it'\''s $(x) `y`'",
             "rabbitmqctl set_permissions -p / -- root '.*' '.*' '.*'",
-            r"ask 'a '\''b' | add_user 'a '\''b'",
-            r#"add_user -alice "$(head -c 24 /dev/urandom | base64)""#,
-            "rabbitmqctl clear_password -- -alice",
             concat!(
                 r#"definitions '{"exchanges":[{"type":"fanout","durable":false,"auto_delete":false,"internal":false,"#,
                 r#""arguments":{},"name":"x y","vhost":"/"}]}'"#
             ),
+            r"ask 'a '\''b' | add_user 'a '\''b'",
+            r#"add_user -alice "$(head -c 24 /dev/urandom | base64)""#,
+            "rabbitmqctl clear_password -- -alice",
             concat!(
                 "case $version in [0-3].*) rabbitmqctl set_policy -p / --apply-to all --priority 0 -- ",
                 r#"ha-all '^cmc\.' '{"ha-mode":"all","ha-sync-mode":"automatic"}' ;; esac"#

@@ -41,10 +41,10 @@ pub fn is_made_and_mended(node: &RabbitServer, site: &TestSite) {
                  {\"n\":1}: there is no queue cmc.late yet; start the unit that declares it, and apply";
     let said = px(1, "apply");
     let steps = [
+        "declare the exchange inner in /: topic, durable, internal, arguments {\"alternate-exchange\":\"amq.fanout\"}",
         "let feeder in / with keys of amq.topic write \"^a\", read \"\"",
         "limit the user feeder: max-connections 1, max-channels 9",
         "limit the virtual host /: max-queues 50",
-        "declare the exchange inner in /: topic, durable, internal, arguments {\"alternate-exchange\":\"amq.fanout\"}",
         "bind the exchange inner in / to the exchange amq.topic with the key \"a.#\"",
     ];
     assert_eq!(said.out.lines().collect::<Vec<_>>(), steps);
@@ -71,10 +71,10 @@ pub fn is_made_and_mended(node: &RabbitServer, site: &TestSite) {
     api(node, "DELETE", "/api/exchanges/%2f/inner", None);
     let said = px(1, "check");
     let expected = [
+        "exchange inner in /: missing",
         "user feeder with keys of amq.topic in /: may write \".*\", wanted: \"^a\"",
         "user feeder: max-channels none, wanted: 9",
         "virtual host /: max-queues 3, wanted: 50",
-        "exchange inner in /: missing",
         "binding of the exchange inner in / to the exchange amq.topic with the key \"a.#\": missing",
         "binding of the queue cmc.late in / to the exchange inner with the key \"a.b\" and the arguments {\"n\":1}: missing",
     ];

@@ -43,12 +43,12 @@ fn a_new_broker_gets_them_in_an_order_that_works() {
     assert_eq!(
         words(&new),
         [
+            "declare the exchange x in /: topic, durable, auto-delete, arguments {\"alternate-exchange\":\"lost\"}",
+            "declare the exchange lost in /: fanout, durable, internal",
             "let u in / with keys of x write \"^a\", read \"\"",
             "let u in v with keys of x write \"\", read \"b\"",
             "limit the user u: max-connections 3",
             "limit the virtual host /: max-queues 0",
-            "declare the exchange x in /: topic, durable, auto-delete, arguments {\"alternate-exchange\":\"lost\"}",
-            "declare the exchange lost in /: fanout, durable, internal",
             "bind the exchange x in / to the exchange amq.topic with the key \"a.#\"",
         ]
     );
@@ -161,23 +161,23 @@ fn each_difference_is_named() {
 }
 
 /// A shell's `rabbitmqctl` that writes down what it is told, has the user `old`, and fails where it is told to.
-fn run(script: &str, fails_at: &str) -> (bool, Vec<String>, String) {
+fn run(script: &str, (fails_at, why): (&str, &str)) -> (bool, Vec<String>, String) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("rabbitmqctl");
     let fake = "#!/bin/bash\nread -r line\n\
                 [ \"$1\" != import_definitions ] || { line=$(<\"$2\"); set -- \"$1\"; }\n\
                 printf '%s<%s\\n' \"$*\" \"$line\" >>\"$0.log\"\n\
-                [ \"$*\" != \"$FAILS_AT\" ] || exit 1\n\
+                [ \"$*\" != \"$FAILS_AT\" ] || { echo \"$WHY\" >&2; exit 1; }\n\
                 [ \"$*\" != 'add_user old' ] || { echo 'User \"old\" already exists' >&2; exit 70; }\n\
                 [ \"$*\" != version ] || echo 3.10.8\n";
     std::fs::write(&path, fake).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::write(directory.path().join("script"), script).unwrap();
-    let command = "PATH=\"$0:$PATH\" FAILS_AT=$1 exec bash \"$0/script\" <<<$'one\\ntwo\\nthree'";
+    let command = "PATH=\"$0:$PATH\" FAILS_AT=$1 WHY=$2 exec bash \"$0/script\" <<<$'one\\ntwo\\nthree'";
     let ended = std::process::Command::new("bash")
         .args(["-c", command])
         .arg(directory.path())
-        .arg(fails_at)
+        .args([fails_at, why])
         .output()
         .unwrap();
     let told = std::fs::read_to_string(directory.path().join("rabbitmqctl.log")).unwrap_or_default();
@@ -199,11 +199,11 @@ fn the_commands_end_at_the_first_that_fails_and_may_be_run_again() {
     let (top, rest) = text.split_at(text.find("\nvhosts").unwrap());
     let (keys, tables) = rest.split_at(rest.find("[users.u]").unwrap());
     let script = script(&wanted(&format!("{keys}\n{top}\n{tables}")));
-    let (is_good, told, said) = run(&script, "");
-    assert!(
-        is_good && said.contains("old exists, and keeps its password"),
-        "{said}\n{script}"
-    );
+    let (is_good, told, said) = run(&script, ("", ""));
+    assert!(said.contains("old exists, and keeps its password"), "{said}\n{script}");
+    // Units declare queues: that is said, and is no success.
+    let left = "not done: binding of the queue \"it's q\" in / to the exchange x";
+    assert!(!is_good && said.contains(left), "{said}\n{script}");
     let told: Vec<&str> = told.iter().map(String::as_str).collect();
     assert_eq!(told[0], "add_user root<one");
     assert!(
@@ -217,29 +217,32 @@ fn the_commands_end_at_the_first_that_fails_and_may_be_run_again() {
     ] {
         assert!(told.contains(&line), "{line} is not in {told:#?}");
     }
-    let imports: Vec<&&str> = told
-        .iter()
-        .filter(|line| line.starts_with("import_definitions<"))
-        .collect();
-    let [import] = imports[..] else { panic!("{told:#?}") };
-    let import: Value = serde_json::from_str(import.split_once('<').unwrap().1).unwrap();
-    assert_eq!(
-        (
-            &import["exchanges"][1]["internal"],
-            &import["bindings"][0]["destination"]
-        ),
-        (&json!(true), &json!("x"))
-    );
+    let is_topic = |line: &&str| line.starts_with("set_topic_permissions");
+    let topics = told.iter().position(is_topic).unwrap();
+    let imported = |told: &[&str]| -> Vec<Value> {
+        let imports = told.iter().filter_map(|line| line.strip_prefix("import_definitions<"));
+        imports.map(|text| serde_json::from_str(text).unwrap()).collect()
+    };
+    // Exchanges are there before rights on their keys.
+    let ([exchanges], [bindings]) = (&imported(&told[..topics])[..], &imported(&told[topics..])[..]) else {
+        panic!("{told:#?}")
+    };
+    assert_eq!(exchanges["exchanges"][1]["internal"], true);
+    assert_eq!(bindings["bindings"][0]["destination"], "x");
     assert_eq!(told.last(), Some(&"delete_user -- guest<"));
-    assert!(
-        script.contains("# Not done here: binding of the queue \"it's q\""),
-        "{script}"
-    );
 
-    let (is_good, told, said) = run(&script, "set_permissions -p / -- root .* .* .*");
+    let (is_good, told, said) = run(&script, ("set_permissions -p / -- root .* .* .*", ""));
     assert!(
         !is_good && said.contains("ended here, the rest is not done: rabbitmqctl set_permissions"),
         "{said}"
     );
     assert!(told.last().unwrap().starts_with("set_permissions"), "{told:?}");
+    // An exchange that a unit is yet to make.
+    let why = "Error:\nExchange x does not exist";
+    let (is_good, told, said) = run(&script, ("set_topic_permissions -p v -- u x  b", why));
+    assert!(
+        !is_good && said.contains("Exchange x does not exist; run this again"),
+        "{said}"
+    );
+    assert_eq!(told.last().unwrap(), "delete_user -- guest<");
 }
