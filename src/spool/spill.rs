@@ -251,11 +251,8 @@ fn has_end(path: &Path) -> std::io::Result<bool> {
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail)?;
-    let members = tail.windows(MEMBER.len()).enumerate();
-    let last = members
-        .filter(|(_, bytes)| *bytes == MEMBER)
-        .map(|(at, _)| at)
-        .next_back();
+    let mut members = tail.windows(MEMBER.len()).enumerate().rev();
+    let last = members.find(|(_, bytes)| *bytes == MEMBER).map(|(at, _)| at);
     let mut text = String::new();
     let unpacked = last.map(|at| GzDecoder::new(&tail[at..]).take(TAIL).read_to_string(&mut text));
     Ok(matches!(unpacked, Some(Ok(_))) && serde_json::from_str::<End>(&text).is_ok())
