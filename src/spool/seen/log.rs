@@ -14,7 +14,7 @@ use crate::spool::{SpoolError, make_directory};
 mod aside;
 
 pub use aside::Aside;
-use aside::{begin_aside, put_in_place};
+use aside::{all_aside, begin_aside, put_in_place};
 
 /// The log is rewritten when it holds more than twice the living entries, and never below this many records.
 pub(super) const COMPACT_MIN: usize = 10_000;
@@ -305,19 +305,6 @@ fn create(path: &Path, seen: &Seen, durability: Durability, now: Timestamp) -> i
     let mut log = put_in_place(all_aside(path, seen, durability, now)?)?;
     log.settle_directory()?;
     Ok(log)
-}
-
-/// A new log of all that is remembered.
-fn all_aside(path: &Path, seen: &Seen, durability: Durability, now: Timestamp) -> io::Result<Aside> {
-    let (mut aside, mut slice) = (begin_aside(path, durability)?, Batch::default());
-    for record in seen.alive(now) {
-        slice.add(&record);
-        if slice.size() >= SLICE {
-            aside.try_add(&std::mem::take(&mut slice))?;
-        }
-    }
-    aside.try_add(&slice)?;
-    Ok(aside)
 }
 
 /// Reads whole records up to the first that is not; answers where that is.

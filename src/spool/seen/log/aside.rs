@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{Batch, MAGIC_LENGTH, SLICE, SeenLog, Version, each_record, refused};
+use jiff::Timestamp;
+
+use super::{Batch, MAGIC_LENGTH, SLICE, Seen, SeenLog, Version, each_record, refused};
 use crate::spool::{Durability, SpoolError};
 
 /// A new log is synced so often, or its end would take a second and hold up every other sync of the disk.
@@ -65,7 +67,7 @@ impl Aside {
             .map_err(|err| refused("rewrite", &self.log.path, err))
     }
 
-    pub(super) fn try_add(&mut self, records: &Batch) -> io::Result<()> {
+    fn try_add(&mut self, records: &Batch) -> io::Result<()> {
         self.log.file.write_all(&records.bytes)?;
         self.log.records += records.records;
         self.log.end += records.bytes.len() as u64;
@@ -104,6 +106,19 @@ pub(super) fn begin_aside(path: &Path, durability: Durability) -> io::Result<Asi
         unsynced: 0,
         _file: unfinished,
     })
+}
+
+/// A new log of all that is remembered.
+pub(super) fn all_aside(path: &Path, seen: &Seen, durability: Durability, now: Timestamp) -> io::Result<Aside> {
+    let (mut aside, mut slice) = (begin_aside(path, durability)?, Batch::default());
+    for record in seen.alive(now) {
+        slice.add(&record);
+        if slice.size() >= SLICE {
+            aside.try_add(&std::mem::take(&mut slice))?;
+        }
+    }
+    aside.try_add(&slice)?;
+    Ok(aside)
 }
 
 /// It takes the old log's place.
