@@ -10,6 +10,7 @@ use super::{REFUSED, broker, plain, say};
 use crate::broker::management::Management;
 use crate::broker::{Purpose, connect};
 use crate::config::{Broker, BrokerUrl, Places, Scheme, Site, quantity};
+use crate::flow::chain;
 use crate::message::Fault;
 
 /// Every broker has it.
@@ -152,12 +153,12 @@ async fn ask(broker: &Broker) -> Result<(), String> {
     }
     let connection = connect(broker, Purpose::Publish, "px broker ping")
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| chain(&error))?;
     let answer = connection.has_exchange(EXCHANGE).await;
     connection.close().await;
     match answer {
         // From RabbitMQ 4.3 on it refuses who has no right at all on the exchange: that is an answer of a broker that lives.
-        Err(error) if error.fault != Fault::Own => Err(error.to_string()),
+        Err(error) if error.fault != Fault::Own => Err(chain(&error)),
         _ => Ok(()),
     }
 }

@@ -320,6 +320,9 @@ impl<'a> Declarer<'a> {
         }
         let advice = match reply_code(refusal) {
             Some(ACCESS_REFUSED) => "may not be made by us: have it made, or get the permission to configure it",
+            _ if reason(refusal).contains(" limit in vhost ") => {
+                "cannot be made, for a limit is reached: have it raised"
+            }
             _ => "cannot be made with the options of this configuration",
         };
         let what = format!("{what} is missing on {url} and {advice}");

@@ -346,10 +346,25 @@ fn reason(body: &[u8]) -> String {
     let said = [refusal.reason, refusal.error].into_iter().find(|said| !said.is_null());
     let text = match said {
         Some(Value::String(text)) => text,
-        Some(other) => other.to_string(),
+        Some(other) => spelt(other).to_string(),
         None => String::new(),
     };
     plain(&text)
+}
+
+/// With text where the API has lists of characters.
+fn spelt(said: Value) -> Value {
+    let Value::Array(list) = said else { return said };
+    let character = |value: &Value| {
+        u8::try_from(value.as_u64()?)
+            .ok()
+            .filter(|byte| (b' '..=b'~').contains(byte))
+    };
+    let text: Option<String> = list.iter().map(|value| character(value).map(char::from)).collect();
+    match text {
+        Some(text) => Value::String(text),
+        None => list.into_iter().map(spelt).collect(),
+    }
 }
 
 /// Printable, and at most so long, with its end kept.
@@ -391,4 +406,17 @@ fn client(broker: &Broker) -> Result<Client, String> {
     builder
         .build()
         .map_err(|error| format!("cannot prepare https: {error}; {advice}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_in_character_codes_is_spelt() {
+        let body =
+            br#"{"error":"bad_request","reason":["invalid_regexp",[40],[[109,105,115,115,105,110,103,32,41],1]]}"#;
+        assert_eq!(reason(body), r#"["invalid_regexp","(",["missing )",1]]"#);
+        assert_eq!(reason(br#"{"reason":"as it is"}"#), "as it is");
+    }
 }
