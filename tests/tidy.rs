@@ -41,7 +41,7 @@ const CONFINED: [(&str, &[&str]); 31] = [
     ("base16ct", &["src/message"]),
     (
         "base64",
-        &["src/message", "src/spool/line", "src/broker/administration"],
+        &["src/message", "src/spool/line.rs", "src/broker/administration"],
     ),
     ("clap", &["src/cli"]),
     ("fancy_regex", &["src/message/mask/pattern.rs"]),

@@ -159,16 +159,15 @@ failures.
 this moment, so a quorum queue waits for its grace until real runs have seen it. Two runs never overlap: the second says
 so and ends with 1. A queue that gets a consumer meanwhile is kept, and the report says so.
 
-With `--spill` the messages of a queue are in a file, synced, before they leave the queue, and the queue is deleted
+With `--spill` the messages of a classic queue are in a file, synced, before they leave the queue, and the queue is deleted
 only if it is empty and nobody consumes from it, and after the broker's figures have said that nobody has a message of it
 in hand. These come every 5 s, so it takes up to 15 s a queue, and a minute where somebody has one. A queue that is fed
 faster than it is spilled, that gets a consumer meanwhile, or whose messages somebody keeps in hand, is kept; the report,
-with 1, names the file that holds what was taken. So it is on SIGINT and SIGTERM, after the batch at hand. RabbitMQ cannot
-be told to delete a quorum queue only if it is empty and unused: px looks at both just before, and the report says
-unguarded; what comes in the milliseconds between is lost. An `auto_delete` queue is kept: reading it out is consuming,
-and would delete it, with whatever has come meanwhile. Files of the queue in the same directory that have no end, for a
-run was interrupted, are named too. What is taken from the queue by basic.get in the last moment, and is not
-acknowledged, is lost with its client.
+with 1, names the file that holds what was taken. So it is on SIGINT and SIGTERM, after the batch at hand. A quorum queue
+is kept: what is read and given back may be dropped by its delivery limit, and dead-lettered messages that it keeps
+cannot be taken out. So is an `auto_delete` one: reading it out is consuming, and would delete it, with whatever has
+come meanwhile. Files of the queue in the same directory that have no end, for a run was interrupted, are named too.
+What is taken from the queue by basic.get in the last moment, and is not acknowledged, is lost with its client.
 
 # Old names
 

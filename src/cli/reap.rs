@@ -35,8 +35,8 @@ pub struct Arguments {
     /// Say nothing unless a queue was deleted or something failed
     #[arg(long)]
     quiet: bool,
-    /// Put the messages of each queue into a file in this directory before it is deleted, for px replay; auto_delete
-    /// queues stay
+    /// Put the messages of each classic queue into a file in this directory before it is deleted, for px replay;
+    /// quorum and auto_delete queues stay
     #[arg(long, value_name = "DIR")]
     spill: Option<PathBuf>,
 }
@@ -188,9 +188,8 @@ fn as_json(reaper: &Reaper, wish: Wish<'_>, report: &Report) -> Value {
 fn finding_as_json(finding: &Finding) -> Value {
     let queue = &finding.queue;
     let guarded = match finding.outcome {
-        Outcome::Deleted { guarded } | Outcome::WouldBeDeleted { guarded } | Outcome::Spilled { guarded, .. } => {
-            Some(guarded)
-        }
+        Outcome::Deleted { guarded } | Outcome::WouldBeDeleted { guarded } => Some(guarded),
+        Outcome::Spilled { .. } => Some(true),
         _ => None,
     };
     let error = match &finding.outcome {

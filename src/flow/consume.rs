@@ -27,7 +27,7 @@ mod gate;
 mod local;
 mod taker;
 
-pub use along::{read_along, subscribe_alone};
+pub use along::{read_along, subscribe_alone, wait_until_unused};
 use desk::Desk;
 pub use drain::Drain;
 use gate::Gate;

@@ -69,8 +69,9 @@
 //! comes, or when it sees (every 10 s until then) that the queue has no other consumer; until then it shows
 //! `standby`. Of those that come to a queue one after the other the first is `running`, and what the others show is
 //! true. Of several that come at the same moment, or that the active one has left behind, who is chosen shows
-//! `standby` until its first delivery; on a quorum queue, where RabbitMQ does not count those that wait, also when it
-//! is the last.
+//! `standby` until its first delivery. On a quorum queue RabbitMQ does not count those that wait: all show `standby`
+//! until a delivery comes, also one that is alone. So name `queue_type` here also where the broker is told to take a
+//! quorum queue for a classic one (`relaxed_checks_on_redeclaration`).
 //!
 //! Who works tells what it has forwarded, once that is confirmed, to the exchange `QUEUE.follow`; each host has a
 //! queue `QUEUE.follow.HOST.ID` there, and remembers what comes: after a switch the copies of what was forwarded

@@ -43,8 +43,8 @@ const ENDPOINT_FAULTS_MAX: u32 = 3;
 pub struct Wish<'a> {
     /// Nothing is changed, neither a queue nor a sighting: it shows what a run would do now.
     pub is_dry: bool,
-    /// The messages of a queue are put into a file in this directory first. A quorum queue cannot be deleted on the condition
-    /// that it is empty: it is looked at just before, and what comes between is lost, as it is without this.
+    /// The messages of a queue are put into a file in this directory first. Classic queues only: another one could lose
+    /// some of them by that, see [`spill`], and stays.
     pub spill: Option<&'a Path>,
 }
 
@@ -239,6 +239,13 @@ impl Run<'_> {
             }
         }
         let guarded = queue.kind == QueueKind::Classic;
+        if self.wish.spill.is_some() && !guarded {
+            reason.push_str(
+                "; not spilled, for it is a quorum queue: its delivery limit may drop what is given back, and \
+                 dead-lettered messages cannot be taken out",
+            );
+            return Ok(Outcome::KeptAfterAll);
+        }
         if self.wish.spill.is_some() && queue.auto_delete {
             // To read it out is to consume, and to end that would delete it, with what has come meanwhile.
             reason.push_str("; not spilled, for it is auto_delete: it would go with its reader, unguarded");
@@ -252,18 +259,12 @@ impl Run<'_> {
             return Ok(other.unwrap_or(Outcome::WouldBeDeleted { guarded }));
         }
         match self.wish.spill {
-            Some(directory) => self.spill(queue, reason, directory, guarded).await,
+            Some(directory) => self.spill(queue, reason, directory).await,
             None => self.delete(queue, reason, guarded).await,
         }
     }
 
-    async fn spill(
-        &mut self,
-        queue: &QueueInfo,
-        reason: &mut String,
-        directory: &Path,
-        guarded: bool,
-    ) -> anyhow::Result<Outcome> {
+    async fn spill(&mut self, queue: &QueueInfo, reason: &mut String, directory: &Path) -> anyhow::Result<Outcome> {
         let (vhost, name) = (&queue.vhost, &queue.name);
         // Who has cancelled and not settled yet is no consumer, and guards nothing.
         let Some(seen) = figures(&self.management, vhost, name).await? else {
@@ -276,11 +277,6 @@ impl Run<'_> {
         let sighting = self.sightings.forget(vhost, name);
         self.sightings.save()?;
         let broker = self.as_manager(vhost);
-        let mut arguments = queue.arguments.clone();
-        if !guarded {
-            // The virtual host's default is not among those that it was declared with.
-            arguments.entry("x-queue-type").or_insert_with(|| "quorum".into());
-        }
         let Spilled {
             file,
             messages,
@@ -289,7 +285,7 @@ impl Run<'_> {
             ..
         } = {
             let look = async |queue: &str| figures(&self.management, vhost, queue).await;
-            spill::spill(&broker, name, &arguments, directory, look, &self.stop).await
+            spill::spill(&broker, name, &queue.arguments, directory, look, &self.stop).await
         };
         self.unfinished = unfinished;
         // It has no consumer, as far as anybody knows: it goes on as it was.
@@ -299,11 +295,7 @@ impl Run<'_> {
             self.sightings.remember(vhost, name, first);
         }
         Ok(match ending {
-            Ending::Deleted => Outcome::Spilled {
-                file,
-                messages,
-                guarded,
-            },
+            Ending::Deleted => Outcome::Spilled { file, messages },
             Ending::Missing if messages == 0 => Outcome::Gone,
             Ending::InHand(why) if messages == 0 => {
                 *reason += "; ";

@@ -13,11 +13,9 @@
 //! What is published in the moment in which the queue goes was in no queue, though RabbitMQ confirms it and returns
 //! nothing: it is as lost as if it had come a moment later.
 //!
-//! Quorum queues have no guards. Their consumers and their depth are looked at last, and the queue is deleted unguarded, some
-//! milliseconds later: who takes a queue as it is loses no less. They may have a limit of deliveries, and a message that
-//! is given back often is dropped then; so room on disk is reserved before any is taken.
-//!
-//! Not for queues that go with their last consumer: our own leaving would delete them.
+//! For classic queues that do not go with their last consumer, which our own leaving would delete. Quorum queues have no
+//! guards; what is given back to them may be dropped by a limit of deliveries, and what they keep for a dead-letter
+//! target (`x-dead-letter-strategy` is `at-least-once`) can be taken out by nobody.
 //!
 //! `px replay` brings the messages back as persistent ones, without a `user_id`.
 
@@ -180,9 +178,9 @@ struct Spilling<L> {
 impl<L: AsyncFn(&str) -> Result<Option<Figures>, BrokerError>> Spilling<L> {
     async fn run(&mut self, broker: &Broker) -> Result<Ending, Cause> {
         let kind = self.source.arguments.get("x-queue-type");
-        if let Some(kind) = kind.filter(|kind| *kind != "classic" && *kind != "quorum") {
+        if let Some(kind) = kind.filter(|kind| *kind != "classic") {
             let what = format!(
-                "queue {} is not spilled: its type is {kind}, and only classic and quorum queues are",
+                "queue {} is not spilled: its type is {kind}, and only classic ones are",
                 self.source.queue
             );
             return Err(Cause::new(Fault::Own, what));
@@ -218,7 +216,7 @@ impl<L: AsyncFn(&str) -> Result<Option<Figures>, BrokerError>> Spilling<L> {
             {
                 return Ok(ending);
             }
-            match self.delete(connection).await.map_err(refused)? {
+            match connection.delete_queue(&queue, true, true).await.map_err(refused)? {
                 Removal::Deleted => return Ok(Ending::Deleted),
                 Removal::InUse => return Ok(Ending::InUse),
                 Removal::Missing => return Ok(Ending::Missing),
@@ -226,30 +224,6 @@ impl<L: AsyncFn(&str) -> Result<Option<Figures>, BrokerError>> Spilling<L> {
             }
         }
         Ok(Ending::FedFaster)
-    }
-
-    /// Deletes the queue, if unused and if empty.
-    async fn delete(&self, connection: &dyn Connection) -> Result<Removal, BrokerError> {
-        let queue = &self.source.queue;
-        let is_quorum = self
-            .source
-            .arguments
-            .get("x-queue-type")
-            .is_some_and(|kind| kind == "quorum");
-        if !is_quorum {
-            return connection.delete_queue(queue, true, true).await;
-        }
-        match connection.consumers(queue).await? {
-            None => return Ok(Removal::Missing),
-            Some(0) => {}
-            Some(_) => return Ok(Removal::InUse),
-        }
-        match connection.depth(queue).await? {
-            None => Ok(Removal::Missing),
-            // Nothing but the deletion comes after this look.
-            Some(0) => connection.delete_queue(queue, false, false).await,
-            Some(_) => Ok(Removal::NotEmpty),
-        }
     }
 
     /// Until figures that are younger than this call say that nobody has a message in hand; else how it ends.
@@ -289,10 +263,6 @@ impl<L: AsyncFn(&str) -> Result<Option<Figures>, BrokerError>> Spilling<L> {
 
     /// What is ready now.
     async fn round(&mut self, connection: &dyn Connection) -> Result<Round, Cause> {
-        if let None | Some(0) = connection.depth(&self.source.queue).await.map_err(refused)? {
-            return Ok(Round::Drained);
-        }
-        self.make_room().await?;
         let Some(mut drain) = Drain::start(connection, &self.source.queue).await.map_err(refused)? else {
             return Ok(Round::Drained);
         };
@@ -316,49 +286,34 @@ impl<L: AsyncFn(&str) -> Result<Option<Figures>, BrokerError>> Spilling<L> {
         }
     }
 
-    /// A file, and room in it: before a message is taken, for some brokers drop what is given back too often.
-    async fn make_room(&mut self) -> Result<(), Cause> {
-        let (file, source, directory) = (self.file.take(), self.source.clone(), self.directory.clone());
-        self.with_file(move || {
-            let mut file = match file {
-                Some(file) => file,
-                None => SpillFile::create(&directory, &source, Timestamp::now())?,
-            };
-            match file.reserve() {
-                Ok(()) => Ok(file),
-                Err(error) => Err(given_up(file, error)),
-            }
-        })
-        .await
-    }
-
     /// Has a batch on disk.
     async fn keep(&mut self, batch: Vec<Message>) -> Result<(), Cause> {
         let (count, bytes) = (
             batch.len(),
             batch.iter().map(|message| message.envelope.body.len()).sum::<usize>(),
         );
-        let Some(mut file) = self.file.take() else {
-            return Err(Cause::new(Fault::Own, "there is no file to spill into"));
-        };
-        self.with_file(move || match file.append(&batch) {
-            Ok(()) => Ok(file),
-            Err(error) => Err(given_up(file, error)),
+        let (file, source, directory) = (self.file.take(), self.source.clone(), self.directory.clone());
+        let file = off_thread(move || {
+            let mut file = match file {
+                Some(file) => file,
+                None => SpillFile::create(&directory, &source, Timestamp::now())?,
+            };
+            match file.append(&batch) {
+                Ok(()) => Ok(file),
+                Err(error) => {
+                    if file.messages() == 0 {
+                        file.discard();
+                    }
+                    Err(error)
+                }
+            }
         })
-        .await?;
-        self.messages += count as u64;
-        self.bytes += bytes as u64;
-        Ok(())
-    }
-
-    async fn with_file(
-        &mut self,
-        work: impl FnOnce() -> Result<SpillFile, SpoolError> + Send + 'static,
-    ) -> Result<(), Cause> {
-        let file = off_thread(work).await;
-        let file = file.map_err(|error: SpoolError| Cause::from((error.fault, &error)))?;
+        .await
+        .map_err(|error: SpoolError| Cause::from((error.fault, &error)))?;
         self.path = Some(file.path().to_owned());
         self.file = Some(file);
+        self.messages += count as u64;
+        self.bytes += bytes as u64;
         Ok(())
     }
 
@@ -367,25 +322,15 @@ impl<L: AsyncFn(&str) -> Result<Option<Figures>, BrokerError>> Spilling<L> {
         let (file, path) = (self.file.take(), self.path.clone());
         let (source, directory) = (self.source.clone(), self.directory.clone());
         let finished = off_thread(move || {
-            match file {
+            if let Some(file) = file {
                 // Where that fails, whoever reads it is told that it may have been cut. All that was spilled is in it.
-                Some(file) if file.messages() > 0 => drop(file.end()),
-                Some(file) => file.discard(),
-                None => {}
+                drop(file.end());
             }
             Ok(unfinished(&directory, &source, path.as_deref()))
         });
         // It fails only where it panics.
         finished.await.unwrap_or_default()
     }
-}
-
-/// One that holds nothing is of no use.
-fn given_up(file: SpillFile, error: SpoolError) -> SpoolError {
-    if file.messages() == 0 {
-        file.discard();
-    }
-    error
 }
 
 /// That `look` looks at the broker of this connection: a queue that is made here must be seen there. Else a queue of this

@@ -241,7 +241,7 @@ impl Standby {
     }
 
     async fn keep_following(self: Arc<Self>) {
-        let Peers { unit, broker, .. } = &self.peers;
+        let Peers { unit, broker, own, .. } = &self.peers;
         let mut link = Link::new(unit, broker.clone(), Purpose::Follow);
         let topology = self.topology();
         while let Some(connection) = link.connect(&topology, &unit.stop).await {
@@ -255,6 +255,11 @@ impl Standby {
                 Err(error) => {
                     debug!("{}", chain(&error));
                     link.broken(&error);
+                    // With every new connection it would look as if it followed. A broken one says so at once.
+                    let others = consume::wait_until_unused(connection.as_ref(), &own.name);
+                    if let Some(Ok(())) = unit.stop.run_until_cancelled(others).await {
+                        connection.close().await;
+                    }
                 }
             }
         }

@@ -1,8 +1,9 @@
 //! The failed store: what nobody can go on with, kept with its reason until an operator decides.
 //!
 //! One SQLite file per unit, used by the running unit and by `px failed` in other processes at once. A product is never
-//! dropped: a full store is an own fault, which pauses the unit. Undecodable rubbish is sampled: the first of it is
-//! kept, the rest is counted by reason.
+//! dropped: a full store is an own fault, which pauses the unit. A message that could not be read is a product like any
+//! other. Rubbish, which was read and is no announcement, is sampled: the first of it is kept, the rest is counted by
+//! reason.
 //!
 //! Every call blocks; from async code use [`off_thread`](super::off_thread).
 

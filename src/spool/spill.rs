@@ -18,7 +18,7 @@ use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -36,8 +36,6 @@ const SAME_NAME_MAX: u32 = 1000;
 const QUEUE_MAX: usize = 180;
 /// One member, unpacked. A batch is far smaller; only a single message of a gigabyte is not.
 const MEMBER_MAX: u64 = 2 << 30;
-/// For a batch and what is on its way behind it, packed.
-const ROOM: u64 = 16 << 20;
 /// The end of a file, where its last line is.
 const TAIL: u64 = 512;
 /// How each begins: gzip, deflate, no flags, no time. Its first byte is no other one's.
@@ -120,15 +118,6 @@ impl SpillFile {
         }
     }
 
-    /// Has room on disk for the next messages, or fails: they need not be taken from the broker to learn that.
-    pub fn reserve(&mut self) -> Result<(), SpoolError> {
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, ROOM) {
-            // Not every file system can tell.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(error) => Err(self.failed(error.into())),
-        }
-    }
-
     /// Adds messages. They are on disk when it returns; on an error none of them is in the file.
     pub fn append(&mut self, batch: &[Message]) -> Result<(), SpoolError> {
         let lines = batch.iter().map(line::of).collect::<Result<Vec<_>, _>>()?;
@@ -140,10 +129,7 @@ impl SpillFile {
     /// Adds the last line.
     pub fn end(mut self) -> Result<(), SpoolError> {
         let end = line::json(&End { end: self.messages })?;
-        self.add_member(&[end])?;
-        // What was reserved and not needed.
-        let whole = self.file.set_len(self.length);
-        whole.map_err(|error| self.failed(error))
+        self.add_member(&[end])
     }
 
     /// Where it lies.
@@ -265,8 +251,8 @@ fn has_end(path: &Path) -> std::io::Result<bool> {
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail)?;
-    let members = tail.windows(MEMBER.len()).enumerate();
-    let last = members.filter(|(_, bytes)| *bytes == MEMBER).map(|(at, _)| at).next_back();
+    let mut members = tail.windows(MEMBER.len()).enumerate().rev();
+    let last = members.find(|(_, bytes)| *bytes == MEMBER).map(|(at, _)| at);
     let mut text = String::new();
     let unpacked = last.map(|at| GzDecoder::new(&tail[at..]).take(TAIL).read_to_string(&mut text));
     Ok(matches!(unpacked, Some(Ok(_))) && serde_json::from_str::<End>(&text).is_ok())

@@ -1,6 +1,7 @@
 //! Dispatchers on one queue of which the broker chooses one.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -57,7 +58,7 @@ fn who_has_the_queue_to_itself_is_the_chosen_one() {
     sites[1].wait(UNIT, "works now", |status| status["role"]["active"] == true);
 }
 
-/// RabbitMQ counts only one consumer of a quorum queue, whoever waits: nobody but the first takes itself for chosen.
+/// RabbitMQ counts only one consumer of a quorum queue, whoever waits: nobody takes itself for chosen without a delivery.
 #[test]
 fn the_second_on_a_quorum_queue_stands_by() {
     let broker = TestBroker::new("election-quorum");
@@ -72,8 +73,9 @@ fn the_second_on_a_quorum_queue_stands_by() {
         wait_follows(site);
         unit
     });
-    sites[0].wait(UNIT, "works", |status| status["role"]["active"] == true);
+    assert!(!sites.iter().any(is_active), "nothing has come yet");
     feed.announce_all((0..50).map(|n| urp(SOURCES[0], n)));
+    sites[0].wait(UNIT, "works", |status| status["role"]["active"] == true);
     sites[1].wait_count(UNIT, "learned", 50);
     assert!(!is_active(&sites[1]));
     assert!(first.terminate().success());
@@ -107,6 +109,15 @@ fn a_follow_queue_that_somebody_else_consumes_is_not_shared_and_that_is_said() {
     // It works all the same.
     feed.announce_all((0..50).map(|n| urp(SOURCES[0], n)));
     site.wait_count(UNIT, "forwarded", 50);
+    let follow_link = || site.status(UNIT).unwrap_or_default()["links"]["follow"].clone();
+    let said = follow_link();
+    assert_eq!(said["connected"], false, "{said}");
+    // With new connections it would be gone at times, longer than this.
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        assert_eq!(follow_link(), said);
+        std::thread::sleep(Duration::from_millis(100));
+    }
     drop(clone);
     site.wait_that("it reads what has gathered", || {
         let status = site.status(UNIT).unwrap_or_default();

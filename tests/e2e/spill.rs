@@ -492,13 +492,10 @@ fn what_cannot_be_spilled_stays_where_it_is() {
     let spilled = spill_now(&config, "q\n", &spilled_into(&site));
     assert!(spilled.ending.to_string().contains("line end"), "{spilled:?}");
     let mut arguments = serde_json::Map::new();
-    arguments.insert("x-queue-type".into(), "stream".into());
+    arguments.insert("x-queue-type".into(), "quorum".into());
     let spilled = spill_with(&config, "q", &arguments, &spilled_into(&site));
     assert!(
-        spilled
-            .ending
-            .to_string()
-            .contains("only classic and quorum queues are"),
+        spilled.ending.to_string().contains("only classic ones are"),
         "{spilled:?}"
     );
     assert_eq!(depth(&config, "q"), Some(2));

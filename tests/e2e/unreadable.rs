@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use px::config::Places;
 use px::flow::spill::{Ending, Figures, spill};
 use px::message::{Envelope, UNREADABLE, Value};
+use px::spool::failed::{FailedStore, Limits};
 use px::spool::spill::SpillReader;
 use tokio_util::sync::CancellationToken;
 
@@ -168,6 +170,48 @@ fn a_dispatcher_forwards_what_stands_behind_a_message_that_cannot_be_read() {
     assert_eq!(site.count(DISPATCHER, "reconnects"), 0);
     assert_kept(&site, DISPATCHER, &poisons, &good);
     assert_eq!(feed.depth("out"), Some(0), "nothing of it goes out");
+}
+
+/// It has a body, and nobody else knows whether that matters. Rubbish is what px has read.
+#[test]
+fn a_full_failed_store_pauses_a_dispatcher_rather_than_lose_a_message_that_cannot_be_read() {
+    let broker = TestBroker::new("unreadable-full");
+    let feed = Feed::new(&broker.config());
+    let site = TestSite::at(&url(&spoiling_proxy(&broker.config())));
+    dispatcher(&site, &feed, "");
+    let unit = DISPATCHER.parse().expect("a unit");
+    let path = Places::under(site.root()).unit_state(&unit).join("failed.db");
+    FailedStore::open(&path, Limits::default()).expect("a failed store");
+    let store = rusqlite::Connection::open(&path).expect("a database");
+    let full = Limits::default();
+    let pretend = |products: u64, rubbish: u64| {
+        let update = "UPDATE totals SET entries = CASE rubbish WHEN 0 THEN ?1 ELSE ?2 END";
+        store
+            .execute(update, (products as i64, rubbish as i64))
+            .expect("totals");
+    };
+    pretend(full.products, full.rubbish);
+    let good = urp(SOURCES[0], 0);
+    let poisons = poisons(&good.key);
+    let mut raw = RawPublisher::new(&broker.config());
+    raw.publish(b"xp", &poisons[0].key, &poisons[0].properties, &good.body);
+    let _unit = site.run_ready(DISPATCHER);
+    site.wait_state(DISPATCHER, "paused: ");
+    assert!(site.state(DISPATCHER).contains("the failed store is full"));
+    site.wait_that("the delivery is back", || feed.depth("in") == Some(1));
+    assert_eq!(site.count(DISPATCHER, "failed"), 0);
+    pretend(0, full.rubbish);
+    site.wait_count(DISPATCHER, "failed", 1);
+    feed.announce(Envelope {
+        body: b"no announcement".to_vec(),
+        ..good.clone()
+    });
+    site.wait_count(DISPATCHER, "failed", 2);
+    site.wait_state(DISPATCHER, "running");
+    site.wait_that("both are settled", || feed.depth("in") == Some(0));
+    assert_kept(&site, DISPATCHER, &poisons[..1], &[good]);
+    let said = site.said(DISPATCHER);
+    assert!(said.contains("failed: counted only: "), "{said}");
 }
 
 #[test]

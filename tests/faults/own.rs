@@ -132,7 +132,7 @@ fn a_user_without_the_right_to_read_pauses_until_it_is_given() {
     assert!(said.out.contains("paused: "), "{said:?}");
     world.broker.permit(&user.urls[0].user, "^$", "^$", ".*");
     site.wait_that("it has arrived", || site.arrived("file").as_deref() == Some(b"file"));
-    site.wait_state(UNIT, "running");
+    site.wait_state(UNIT, "impaired: may not bind"); // which somebody else has done
     assert_eq!(site.count(UNIT, "failed"), 0);
 }
 
@@ -152,7 +152,7 @@ fn a_user_that_may_not_make_the_queue_pauses_and_says_what_is_missing() {
     assert!(state.contains("queue pull is missing"), "{state}");
     // Somebody makes it: the unit goes on by itself, though nothing comes yet.
     world.feed.queue("pull", &["v02.post.#"]);
-    site.wait_state(UNIT, "running");
+    site.wait_state(UNIT, "impaired: may not bind"); // which somebody else has done
     world.announce("a/file", b"file");
     site.wait_that("it has arrived", || site.arrived("file").as_deref() == Some(b"file"));
 }

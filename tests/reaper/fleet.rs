@@ -210,6 +210,13 @@ fn the_limits_of_old_are_the_defaults() {
         ("large", 10, 0),
         ("larger", 10, 0),
     ]);
+    // These come apart from the counts.
+    wait_until(STATISTICS, "the bytes are counted", || {
+        let listed = world.listed();
+        [("large", 50_000_000), ("larger", 50_000_010)]
+            .iter()
+            .all(|(queue, bytes)| listed[*queue]["message_bytes"] == *bytes)
+    });
     let report = world.reap(0, &[]);
     assert_eq!(with_outcome(&report, "deleted"), ["larger", "over"]);
     assert_eq!(world.depth("at"), Some(25_000));

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use jiff::Timestamp;
 use px::message::Envelope;
-use px::spool::spill::{Message, Source, SpillFile, SpillReader};
+use px::spool::spill::{Message, Source, SpillFile};
 use serde_json::json;
 
 use crate::support::wait_until;
@@ -16,9 +16,8 @@ fn queues_are_spilled_and_those_that_go_with_their_reader_stay() {
     for queue in ["full", "held", "a b/é", "empty"] {
         world.make(queue, json!({}));
     }
-    world.make("quorum", json!({"x-queue-type": "quorum"}));
     world.make_as("auto", &json!({"durable": true, "auto_delete": true}));
-    for queue in ["full", "held", "a b/é", "quorum", "auto"] {
+    for queue in ["full", "held", "a b/é", "auto"] {
         world.fill(queue, [10; 4]);
     }
     // It has cancelled, and has a message in hand all the same.
@@ -28,7 +27,6 @@ fn queues_are_spilled_and_those_that_go_with_their_reader_stay() {
         ("full", 4, 0),
         ("held", 4, 0),
         ("a b/é", 4, 0),
-        ("quorum", 4, 0),
         ("auto", 4, 0),
         ("empty", 0, 0),
     ]);
@@ -57,27 +55,46 @@ fn queues_are_spilled_and_those_that_go_with_their_reader_stay() {
     );
     let reason = of(&report, "held")["reason"].as_str().expect("a reason");
     assert!(reason.ends_with("somebody has messages of it in hand"), "{reason}");
-    assert_eq!(world.depth("quorum"), Some(4), "its grace is not over");
     assert_eq!(world.depth("auto"), Some(4), "it would go with its reader");
     let reason = of(&report, "auto")["reason"].as_str().expect("a reason");
     assert!(reason.contains("auto_delete"), "{reason}");
     drop(held);
 }
 
-/// What no guard protects is in a file as well, and the report says so; and what an earlier run has left is named.
+/// What is given back could be dropped by its delivery limit: nothing of it is touched.
 #[test]
-fn a_quorum_queue_is_spilled_when_its_grace_is_over() {
+fn a_quorum_queue_is_left_alone_when_its_grace_is_over_and_that_is_said() {
     let world = World::new("reaper-spill-quorum", "max_messages = 3\ngrace = \"1s\"");
-    world.make("quorum", json!({"x-queue-type": "quorum"}));
+    world.make("quorum", json!({"x-queue-type": "quorum", "x-delivery-limit": 0}));
     world.fill("quorum", [10; 4]);
     world.wait_figures([("quorum", 4, 0)]);
     let directory = world.site.path("spilled");
+    let spill = ["--spill", directory.to_str().expect("UTF-8")];
     std::fs::create_dir(&directory).expect("a directory");
-    // One run was killed.
+    wait_until(STATISTICS, "its grace is over", || {
+        let report = world.reap(0, &spill);
+        assert_eq!(with_outcome(&report, "kept"), ["quorum"]);
+        let reason = of(&report, "quorum")["reason"].as_str().expect("a reason");
+        reason.ends_with("may drop what is given back, and dead-lettered messages cannot be taken out")
+    });
+    let report = world.reap(0, &[&spill[..], &["--dry-run"]].concat());
+    assert_eq!(with_outcome(&report, "kept"), ["quorum"]);
+    assert_eq!(world.depth("quorum"), Some(4));
+    assert_eq!(std::fs::read_dir(&directory).expect("the directory").count(), 0);
+}
+
+#[test]
+fn what_an_interrupted_run_has_left_is_named() {
+    let world = World::new("reaper-spill-killed", "max_messages = 3\ngrace = \"1s\"");
+    world.make("q", json!({}));
+    world.fill("q", [10; 4]);
+    world.wait_figures([("q", 4, 0)]);
+    let directory = world.site.path("spilled");
+    std::fs::create_dir(&directory).expect("a directory");
     let source = Source {
         broker: "main".into(),
         vhost: world.broker.vhost.clone(),
-        queue: "quorum".into(),
+        queue: "q".into(),
         arguments: serde_json::Map::new(),
     };
     let mut killed = SpillFile::create(&directory, &source, Timestamp::UNIX_EPOCH).expect("a file");
@@ -87,24 +104,7 @@ fn a_quorum_queue_is_spilled_when_its_grace_is_over() {
         envelope: Envelope::default(),
     };
     killed.append(&[message]).expect("room");
-    let mut report = world.reap(0, &["--spill", directory.to_str().expect("UTF-8")]);
-    assert_eq!(
-        (with_outcome(&report, "kept"), world.depth("quorum")),
-        (vec!["quorum".to_owned()], Some(4))
-    );
-    wait_until(STATISTICS, "its grace is over", || {
-        report = world.reap(0, &["--spill", directory.to_str().expect("UTF-8")]);
-        with_outcome(&report, "deleted") == ["quorum"]
-    });
-    let quorum = of(&report, "quorum");
-    assert_eq!((&quorum["spilled"], &quorum["guarded"]), (&json!(4), &json!(false)));
-    assert_eq!(quorum["unfinished"], json!([killed.path()]));
-    assert_eq!(world.depth("quorum"), None);
-    let mut file = SpillReader::open(quorum["file"].as_str().expect("a file").as_ref()).expect("a spill file");
-    let mut messages = 0;
-    while let Some(message) = file.next().expect("a message") {
-        assert_eq!((&*message.envelope.key, message.envelope.body.len()), ("quorum", 10));
-        messages += 1;
-    }
-    assert_eq!((messages, file.end()), (4, Some(4)));
+    let report = world.reap(0, &["--spill", directory.to_str().expect("UTF-8")]);
+    assert_eq!(with_outcome(&report, "deleted"), ["q"]);
+    assert_eq!(of(&report, "q")["unfinished"], json!([killed.path()]));
 }

@@ -15,6 +15,8 @@ const AT_ONCE: usize = 100;
 /// How long somebody who is just going is waited for, and how often it is looked.
 const OTHERS_GO: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The same for somebody who stays.
+const LOOK_RARELY: Duration = Duration::from_secs(5);
 
 /// Subscribes to a queue of which this is to be the only consumer. `None` where there is another one, also after a
 /// moment for one that is just going: it would get a part of what is meant for this one.
@@ -44,6 +46,14 @@ pub async fn subscribe_alone(
 /// Subscribes as it is good for reading along.
 pub(super) async fn subscribe(connection: &dyn Connection, queue: &str) -> Result<Box<dyn Subscription>, BrokerError> {
     connection.subscribe(queue, PREFETCH).await
+}
+
+/// Returns when nobody consumes from the queue, or when that cannot be told.
+pub async fn wait_until_unused(connection: &dyn Connection, queue: &str) -> Result<(), BrokerError> {
+    while connection.consumers(queue).await?.is_some_and(|count| count > 0) {
+        tokio::time::sleep(LOOK_RARELY).await;
+    }
+    Ok(())
 }
 
 /// Reads in the queue's order, and settles what is noted. `Ok` when `until` is cancelled: the consumer is cancelled

@@ -22,7 +22,7 @@ use crate::flow::sample::Sampler;
 use crate::flow::{Cause, Outcome, Output, Unit, chain};
 use crate::message::Fault;
 use crate::metrics::Count;
-use crate::spool::failed::{FailedStore, Failure, Limits, Which};
+use crate::spool::failed::{FailedStore, Failure, Kept, Limits, Which};
 use crate::spool::parked::{Held, Lot};
 use crate::spool::{SpoolError, off_thread};
 
@@ -144,7 +144,7 @@ impl<H: Handle> Desk<H> {
         connection: Arc<dyn Connection>,
         halt: CancellationToken,
     ) -> Result<(), BrokerError> {
-        let choice = Choice::of(connection.as_ref(), &self.intake.queue).await;
+        let choice = Choice::of(connection.as_ref(), &self.intake.queue);
         let mut subscription = connection
             .subscribe(&self.intake.queue.name, self.intake.prefetch)
             .await?;
@@ -249,18 +249,19 @@ impl<H: Handle> Desk<H> {
         });
     }
 
-    /// To the failed store with what cannot be read: no component sees it.
+    /// To the failed store with what cannot be read: no component sees it. It may well be a product: as for every other
+    /// one, a full store pauses the unit, and nothing is only counted.
     fn refuse(self: &Arc<Self>, input: Arc<Input>, source: Source, why: String, place: impl Send + 'static) {
         let desk = Arc::clone(self);
         self.in_hand.spawn(async move {
             let refused = match source {
                 Source::Failed(id) => {
-                    let cause = Cause::rubbish(format!("{why}; so it cannot be replayed"));
+                    let cause = Cause::hopeless(format!("{why}; so it cannot be replayed"));
                     desk.failed_again(id, &cause).await
                 }
                 source => {
                     let attempts = input.attempts.saturating_add(1);
-                    desk.fail(&input, source, attempts, &Cause::rubbish(why)).await
+                    desk.fail(&input, source, attempts, &Cause::hopeless(why)).await
                 }
             };
             match refused {
@@ -471,14 +472,18 @@ impl<H: Handle> Desk<H> {
             is_rubbish: cause.is_rubbish,
         };
         let failed = self.failed.clone();
-        let kept = off_thread(move || failed.keep(&failure)).await.map(drop);
-        if kept.is_ok() {
+        let kept = off_thread(move || failed.keep(&failure)).await;
+        if let Ok(kept) = &kept {
             self.unit.metrics.count(Count::Failed);
-            if let Some(unsaid) = self.samples.take(&cause.what) {
-                error!(key = %input.envelope.key, attempts, unsaid, "failed, kept for `px failed`: {}", cause.what);
+            let (becomes, said) = match kept {
+                Kept::Stored(_) => ("failed, kept for `px failed`", cause.what.clone()),
+                Kept::Counted => ("failed", format!("counted only: {}", cause.what)),
+            };
+            if let Some(unsaid) = self.samples.take(&said) {
+                error!(key = %input.envelope.key, attempts, unsaid, "{becomes}: {said}");
             }
         }
-        self.settle_kept(source, kept).await
+        self.settle_kept(source, kept.map(drop)).await
     }
 
     /// A replay that did not go better: it stays failed, with its new reason.

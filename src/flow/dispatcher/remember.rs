@@ -183,7 +183,16 @@ impl Keeper {
             None if !self.log.wants_rewrite(lock(seen).len()) => return Ok(()),
             None => self.log.begin_aside()?,
         };
-        let records = aside.next(&self.log, bytes)?;
+        let records = match aside.next(&self.log, bytes) {
+            Ok(records) => records,
+            Err(error) => {
+                drop(aside); // it has the name of the new one
+                warn!("all of it is written anew from memory: {}", chain(&error));
+                self.log.renew(&lock(seen), Timestamp::now())?;
+                self.not_before = None;
+                return Ok(());
+            }
+        };
         let still_known = lock(seen).still_known(&records, Timestamp::now());
         aside.add(&still_known)?;
         if aside.is_complete(&self.log) {

@@ -28,14 +28,9 @@ pub enum Outcome {
     /// The same, had this not been a dry run.
     #[allow(missing_docs)]
     WouldBeDeleted { guarded: bool },
-    /// Deleted, and so many messages are in the file; no file where there was none. Guarded: the broker has made sure that
-    /// it was empty and had no consumer.
+    /// Deleted, and so many messages are in the file; no file where there was none.
     #[allow(missing_docs)]
-    Spilled {
-        file: Option<PathBuf>,
-        messages: u64,
-        guarded: bool,
-    },
+    Spilled { file: Option<PathBuf>, messages: u64 },
     /// It stays, though so many messages are in the file. After a failure the last of them may be in the queue too.
     #[allow(missing_docs)]
     HalfSpilled {
@@ -106,7 +101,7 @@ impl Finding {
     /// Where messages were spilled to, and how many.
     pub fn spilled(&self) -> Option<(&Path, u64)> {
         match &self.outcome {
-            Outcome::Spilled { file, messages, .. } | Outcome::HalfSpilled { file, messages, .. } => {
+            Outcome::Spilled { file, messages } | Outcome::HalfSpilled { file, messages, .. } => {
                 Some((file.as_deref()?, *messages))
             }
             _ => None,
@@ -134,7 +129,7 @@ impl Finding {
         match &self.outcome {
             Outcome::Deleted { guarded } => format!("deleted {queue}: {reason}{}", guard(*guarded)),
             Outcome::WouldBeDeleted { guarded } => format!("would delete {queue}: {reason}{}", guard(*guarded)),
-            Outcome::Spilled { guarded, .. } => format!("deleted {queue}: {reason}{spilled}{}", guard(*guarded)),
+            Outcome::Spilled { .. } => format!("deleted {queue}: {reason}{spilled}"),
             Outcome::HalfSpilled { why, .. } => format!("{queue} ({reason}): {why}{spilled}"),
             Outcome::Kept | Outcome::KeptAfterAll => format!("kept {queue}: {reason}{spilled}"),
             Outcome::Gone => format!("gone {queue}: deleted by somebody else meanwhile; {reason}"),

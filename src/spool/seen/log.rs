@@ -279,6 +279,12 @@ impl SeenLog {
         self.settle_directory().map_err(|err| refused("rewrite", &path, err))
     }
 
+    /// Writes all that is remembered in the place of a log that cannot be read any more. Blocks.
+    pub fn renew(&mut self, seen: &Seen, now: Timestamp) -> Result<(), SpoolError> {
+        let aside = all_aside(&self.path, seen, self.durability, now);
+        self.replace(aside.map_err(|err| refused("rewrite", &self.path, err))?)
+    }
+
     fn settle_directory(&mut self) -> io::Result<()> {
         if self.owes_directory
             && let Some(parent) = self.path.parent()
@@ -296,6 +302,13 @@ fn refused(doing: &str, path: &Path, err: io::Error) -> SpoolError {
 
 /// Written aside, synced, renamed: whatever happens, one whole log is there.
 fn create(path: &Path, seen: &Seen, durability: Durability, now: Timestamp) -> io::Result<SeenLog> {
+    let mut log = put_in_place(all_aside(path, seen, durability, now)?)?;
+    log.settle_directory()?;
+    Ok(log)
+}
+
+/// A new log of all that is remembered.
+fn all_aside(path: &Path, seen: &Seen, durability: Durability, now: Timestamp) -> io::Result<Aside> {
     let (mut aside, mut slice) = (begin_aside(path, durability)?, Batch::default());
     for record in seen.alive(now) {
         slice.add(&record);
@@ -304,9 +317,7 @@ fn create(path: &Path, seen: &Seen, durability: Durability, now: Timestamp) -> i
         }
     }
     aside.try_add(&slice)?;
-    let mut log = put_in_place(aside)?;
-    log.settle_directory()?;
-    Ok(log)
+    Ok(aside)
 }
 
 /// Reads whole records up to the first that is not; answers where that is.

@@ -244,7 +244,6 @@ fn a_file_without_its_end_is_named_until_it_has_one() {
     let mut files = Vec::new();
     for queue in ["q", "q", "q.20261121T210337", "other"] {
         let mut file = SpillFile::create(directory.path(), &source(queue), now()).unwrap();
-        file.reserve().unwrap();
         file.append(&[message(1)]).unwrap();
         files.push(file.path().to_owned());
     }

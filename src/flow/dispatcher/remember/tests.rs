@@ -44,6 +44,34 @@ fn a_log_that_cannot_be_rewritten_is_appended_to() {
     assert!(length() < 1000, "{}", length());
 }
 
+/// Else the next start would cut off all that stands behind it.
+#[test]
+fn a_log_with_a_damaged_record_is_written_anew_from_memory() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("seen.log");
+    let memory = Memory {
+        entries: NonZeroUsize::new(10_000).unwrap(),
+        keep: Duration::from_secs(3600),
+    };
+    let (seen, log) = twice(&path, memory, Durability::Crash);
+    let mut keeper = Keeper::new(log);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let mut one = Batch::default();
+    let (mut seen, now) = (seen, Timestamp::now());
+    seen.remember(key_of(0), &FACTS, Duration::ZERO, now, &mut one);
+    keeper.append(&one, true).unwrap();
+    let seen = Mutex::new(seen);
+    while keeper.rewrite(&seen, 0) {}
+    keeper.append(&one, true).unwrap();
+    let mut again = Seen::new(memory);
+    let (_, loaded) = SeenLog::open(&path, Durability::Crash, &mut again, now).unwrap();
+    assert_eq!((loaded.records, loaded.torn_bytes, again.len()), (10_001, 0, 10_000));
+    assert_eq!(home.path().read_dir().unwrap().count(), 1);
+}
+
 const FACTS: Facts<'_> = Facts {
     source: "urp-1.radar.example.org:80",
     path: b"/p",
