@@ -282,11 +282,11 @@ fn is_mended(node: &RabbitServer, site: &TestSite) {
 
     let said = px(site, 1, &["broker", "check"]);
     let mut expected = vec![
+        "exchange xpublic in /: missing",
         "user feeder: has another password than the secrets; has tags management, wanted: none",
         "user feeder in /: may configure \"\", wanted: \".*\"",
         "user anonymous: missing",
         "user anonymous: no permissions in /",
-        "exchange xpublic in /: missing",
         "policy ha-all in /: pattern \"^x\", wanted: \"^cmc\\\\.\"; applies to queues, wanted: all; priority 1, \
          wanted: 0",
         "user guest: has tags administrator; has a password",
