@@ -69,7 +69,8 @@ fn fill(path: &Path) {
     let (mut seen, now) = (Seen::new(Memory { entries, keep }), Timestamp::now());
     let (mut log, _) = SeenLog::open(path, Durability::Crash, &mut seen, now).expect("log");
     let mut batch = Batch::default();
-    for number in (0..REMEMBERED).chain(0..REMEMBERED) {
+    let all = |now| (0..REMEMBERED).map(move |number| (number, now));
+    for (number, now) in all(now).chain(all(now + Duration::from_millis(1))) {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&(number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
         let path = format!("data/20261121/RADAR/URP/XAM/product-{number:07}");

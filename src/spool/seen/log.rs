@@ -171,6 +171,8 @@ pub struct SeenLog {
     path: PathBuf,
     durability: Durability,
     records: usize,
+    /// So many when it was written anew.
+    anew: usize,
     /// Where the last whole record ends.
     end: u64,
     /// A write failed half-way; what follows `end` has to go before the next one.
@@ -213,6 +215,7 @@ impl SeenLog {
             path: path.to_owned(),
             durability,
             records: loaded.records,
+            anew: 0,
             end,
             is_unsure: false,
             owes_directory: false,
@@ -256,9 +259,10 @@ impl SeenLog {
         Ok(())
     }
 
-    /// More than half of the log is history: time to [`SeenLog::begin_aside`].
+    /// More than half of the log is history: time to [`SeenLog::begin_aside`]. A record may stand in it twice, and then
+    /// stays twice: what is as short as it gets is not written anew again and again.
     pub fn wants_rewrite(&self, alive: usize) -> bool {
-        self.records > 2 * alive.max(COMPACT_MIN / 2)
+        self.records > 2 * alive.max(self.anew).max(COMPACT_MIN / 2)
     }
 
     /// Begins a new log. What [`Aside::next`] reads of the old one, and is [`Seen::still_known`], is [`Aside::add`]ed until it

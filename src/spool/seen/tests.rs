@@ -227,6 +227,29 @@ fn the_log_is_rewritten_when_most_of_it_is_history() {
     assert_eq!(keys(&again), keys(&seen));
 }
 
+#[test]
+fn a_log_in_which_a_record_stands_twice_is_written_anew_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seen.log");
+    let mut seen = Seen::new(memory(COMPACT_MIN));
+    let (mut log, _) = SeenLog::open(&path, Durability::Crash, &mut seen, at(0)).unwrap();
+    let mut batch = Batch::default();
+    for n in 0..COMPACT_MIN as u64 {
+        batch.append(&remember(&mut seen, n, at(0)));
+    }
+    for _ in 0..3 {
+        log.append_batch(&batch).unwrap();
+    }
+    assert!(log.wants_rewrite(seen.len()));
+    let mut aside = log.begin_aside().unwrap();
+    while !aside.is_complete(&log) {
+        let records = aside.next(&log, 0).unwrap();
+        aside.add(&seen.still_known(&records, at(1))).unwrap();
+    }
+    log.replace(aside).unwrap();
+    assert!(!log.wants_rewrite(seen.len()));
+}
+
 /// The newest first.
 fn keys(seen: &Seen) -> Vec<Key> {
     seen.entries.iter().map(|(key, _)| *key).collect()

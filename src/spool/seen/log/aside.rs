@@ -96,6 +96,7 @@ pub(super) fn begin_aside(path: &Path, durability: Durability) -> io::Result<Asi
         path: path.to_owned(),
         durability,
         records: 0,
+        anew: 0,
         end: MAGIC_LENGTH as u64,
         is_unsure: false,
         owes_directory: false,
@@ -130,6 +131,7 @@ pub(super) fn put_in_place(aside: Aside) -> io::Result<SeenLog> {
     }
     std::fs::rename(aside_of(&log.path), &log.path)?;
     Ok(SeenLog {
+        anew: log.records,
         owes_directory: is_power,
         ..log
     })
