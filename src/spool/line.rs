@@ -15,11 +15,21 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::SpoolError;
-use super::spill::Message;
 use crate::message::{Envelope, Headers, Value};
 
 /// Headers nested deeper than this are a JSON text within the JSON: parsers have a limit.
 const NESTING: usize = 30;
+
+/// One message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// Where it was published, if that is known.
+    pub exchange: Option<String>,
+    /// Somebody may have seen it before.
+    pub redelivered: bool,
+    /// The message.
+    pub envelope: Envelope,
+}
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -22,8 +22,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+pub use super::line::Message;
 use super::{SpoolError, line, make_directory};
-use crate::message::{Envelope, identity};
+use crate::message::identity;
 
 #[cfg(test)]
 mod tests;
@@ -68,17 +69,6 @@ struct Head {
 #[serde(deny_unknown_fields)]
 struct End {
     end: u64,
-}
-
-/// One message.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Message {
-    /// Where it was published, if that is known.
-    pub exchange: Option<String>,
-    /// Somebody may have seen it before.
-    pub redelivered: bool,
-    /// The message.
-    pub envelope: Envelope,
 }
 
 /// A file in the making.

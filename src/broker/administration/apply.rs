@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use super::found::tags;
-use super::plan::Plan;
-use super::step::{Action, Step};
+use super::step::{Action, Plan, Step};
 use super::{GUEST, shown};
 use crate::broker::BrokerError;
 use crate::broker::management::Management;

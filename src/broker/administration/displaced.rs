@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::found::{Found, FoundPolicy, FoundQueue};
-use super::plan::Plan;
 use super::shown;
+use super::step::Plan;
 use crate::config::Administration;
 use crate::config::administration::Replicated;
 

@@ -3,9 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::found::{Found, FoundBinding, FoundExchange, FoundQueue};
-use super::plan::Plan;
 use super::shown;
-use super::step::Action;
+use super::step::{Action, Plan};
 use crate::config::Administration;
 use crate::config::administration::{Destination, WantedBinding, WantedExchange};
 

@@ -19,8 +19,8 @@ pub use found::{
     Found, FoundBinding, FoundExchange, FoundLimits, FoundPermission, FoundPolicy, FoundQueue, FoundTopicPermission,
     FoundUser,
 };
-pub use plan::{Plan, plan};
-pub use step::{Action, Limited, NewPassword, Step};
+pub use plan::plan;
+pub use step::{Action, Limited, NewPassword, Plan, Step};
 
 /// The user that every new broker has, and its password.
 pub const GUEST: &str = "guest";

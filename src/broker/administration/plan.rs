@@ -4,39 +4,10 @@ use serde_json::{Map, Value};
 
 use super::found::{Found, FoundPolicy, FoundUser};
 use super::hash::{is_hash_of, is_known};
-use super::step::{Action, Limited, NewPassword, Step};
+use super::step::{Action, Limited, NewPassword, Plan};
 use super::{GUEST, displaced, exchanges, listed, rights, shown};
 use crate::config::administration::{Guest, Password, Policy, Replicated, User};
 use crate::config::{Administration, Secret};
-
-/// What differs.
-#[derive(Debug, Clone, Default)]
-pub struct Plan {
-    /// In the order in which they are done: who px logs in as first.
-    pub steps: Vec<Step>,
-    /// Done only after an administrator of the file, or of px.toml, has logged in: guest's end.
-    pub last: Vec<Step>,
-    /// What differs and nothing here can mend, with what a person can do.
-    pub stuck: Vec<String>,
-    /// What the file does not name and is dangerous; it is left.
-    pub also_there: Vec<String>,
-}
-
-impl Plan {
-    /// Every step, in order.
-    pub fn all(&self) -> impl Iterator<Item = &Step> {
-        self.steps.iter().chain(&self.last)
-    }
-
-    /// Whether the broker is as the file has it.
-    pub fn is_done(&self) -> bool {
-        self.steps.is_empty() && self.last.is_empty() && self.stuck.is_empty()
-    }
-
-    pub(super) fn push(&mut self, drift: String, action: Action) {
-        self.steps.push(Step { drift, action });
-    }
-}
 
 /// Compares. Deterministic: the same two give the same steps.
 pub fn plan(wanted: &Administration, found: &Found) -> Plan {

@@ -3,9 +3,8 @@
 use serde_json::Value;
 
 use super::found::{Found, FoundLimits, FoundTopicPermission};
-use super::plan::Plan;
 use super::shown;
-use super::step::{Action, Limited};
+use super::step::{Action, Limited, Plan, shown_limit};
 use crate::config::administration::{Limits, NO_LIMIT, User};
 
 /// What narrows the permissions of a user. Later brokers want the exchanges to be there.
@@ -133,12 +132,4 @@ pub(super) fn plan_limits(plan: &mut Plan, of: Limited, wanted: &Limits, found: 
         .map(|(what, wanted)| format!("{what} {}, wanted: {}", shown_limit(limit(what)), shown_limit(*wanted)));
     let drift = format!("{of}: {}", words.collect::<Vec<_>>().join("; "));
     plan.push(drift, Action::SetLimits { of, limits: differing });
-}
-
-/// A number, or `none`.
-pub(super) fn shown_limit(limit: i64) -> String {
-    match limit {
-        NO_LIMIT => "none".to_string(),
-        limit => limit.to_string(),
-    }
 }

@@ -1,15 +1,16 @@
-//! One thing to do: in words, and as a call of the management API.
+//! One thing to do: in words, and as a call of the management API; and a plan, which is many.
 
 use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use super::rights::shown_limit;
 use super::{listed, shown};
 use crate::broker::BrokerError;
 use crate::broker::management::Management;
 use crate::config::Secret;
-use crate::config::administration::{Limits, Permission, Policy, TopicPermission, WantedBinding, WantedExchange};
+use crate::config::administration::{
+    Limits, NO_LIMIT, Permission, Policy, TopicPermission, WantedBinding, WantedExchange,
+};
 
 /// What is not as it should be, and what mends it.
 #[derive(Debug, Clone)]
@@ -18,6 +19,35 @@ pub struct Step {
     pub drift: String,
     #[allow(missing_docs)]
     pub action: Action,
+}
+
+/// What differs.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// In the order in which they are done: who px logs in as first.
+    pub steps: Vec<Step>,
+    /// Done only after an administrator of the file, or of px.toml, has logged in: guest's end.
+    pub last: Vec<Step>,
+    /// What differs and nothing here can mend, with what a person can do.
+    pub stuck: Vec<String>,
+    /// What the file does not name and is dangerous; it is left.
+    pub also_there: Vec<String>,
+}
+
+impl Plan {
+    /// Every step, in order.
+    pub fn all(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().chain(&self.last)
+    }
+
+    /// Whether the broker is as the file has it.
+    pub fn is_done(&self) -> bool {
+        self.steps.is_empty() && self.last.is_empty() && self.stuck.is_empty()
+    }
+
+    pub(super) fn push(&mut self, drift: String, action: Action) {
+        self.steps.push(Step { drift, action });
+    }
 }
 
 /// What becomes of a user's password.
@@ -310,4 +340,12 @@ pub(super) fn limits_body(limits: &Limits) -> Value {
         .iter()
         .map(|(what, limit)| (what.to_string(), Value::from(*limit)));
     Value::Object(Map::from_iter(limits))
+}
+
+/// A number, or `none`.
+pub(super) fn shown_limit(limit: i64) -> String {
+    match limit {
+        NO_LIMIT => "none".to_string(),
+        limit => limit.to_string(),
+    }
 }
