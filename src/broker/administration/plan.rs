@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::found::{Found, FoundPolicy, FoundUser};
 use super::hash::{is_hash_of, is_known};
-use super::step::{Action, Limited, NewPassword, Plan};
+use super::step::{Action, Limited, NewPassword, Plan, Step};
 use super::{GUEST, displaced, exchanges, listed, rights, shown};
 use crate::config::administration::{Guest, Password, Policy, Replicated, User};
 use crate::config::{Administration, Secret};

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::message::{Headers, Value};
+use crate::message::{Envelope, Headers, Value};
 use crate::spool::line::tests::full as message;
 
 fn source(queue: &str) -> Source {
