@@ -213,12 +213,7 @@ fn the_log_is_rewritten_when_most_of_it_is_history() {
     }
     log.append_batch(&batch).unwrap();
     assert!(log.wants_rewrite(seen.len()));
-    let mut aside = log.begin_aside().unwrap();
-    while !aside.is_complete(&log) {
-        let records = aside.next(&log, 0).unwrap();
-        aside.add(&seen.still_known(&records, at(1))).unwrap();
-    }
-    log.replace(aside).unwrap();
+    rewrite(&mut log, &seen);
     assert!(!log.wants_rewrite(seen.len()));
     log.append_batch(&remember(&mut seen, 1, at(2))).unwrap();
     let mut again = Seen::new(memory(100));
@@ -241,13 +236,17 @@ fn a_log_in_which_a_record_stands_twice_is_written_anew_once() {
         log.append_batch(&batch).unwrap();
     }
     assert!(log.wants_rewrite(seen.len()));
+    rewrite(&mut log, &seen);
+    assert!(!log.wants_rewrite(seen.len()));
+}
+
+fn rewrite(log: &mut SeenLog, seen: &Seen) {
     let mut aside = log.begin_aside().unwrap();
-    while !aside.is_complete(&log) {
-        let records = aside.next(&log, 0).unwrap();
+    while !aside.is_complete(log) {
+        let records = aside.next(log, 0).unwrap();
         aside.add(&seen.still_known(&records, at(1))).unwrap();
     }
     log.replace(aside).unwrap();
-    assert!(!log.wants_rewrite(seen.len()));
 }
 
 /// The newest first.
